@@ -1,0 +1,251 @@
+//! Outbound capture: `connect()` of an enrolled pod is rewritten to the agent's listener in the pod's namespace.
+//!
+//! The rewritten address lies in 127/8, its last three bytes taken from a hash of what was dialled: one address
+//! for all would funnel every connection of the pod through one four-tuple space of some 28,000 ports. IPv6 has
+//! only `::1`, where the listeners' ports spread the load. A socket bound to a device cannot reach loopback and
+//! gets the pod's own address instead.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+        generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    },
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use mesh_common::kernel::{
+    EventKind, FlowEvent, Ip, MAX_WORKERS, PodEntry, RecordKind, SockAddr, SocketRecord,
+};
+
+use crate::{
+    exempt,
+    maps::{EVENTS, LOADS, PODS, SOCKETS},
+};
+
+const SOCK_STREAM: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_MPTCP: u32 = 262;
+const ECONNREFUSED: i32 = 111;
+/// Let the system call go on.
+const PROCEED: i32 = 1;
+/// Fail the system call with the value given to `bpf_set_retval`.
+const FAIL: i32 = 0;
+
+#[cgroup_sock_addr(connect4)]
+fn on_connect4(ctx: SockAddrContext) -> i32 {
+    // SAFETY: the context is valid for the program's run. Every field is read here, before any branch: the
+    // verifier rejects a context pointer that two branches modified.
+    let (ip, port, kind, protocol) = unsafe {
+        let addr = &*ctx.sock_addr;
+        (addr.user_ip4, addr.user_port, addr.type_, addr.protocol)
+    };
+    let dialled = SockAddr::new(Ip::v4(ip), u16::from_be(port as u16));
+    match capture(&ctx, dialled, kind, protocol) {
+        Verdict::Leave => PROCEED,
+        Verdict::Refuse => FAIL,
+        Verdict::Redirect(via) => {
+            // SAFETY: as above; both fields are writable in connect hooks.
+            unsafe {
+                (*ctx.sock_addr).user_ip4 = via.ip.v4_word();
+                (*ctx.sock_addr).user_port = u32::from(via.port.to_be());
+            }
+            PROCEED
+        }
+    }
+}
+
+#[cgroup_sock_addr(connect6)]
+fn on_connect6(ctx: SockAddrContext) -> i32 {
+    // SAFETY: as in `on_connect4`.
+    let (ip, port, kind, protocol) = unsafe {
+        let addr = &*ctx.sock_addr;
+        (
+            [addr.user_ip6[0], addr.user_ip6[1], addr.user_ip6[2], addr.user_ip6[3]],
+            addr.user_port,
+            addr.type_,
+            addr.protocol,
+        )
+    };
+    let dialled = SockAddr::new(Ip(ip), u16::from_be(port as u16));
+    match capture(&ctx, dialled, kind, protocol) {
+        Verdict::Leave => PROCEED,
+        Verdict::Refuse => FAIL,
+        Verdict::Redirect(via) => {
+            // SAFETY: as in `on_connect4`.
+            unsafe {
+                (*ctx.sock_addr).user_ip6[0] = via.ip.0[0];
+                (*ctx.sock_addr).user_ip6[1] = via.ip.0[1];
+                (*ctx.sock_addr).user_ip6[2] = via.ip.0[2];
+                (*ctx.sock_addr).user_ip6[3] = via.ip.0[3];
+                (*ctx.sock_addr).user_port = u32::from(via.port.to_be());
+            }
+            PROCEED
+        }
+    }
+}
+
+enum Verdict {
+    Leave,
+    Refuse,
+    Redirect(SockAddr),
+}
+
+#[inline(always)]
+fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -> Verdict {
+    // SAFETY: the helper reads the namespace of the context's socket.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: entries are replaced whole, never modified in place.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else {
+        return Verdict::Leave;
+    };
+    if kind != SOCK_STREAM || exempt::is_agent() {
+        return Verdict::Leave;
+    }
+    // SAFETY: the verifier knows the field as a socket or null.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return refuse(netns, pod, dialled);
+    }
+    // SAFETY: not null; the field is readable.
+    let device = unsafe { (*sk).bound_dev_if };
+    if exempt::stays_inside(pod, &dialled.ip) {
+        // SAFETY: not null. A socket connected before must not keep its former peer's name.
+        unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk.cast()) };
+        return Verdict::Leave;
+    }
+    if protocol != IPPROTO_TCP {
+        // SCTP and the like are the receiver's to refuse; of MPTCP the record would not reach the agent.
+        return if protocol == IPPROTO_MPTCP { refuse(netns, pod, dialled) } else { Verdict::Leave };
+    }
+
+    let hash = hash(&dialled);
+    let Some(port) = least_loaded_port(pod, hash) else {
+        return refuse(netns, pod, dialled);
+    };
+    let own = if dialled.ip.is_v4() { pod.ip4 } else { pod.ip6 };
+    let ip = if device != 0 && !own.is_unspecified() {
+        own
+    } else if dialled.ip.is_v4() {
+        loopback_for(hash)
+    } else {
+        Ip([0, 0, 0, 1u32.to_be()])
+    };
+    let via = SockAddr::new(ip, port);
+
+    // SAFETY: not null; the storage is the socket's own.
+    let record = unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+    }
+    .cast::<SocketRecord>();
+    if record.is_null() {
+        return refuse(netns, pod, dialled);
+    }
+    // SAFETY: not null, and of the map's value type; only this system call writes it.
+    unsafe {
+        (*record).peer = dialled;
+        (*record).via = via;
+        (*record).local = SockAddr::new(own, 0);
+        (*record).kind = RecordKind::Captured as u32;
+        (*record).cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        (*record).cgroup = bpf_get_current_cgroup_id();
+        (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (*record).comm = bpf_get_current_comm().unwrap_or_default();
+        emit(EventKind::Captured, netns, pod, dialled, (*record).cookie);
+    }
+    Verdict::Redirect(via)
+}
+
+/// Refuses the connection as a closed port would, which every program knows how to handle.
+#[inline(always)]
+fn refuse(netns: u64, pod: &PodEntry, dialled: SockAddr) -> Verdict {
+    // SAFETY: allowed in connect hooks.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    emit(EventKind::Refused, netns, pod, dialled, 0);
+    Verdict::Refuse
+}
+
+/// The listener port of the worker with the fewest connections; among equals the one the hash names.
+#[inline(always)]
+fn least_loaded_port(pod: &PodEntry, hash: u32) -> Option<u16> {
+    let workers = pod.workers;
+    if workers == 0 || workers > MAX_WORKERS as u32 {
+        return None;
+    }
+    let worker = least_loaded(workers, hash);
+    // Masked for the verifier: the bound does not survive the loop.
+    Some(pod.ports[worker as usize & (MAX_WORKERS - 1)])
+}
+
+/// The worker with the fewest connections, starting the search at `hash` so that equals share the load.
+#[inline(always)]
+pub fn least_loaded(workers: u32, hash: u32) -> u32 {
+    let mut best = hash % workers;
+    let mut least = LOADS.get(best).copied().unwrap_or(0);
+    let mut i = 0;
+    while i < MAX_WORKERS as u32 {
+        if i >= workers {
+            break;
+        }
+        let load = LOADS.get(i).copied().unwrap_or(u64::MAX);
+        if load < least {
+            least = load;
+            best = i;
+        }
+        i += 1;
+    }
+    best
+}
+
+/// FNV-1a over the destination's words.
+#[inline(always)]
+fn hash(dst: &SockAddr) -> u32 {
+    let mut hash: u32 = 0x811c_9dc5;
+    let words = [dst.ip.0[0], dst.ip.0[1], dst.ip.0[2], dst.ip.0[3], u32::from(dst.port)];
+    let mut i = 0;
+    while i < 5 {
+        hash = (hash ^ words[i]).wrapping_mul(0x0100_0193);
+        hash ^= hash >> 15;
+        i += 1;
+    }
+    hash
+}
+
+/// An address in 127.1.0.0 to 127.254.255.255, clear of 127.0.0.0/16, which people use, and of the broadcast.
+#[inline(always)]
+fn loopback_for(hash: u32) -> Ip {
+    let second = 1 + ((hash >> 16) & 0xff) % 254;
+    Ip::v4(((127 << 24) | (second << 16) | (hash & 0xffff)).to_be())
+}
+
+#[inline(always)]
+fn emit(kind: EventKind, netns: u64, pod: &PodEntry, dst: SockAddr, cookie: u64) {
+    let Some(mut entry) = EVENTS.reserve_untyped::<FlowEvent>(0) else {
+        return;
+    };
+    let own = if dst.ip.is_v4() { pod.ip4 } else { pod.ip6 };
+    // SAFETY: the helpers only read the current task and the clock.
+    let event = unsafe {
+        FlowEvent {
+            time: bpf_ktime_get_ns(),
+            netns,
+            pod: pod.pod,
+            kind: kind as u32,
+            src: SockAddr::new(own, 0),
+            dst,
+            pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+            reserved: 0,
+            cookie,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+        }
+    };
+    entry.write(event);
+    entry.submit(BPF_RB_NO_WAKEUP.into());
+}

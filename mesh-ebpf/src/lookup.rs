@@ -1,0 +1,76 @@
+//! Inbound capture: in an enrolled pod's namespace every connection request that is not the pod's own goes to
+//! the agent's listener. Without a listener it is refused, never delivered.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_NO_WAKEUP, bpf_sk_lookup},
+    helpers::bpf_ktime_get_ns,
+    macros::sk_lookup,
+    programs::SkLookupContext,
+};
+use mesh_common::kernel::{EventKind, FlowEvent, Ip, ListenerKey, SockAddr};
+
+use crate::{
+    connect::least_loaded,
+    maps::{EVENTS, INBOUND, LISTENER_SOCKETS},
+};
+
+const AF_INET: u32 = 2;
+const IPPROTO_TCP: u32 = 6;
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+
+#[sk_lookup]
+fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
+    // SAFETY: the context is valid for the program's run; read before any branch, as in `connect`.
+    let fields: &bpf_sk_lookup = unsafe { &*ctx.lookup };
+    if fields.protocol != IPPROTO_TCP {
+        return SK_PASS;
+    }
+    let remote_port = u16::from_be(fields.remote_port);
+    let local_port = fields.local_port as u16;
+    let (local, remote) = if fields.family == AF_INET {
+        (Ip::v4(fields.local_ip4), Ip::v4(fields.remote_ip4))
+    } else {
+        (Ip(fields.local_ip6), Ip(fields.remote_ip6))
+    };
+    // The pod talks to itself, or the agent to the application. The kernel drops such sources when they come
+    // from outside: IPv4 as martians, `::1` in the receive path; a forged own address cannot be answered.
+    if remote.is_loopback() || local.is_loopback() || remote == local {
+        return SK_PASS;
+    }
+    // SAFETY: entries are replaced whole, never modified in place.
+    let (pod, workers) = match unsafe { INBOUND.get(local) } {
+        Some(entry) => (entry.pod, entry.workers),
+        None => (0, 0),
+    };
+    if workers != 0 {
+        let hash = remote.0[3] ^ (u32::from(remote_port) << 16) ^ u32::from(remote_port);
+        let worker = least_loaded(workers, hash);
+        if LISTENER_SOCKETS.redirect_sk_lookup(&ctx, ListenerKey { ip: local, worker }, 0).is_ok() {
+            return SK_PASS;
+        }
+    }
+    dropped(pod, SockAddr::new(remote, remote_port), SockAddr::new(local, local_port));
+    SK_DROP
+}
+
+#[inline(always)]
+fn dropped(pod: u32, src: SockAddr, dst: SockAddr) {
+    let Some(mut entry) = EVENTS.reserve_untyped::<FlowEvent>(0) else {
+        return;
+    };
+    entry.write(FlowEvent {
+        // SAFETY: reads the clock.
+        time: unsafe { bpf_ktime_get_ns() },
+        netns: 0,
+        pod,
+        kind: EventKind::Dropped as u32,
+        src,
+        dst,
+        pid: 0,
+        reserved: 0,
+        cookie: 0,
+        comm: [0; 16],
+    });
+    entry.submit(BPF_RB_NO_WAKEUP.into());
+}

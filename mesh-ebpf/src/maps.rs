@@ -1,0 +1,64 @@
+//! Everything the programs share with the agent. Names here are the names of the pins.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, RingBuf, SkStorage, SockHash},
+    macros::btf_map,
+};
+use mesh_common::kernel::{
+    Config, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PodEntry, PortKey,
+    SYN_RING_BYTES, SocketRecord,
+};
+
+const MAX_PODS: usize = 1024;
+const MAX_PENDING: usize = 32 * 1024;
+const MMAPABLE: usize = 1 << 10;
+
+/// Settings, written once by the agent that creates the maps.
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// Enrolled pods by the cookie of their network namespace: the one switch of capture.
+#[btf_map]
+pub static PODS: HashMap<u64, PodEntry, MAX_PODS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Cgroup ids of the agents, whose sockets are never captured.
+#[btf_map]
+pub static AGENTS: HashMap<u64, u32, 16> = HashMap::new();
+
+/// Pod addresses whose inbound connections are steered to the agent.
+#[btf_map]
+pub static INBOUND: HashMap<Ip, InboundEntry, { 4 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The agent's listeners, by pod address and data worker.
+#[btf_map]
+pub static LISTENER_SOCKETS: SockHash<ListenerKey, { 16 * MAX_PODS }> = SockHash::new();
+
+/// What is known of each listener, by its socket cookie.
+#[btf_map]
+pub static LISTENERS: HashMap<u64, ListenerEntry, { 16 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Connections held by each data worker; the agent maps this array and writes it, `connect` and `lookup` choose by it.
+#[btf_map]
+pub static LOADS: Array<u64, MAX_WORKERS, MMAPABLE> = Array::new();
+
+/// Ports on which an application was seen to accept: requests to them are not held.
+#[btf_map]
+pub static OPEN_PORTS: LruHashMap<PortKey, u32, 8192> = LruHashMap::new();
+
+/// The record of each socket, on the socket itself.
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
+
+/// Records on their way from a connecting socket to the accepted one.
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, SocketRecord, MAX_PENDING> = LruHashMap::new();
+
+/// One ring of held connection requests for each data worker, put in by the agent.
+#[btf_map]
+pub static SYN_RINGS: ArrayOfMaps<RingBuf<u8, SYN_RING_BYTES>, MAX_WORKERS> = ArrayOfMaps::new();
+
+/// Flow events; drained on a timer, so nothing is woken up for them.
+#[btf_map]
+pub static EVENTS: RingBuf<u8, { 1024 * 1024 }> = RingBuf::new();

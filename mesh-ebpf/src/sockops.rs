@@ -1,0 +1,191 @@
+//! Carries a record from the socket that connects to the socket that accepts.
+//!
+//! The connecting socket publishes its record under its four-tuple before its request leaves; the accepted
+//! socket takes it when the handshake is done. A connection that never gets there takes its record back.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_LISTEN,
+        BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+    },
+    helpers::{
+        bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set, generated::bpf_sk_storage_get,
+    },
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, PortKey, RecordKind, SockAddr, SocketRecord};
+
+use crate::maps::{EVENTS, FLOWS, OPEN_PORTS, PODS, SOCKETS};
+
+const AF_INET: u32 = 2;
+const BPF_ANY: u64 = 0;
+
+#[sock_ops]
+fn on_sock_ops(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => take(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => watch_state(&ctx, false),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => watch_listener(&ctx),
+        BPF_SOCK_OPS_STATE_CB => on_state(&ctx),
+        _ => {}
+    }
+    1
+}
+
+/// Before the request leaves: the socket's record goes under its four-tuple.
+#[inline(always)]
+fn publish(ctx: &SockOpsContext) {
+    let ends = Ends::of(ctx);
+    let Some(record) = record_of(ctx.ops, 0) else {
+        return;
+    };
+    // SAFETY: the record lives as long as the socket, which this callback holds.
+    let record = unsafe { &*record };
+    if record.via != ends.remote {
+        return;
+    }
+    let key = FlowKey { netns: netns(ctx), src: ends.local, dst: ends.remote };
+    if FLOWS.insert(&key, record, BPF_ANY).is_ok() {
+        watch_state(ctx, true);
+    }
+}
+
+/// The handshake is done: the accepted socket takes the record.
+#[inline(always)]
+fn take(ctx: &SockOpsContext) {
+    let ends = Ends::of(ctx);
+    let key = FlowKey { netns: netns(ctx), src: ends.remote, dst: ends.local };
+    // SAFETY: a connection has one accepted socket, so nobody else reads or removes this entry meanwhile.
+    let Some(found) = (unsafe { FLOWS.get(&key) }) else {
+        return;
+    };
+    if let Some(record) = record_of(ctx.ops, BPF_SK_STORAGE_GET_F_CREATE.into()) {
+        // SAFETY: both are valid values of the type; the storage is the accepted socket's own.
+        unsafe {
+            *record = *found;
+            // Seen from here the peer is whoever connected.
+            (*record).via = ends.remote;
+            (*record).local = SockAddr::UNSPECIFIED;
+        }
+    }
+    let _ = FLOWS.remove(&key);
+}
+
+/// A listener of a pod: learn when it goes, so that requests to its port are held again.
+#[inline(always)]
+fn watch_listener(ctx: &SockOpsContext) {
+    // SAFETY: the value is not dereferenced.
+    if unsafe { PODS.get(netns(ctx)) }.is_some() {
+        watch_state(ctx, true);
+    }
+}
+
+#[inline(always)]
+fn on_state(ctx: &SockOpsContext) {
+    let (old, new) = (ctx.arg(0), ctx.arg(1));
+    if new != BPF_TCP_CLOSE {
+        return;
+    }
+    if old == BPF_TCP_LISTEN {
+        let family = if ctx.family() == AF_INET { 4 } else { 6 };
+        let mut key =
+            PortKey { netns: netns(ctx), port: ctx.local_port() as u16, family, reserved: 0 };
+        let _ = OPEN_PORTS.remove(&key);
+        if family == 6 {
+            // A dual-stack listener served IPv4 as well.
+            key.family = 4;
+            let _ = OPEN_PORTS.remove(&key);
+        }
+    } else if old == BPF_TCP_SYN_SENT {
+        let ends = Ends::of(ctx);
+        let netns = netns(ctx);
+        let _ = FLOWS.remove(FlowKey { netns, src: ends.local, dst: ends.remote });
+        abandoned(ctx, netns);
+    }
+}
+
+#[inline(always)]
+fn abandoned(ctx: &SockOpsContext, netns: u64) {
+    let Some(record) = record_of(ctx.ops, 0) else {
+        return;
+    };
+    // SAFETY: the record lives as long as the socket, which this callback holds.
+    let record = unsafe { &*record };
+    if record.kind != RecordKind::Captured as u32 {
+        return;
+    }
+    // SAFETY: entries are replaced whole, never modified in place.
+    let pod = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.pod);
+    let Some(mut entry) = EVENTS.reserve_untyped::<FlowEvent>(0) else {
+        return;
+    };
+    entry.write(FlowEvent {
+        // SAFETY: reads the clock.
+        time: unsafe { bpf_ktime_get_ns() },
+        netns,
+        pod,
+        kind: EventKind::Abandoned as u32,
+        src: record.local,
+        dst: record.peer,
+        pid: record.pid,
+        reserved: 0,
+        cookie: record.cookie,
+        comm: record.comm,
+    });
+    entry.submit(BPF_RB_NO_WAKEUP.into());
+}
+
+/// Asks for, or declines, the callback on state changes.
+#[inline(always)]
+fn watch_state(ctx: &SockOpsContext, watch: bool) {
+    let flags = if watch { BPF_SOCK_OPS_STATE_CB_FLAG as i32 } else { 0 };
+    // SAFETY: the context is valid; the call fails only for unknown flags.
+    let _ = unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, flags) };
+}
+
+#[inline(always)]
+fn netns(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the helper reads the namespace of the context's socket.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn record_of(ops: *mut bpf_sock_ops, flags: u64) -> Option<*mut SocketRecord> {
+    // SAFETY: the verifier knows the field as a socket or null.
+    let sk: *mut bpf_sock = unsafe { (*ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: not null; the storage is the socket's own.
+    let record = unsafe {
+        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags)
+    }
+    .cast::<SocketRecord>();
+    (!record.is_null()).then_some(record)
+}
+
+/// Both ends of the context's socket, IPv4 mapped.
+struct Ends {
+    local: SockAddr,
+    remote: SockAddr,
+}
+
+impl Ends {
+    #[inline(always)]
+    fn of(ctx: &SockOpsContext) -> Self {
+        let local_port = ctx.local_port() as u16;
+        // The port stands in network byte order in the word's upper half.
+        let remote_port = (u32::from_be(ctx.remote_port()) & 0xffff) as u16;
+        let (local, remote) = if ctx.family() == AF_INET {
+            (Ip::v4(ctx.local_ip4()), Ip::v4(ctx.remote_ip4()))
+        } else {
+            (Ip(ctx.local_ip6()), Ip(ctx.remote_ip6()))
+        };
+        Self { local: SockAddr::new(local, local_port), remote: SockAddr::new(remote, remote_port) }
+    }
+}
