@@ -59,6 +59,10 @@ fn publish(ctx: &SockOpsContext) {
 /// The handshake is done: the accepted socket takes the record.
 #[inline(always)]
 fn take(ctx: &SockOpsContext) {
+    // Inherited from a watched listener.
+    if ctx.cb_flags() != 0 {
+        watch_state(ctx, false);
+    }
     let ends = Ends::of(ctx);
     let key = FlowKey { netns: netns(ctx), src: ends.remote, dst: ends.local };
     // SAFETY: a connection has one accepted socket, so nobody else reads or removes this entry meanwhile.
