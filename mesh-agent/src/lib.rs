@@ -1,1 +1,4 @@
 //! x
+pub mod balance;
+pub mod config;
+pub mod state;
