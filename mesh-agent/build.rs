@@ -27,16 +27,20 @@ const SERIALIZED: &[&str] = &[
     "Counts",
     "Totals",
     "RejectedObject",
+    "ListWorkloadsReply",
     "Workload",
     "Port",
+    "ListServicesReply",
     "Service",
     "Endpoint",
     "Path",
     "Destination",
     "Process",
+    "ListConnectionsReply",
     "Connection",
     "Flow",
     "DrainReply",
+    "SetLogLevelReply",
 ];
 
 /// Client, server and messages of `nodemesh.admin.v1`. The serialized form is described in the definition.

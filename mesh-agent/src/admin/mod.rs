@@ -2,6 +2,7 @@
 //!
 //! - [`proto`]: the messages, generated from `proto/nodemesh/admin/v1/admin.proto`;
 //! - [`Inspect`]: what the agent answers them with;
+//! - [`RunDir`] and [`AgentLock`]: where an agent is found, and that there is only one;
 //! - [`AdminSocket`] and [`serve`]: the Unix socket and the server on it;
 //! - [`dial`] and [`AdminClient`]: the other end, for the command line and for a successor.
 //!
@@ -11,6 +12,7 @@
 mod client;
 mod filter;
 mod inspect;
+mod lock;
 mod server;
 mod socket;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod words;
 
 pub use client::{AdminClient, DialError, dial};
 pub use inspect::{FlowFeed, HandoverError, Inspect, LogError};
+pub use lock::{AgentLock, LockError, RunDir};
 pub use server::{ServeError, serve};
 pub use socket::{AdminSocket, SocketError};
 pub use words::Words;
