@@ -3,6 +3,8 @@
 //! A connection enters at [`listener`] and leaves at [`upstream`]; each floor depends only on the ones below it.
 #![deny(unsafe_code)]
 
+pub mod admin;
+pub mod agent;
 pub mod balance;
 pub mod config;
 pub mod inbound;

@@ -4,7 +4,6 @@ use std::{collections::HashMap, io, sync::Arc};
 
 use aya::maps::{MapData, RingBuf};
 use mesh_common::kernel::SynEvent;
-use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     accept::PodListener,
@@ -24,7 +23,7 @@ pub async fn run(
     listeners: Arc<Listeners>,
     path: Arc<DataPath>,
 ) -> io::Result<std::convert::Infallible> {
-    let mut ring = AsyncFd::register_with_interest(ring, Interest::READABLE)?;
+    let mut ring = raw::await_ring(ring)?;
     loop {
         let mut guard = ring.readable_mut().await?;
         let mut taken = 0;
