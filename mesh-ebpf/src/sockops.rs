@@ -19,6 +19,7 @@ use aya_ebpf::{
 };
 use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, PortKey, RecordKind, SockAddr, SocketRecord};
 
+use crate::ctx::field;
 use crate::maps::{EVENTS, FLOWS, OPEN_PORTS, PODS, SOCKETS};
 
 const AF_INET: u32 = 2;
@@ -58,6 +59,10 @@ fn publish(ctx: &SockOpsContext) {
 /// The handshake is done: the accepted socket takes the record.
 #[inline(always)]
 fn take(ctx: &SockOpsContext) {
+    // Inherited from a watched listener.
+    if ctx.cb_flags() != 0 {
+        watch_state(ctx, false);
+    }
     let ends = Ends::of(ctx);
     let key = FlowKey { netns: netns(ctx), src: ends.remote, dst: ends.local };
     // SAFETY: a connection has one accepted socket, so nobody else reads or removes this entry meanwhile.
@@ -178,14 +183,27 @@ struct Ends {
 impl Ends {
     #[inline(always)]
     fn of(ctx: &SockOpsContext) -> Self {
-        let local_port = ctx.local_port() as u16;
-        // The port stands in network byte order in the word's upper half.
-        let remote_port = (u32::from_be(ctx.remote_port()) & 0xffff) as u16;
-        let (local, remote) = if ctx.family() == AF_INET {
-            (Ip::v4(ctx.local_ip4()), Ip::v4(ctx.remote_ip4()))
-        } else {
-            (Ip(ctx.local_ip6()), Ip(ctx.remote_ip6()))
+        let c = ctx.ops;
+        // SAFETY: the context is valid for the program's run; the fields of the other family read as zero.
+        let (family, local_port, remote_port, local4, remote4, local6, remote6) = unsafe {
+            (
+                field!(c, family),
+                field!(c, local_port) as u16,
+                // The port stands in network byte order in the word's upper half.
+                (u32::from_be(field!(c, remote_port)) & 0xffff) as u16,
+                field!(c, local_ip4),
+                field!(c, remote_ip4),
+                [field!(c, local_ip6[0]), field!(c, local_ip6[1]), field!(c, local_ip6[2]), field!(c, local_ip6[3])],
+                [
+                    field!(c, remote_ip6[0]),
+                    field!(c, remote_ip6[1]),
+                    field!(c, remote_ip6[2]),
+                    field!(c, remote_ip6[3]),
+                ],
+            )
         };
+        let (local, remote) =
+            if family == AF_INET { (Ip::v4(local4), Ip::v4(remote4)) } else { (Ip(local6), Ip(remote6)) };
         Self { local: SockAddr::new(local, local_port), remote: SockAddr::new(remote, remote_port) }
     }
 }

@@ -62,7 +62,10 @@ impl RunDir {
     }
 
     fn io(&self, source: io::Error) -> LockError {
-        LockError::Io { path: self.lock(), source }
+        LockError::Io {
+            path: self.lock(),
+            source,
+        }
     }
 }
 
@@ -110,7 +113,12 @@ impl AgentLock {
                 .map_err(|source| run_dir.io(source))?;
             let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
-                Err((file, Errno::EWOULDBLOCK)) => return Err(LockError::Held { path, pid: pid_in(file) }),
+                Err((file, Errno::EWOULDBLOCK)) => {
+                    return Err(LockError::Held {
+                        path,
+                        pid: pid_in(file),
+                    });
+                }
                 Err((_, errno)) => return Err(run_dir.io(errno.into())),
             };
             if stands_at(&lock, &path) {

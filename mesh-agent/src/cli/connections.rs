@@ -33,13 +33,19 @@ pub(super) struct ConnectionsArgs {
 
 impl ConnectionsArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let request = ListConnectionsRequest { filter: Some(self.filter.into_filter()), limit: self.limit };
+        let request = ListConnectionsRequest {
+            filter: Some(self.filter.into_filter()),
+            limit: self.limit,
+        };
         let reply = self.agent.ask(|mut agent| async move {
             Ok::<_, Failure>(agent.list_connections(request).await?.into_inner())
         })?;
         let shown = reply.connections.len() as u64;
         let total = reply.total;
-        self.output.show(&Seen { reply, now: now_micros() })?;
+        self.output.show(&Seen {
+            reply,
+            now: now_micros(),
+        })?;
         if shown < total {
             output::note(&format!("The {shown} oldest of {total}; see more with --limit."));
         }
@@ -72,10 +78,18 @@ impl View for Seen {
                 Column::number("RECEIVED"),
                 Column::text("PROCESS").optional(),
             ],
-            vec![Column::text("CLIENT"), Column::text("DIALLED"), Column::number("WORKER")],
+            vec![
+                Column::text("CLIENT"),
+                Column::text("DIALLED"),
+                Column::number("WORKER"),
+            ],
         ));
         for connection in &self.reply.connections {
-            table.row(by_detail(detail, connection.usual_cells(self.now), connection.wide_cells()));
+            table.row(by_detail(
+                detail,
+                connection.usual_cells(self.now),
+                connection.wide_cells(),
+            ));
         }
         table.render(colour)
     }

@@ -61,7 +61,10 @@ impl Failure {
 
     /// A failure with its cause.
     pub(super) fn because(message: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
-        Self::Because { message: message.into(), source: Box::new(source) }
+        Self::Because {
+            message: message.into(),
+            source: Box::new(source),
+        }
     }
 
     /// Tells the person, and returns what the script gets.
@@ -136,7 +139,10 @@ mod tests {
             source: io::ErrorKind::NotFound.into(),
         });
         insta::assert_snapshot!(failure.message(), @"");
-        assert_eq!(format!("{:?}", failure.report()), format!("{:?}", ExitCode::from(3)));
+        assert_eq!(
+            format!("{:?}", failure.report()),
+            format!("{:?}", ExitCode::from(3))
+        );
     }
 
     #[test]
@@ -148,6 +154,9 @@ mod tests {
     #[test]
     fn a_reader_that_has_gone_is_no_failure() {
         let failure = Failure::Output(io::ErrorKind::BrokenPipe.into());
-        assert_eq!(format!("{:?}", failure.report()), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(
+            format!("{:?}", failure.report()),
+            format!("{:?}", ExitCode::SUCCESS)
+        );
     }
 }

@@ -45,7 +45,11 @@ impl FlowsArgs {
             follow: self.follow,
             kind: self.kind.unwrap_or_default().into(),
         };
-        let mut printer = Printer { format: self.output.format(), colour: output::colour(), printed: 0 };
+        let mut printer = Printer {
+            format: self.output.format(),
+            colour: output::colour(),
+            printed: 0,
+        };
         self.agent.ask(|mut agent| async move {
             let mut flows = agent.watch_flows(request).await?.into_inner();
             printer.begin()?;
@@ -170,7 +174,11 @@ impl Flow {
 
     fn wide_cells(&self) -> Vec<Cell> {
         let path = self.path.clone().unwrap_or_default();
-        let connection = if self.connection == 0 { String::new() } else { self.connection.to_string() };
+        let connection = if self.connection == 0 {
+            String::new()
+        } else {
+            self.connection.to_string()
+        };
         vec![
             Cell::from(&path.client),
             Cell::from(&path.original_destination),

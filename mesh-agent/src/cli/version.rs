@@ -44,7 +44,10 @@ impl VersionArgs {
             Err(Failure::NotRunning { .. }) => None,
             Err(other) => return Err(other),
         };
-        let client = Build { version: env!("CARGO_PKG_VERSION"), abi: mesh_common::kernel::ABI_VERSION };
+        let client = Build {
+            version: env!("CARGO_PKG_VERSION"),
+            abi: mesh_common::kernel::ABI_VERSION,
+        };
         self.output.show(&Versions { client, agent })
     }
 }
@@ -55,6 +58,9 @@ impl View for Versions {
             Some(agent) => format!("{} (ABI {}, pid {})", plain(&agent.version), agent.abi, agent.pid),
             None => "not running".to_owned(),
         };
-        format!("client   {} (ABI {})\nagent    {agent}\n", self.client.version, self.client.abi)
+        format!(
+            "client   {} (ABI {})\nagent    {agent}\n",
+            self.client.version, self.client.abi
+        )
     }
 }

@@ -1,0 +1,1 @@
+//! What the commands print, from fixed answers, and what they take.

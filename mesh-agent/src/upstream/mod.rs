@@ -1,0 +1,7 @@
+//! Connecting upstream, and carrying bytes once both sides stand.
+
+mod dial;
+mod relay;
+
+pub use dial::{DialError, Dialer, Refusal};
+pub use relay::{Ending, abort, relay};
