@@ -157,7 +157,7 @@ impl Admin for Api {
 }
 
 /// A reader of flows: first what is remembered, then what comes.
-struct Watch {
+pub(super) struct Watch {
     wanted: proto::WatchFlowsRequest,
     recent: VecDeque<Arc<proto::Flow>>,
     live: Option<broadcast::Receiver<Arc<proto::Flow>>>,
@@ -165,7 +165,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(wanted: proto::WatchFlowsRequest, feed: FlowFeed, stop: CancellationToken) -> Self {
+    pub(super) fn new(wanted: proto::WatchFlowsRequest, feed: FlowFeed, stop: CancellationToken) -> Self {
         let mut recent: VecDeque<_> = feed.recent.into_iter().filter(|flow| wanted.lets(flow)).collect();
         let surplus = recent.len().saturating_sub(wanted.last as usize);
         recent.drain(..surplus);
@@ -178,7 +178,7 @@ impl Watch {
         }
     }
 
-    async fn step(mut self) -> Option<(Result<proto::WatchFlowsReply, Status>, Self)> {
+    pub(super) async fn step(mut self) -> Option<(Result<proto::WatchFlowsReply, Status>, Self)> {
         let reply = match self.recent.pop_front() {
             Some(flow) => proto::WatchFlowsReply {
                 flow: Some(Arc::unwrap_or_clone(flow)),

@@ -45,7 +45,7 @@ pub(super) fn words<E: Words + Send + Sync>() -> impl clap::builder::TypedValueP
 
 impl Path {
     /// Who dialled: the workload if it is known, else the address.
-    pub(super) fn from_cell(&self) -> Cell {
+    pub(super) fn client_cell(&self) -> Cell {
         Cell::from(if self.client_workload.is_empty() {
             &self.client
         } else {
@@ -54,7 +54,7 @@ impl Path {
     }
 
     /// What was dialled: the service or workload with the port, else the address.
-    pub(super) fn to_cell(&self) -> Cell {
+    pub(super) fn destination_cell(&self) -> Cell {
         let dialled = &self.original_destination;
         let port = dialled.rsplit_once(':').map(|(_, port)| port).unwrap_or_default();
         let destination = self.destination.clone().unwrap_or_default();

@@ -126,10 +126,11 @@ impl Report {
 
     /// The cgroup an agent makes for itself when it is started in the root.
     fn take_cgroup(&mut self) {
-        if let Some(path) = cgroup::mount_point().ok().map(|mount| mount.join(AGENT_CGROUP)) {
-            if Cgroup::open(&path).is_ok() {
-                self.note("cgroup", &path, fs::remove_dir(&path));
-            }
+        let path = cgroup::mount_point().map(|mount| mount.join(AGENT_CGROUP));
+        if let Ok(path) = path
+            && Cgroup::open(&path).is_ok()
+        {
+            self.note("cgroup", &path, fs::remove_dir(&path));
         }
     }
 

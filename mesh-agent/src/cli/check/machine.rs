@@ -15,10 +15,7 @@ use nix::{
 use procfs::process::Process;
 
 use super::Check;
-use crate::{
-    kernel::bpffs::is_bpffs,
-    node::cgroup::Cgroup,
-};
+use crate::{kernel::bpffs::is_bpffs, node::cgroup::Cgroup};
 
 /// Everything about the machine.
 pub(super) fn checks(pods_cgroup: Option<&Path>, bpffs: &Path) -> Vec<Check> {

@@ -16,7 +16,7 @@ use super::{
     agent::{BPFFS, RUN_DIR},
     failure::Failure,
     output::{OutputArgs, View},
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    table::{Cell, Colour, Column, Detail, Table, Tone, plain},
 };
 
 /// What `check` takes.
@@ -123,7 +123,6 @@ impl View for Report {
             Column::text("CHECK"),
             Column::text("OUTCOME"),
             Column::text("FOUND"),
-            Column::text("REMEDY").optional(),
         ]);
         for check in &self.checks {
             let (word, tone) = match check.outcome {
@@ -135,20 +134,33 @@ impl View for Report {
                 Cell::from(&check.name),
                 Cell::from(word).tone(tone),
                 Cell::from(&check.found),
-                Cell::from(check.remedy.as_deref().unwrap_or_default()),
             ]);
         }
-        let failed = self
+        let mut text = String::new();
+        let remedies = std::iter::once(None).chain(self.checks.iter().map(|check| check.remedy.as_deref()));
+        for (line, remedy) in table.render(colour).lines().zip(remedies) {
+            text.push_str(line);
+            text.push('\n');
+            if let Some(remedy) = remedy {
+                text.push_str(&format!("  hint: {}\n", plain(remedy)));
+            }
+        }
+        text + &self.verdict()
+    }
+}
+
+impl Report {
+    fn verdict(&self) -> String {
+        match self
             .checks
             .iter()
             .filter(|check| check.outcome == Outcome::Failed)
-            .count();
-        let verdict = match failed {
+            .count()
+        {
             0 => "\nThis machine can run the agent.\n".to_owned(),
             1 => "\nOne check failed: the agent cannot run here yet.\n".to_owned(),
-            n => format!("\n{n} checks failed: the agent cannot run here yet.\n"),
-        };
-        table.render(colour) + &verdict
+            failed => format!("\n{failed} checks failed: the agent cannot run here yet.\n"),
+        }
     }
 }
 
