@@ -19,7 +19,9 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use aya::maps::{MapData, RingBuf};
 use mesh_common::kernel::MAX_WORKERS;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Opens a pinned BPF object (`BPF_OBJ_GET`, Linux 4.4).
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
@@ -128,6 +130,12 @@ pub(crate) fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Waits for entries of a ring buffer on the current runtime.
+pub(crate) fn await_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor, always returns the same one, and closes it only when it is dropped.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// A plain-old-data value out of the bytes of a ring buffer entry; `None` when there are too few.

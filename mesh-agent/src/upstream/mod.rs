@@ -1,5 +1,7 @@
 //! Connecting upstream, and carrying bytes once both sides stand.
 
+pub(crate) use dial::tune;
+
 mod dial;
 mod relay;
 

@@ -36,10 +36,10 @@ pub enum Ending {
 }
 
 /// Carries bytes both ways until both have ended or one side breaks off.
-pub async fn relay(downstream: TcpStream, upstream: TcpStream, connection: &Connection) -> Ending {
-    let mut to_upstream = Way::new(&downstream, &upstream, Side::ToUpstream);
-    let mut to_downstream = Way::new(&upstream, &downstream, Side::ToDownstream);
-    let mut broken = pin!(broken(&downstream, &upstream));
+pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Connection) -> Ending {
+    let mut to_upstream = Way::new(downstream, upstream, Side::ToUpstream);
+    let mut to_downstream = Way::new(upstream, downstream, Side::ToDownstream);
+    let mut broken = pin!(broken(downstream, upstream));
     let ended = poll_fn(|cx| {
         // Both ways every time: the wake-up does not say for which it came.
         let up = to_upstream.poll(cx, connection)?;
@@ -60,8 +60,8 @@ pub async fn relay(downstream: TcpStream, upstream: TcpStream, connection: &Conn
     match ended {
         Ok(()) => Ending::Closed,
         Err(error) => {
-            abort(&downstream);
-            abort(&upstream);
+            abort(downstream);
+            abort(upstream);
             Ending::Broken(error)
         }
     }
