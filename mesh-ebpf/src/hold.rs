@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 use mesh_common::kernel::{FlowKey, Ip, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX};
 
-use crate::maps::{CONFIG, FLOWS, LISTENERS, OPEN_PORTS, SYN_RINGS};
+use crate::maps::{CONFIG, FLOWS, HELD, LISTENERS, OPEN_PORTS, SYN_RINGS};
 
 const PASS: i64 = u32::MAX as i64;
 const DROP: i64 = 0;
@@ -70,6 +70,8 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
         if unsafe { OPEN_PORTS.get(&port) }.is_some() {
             return PASS;
         }
+        // Full or not, the request is held; without the entry a repetition may meet another worker.
+        let _ = HELD.insert(FlowKey { netns: 0, src, dst }, listener.worker, 0);
     }
 
     let Some(ring) = SYN_RINGS.get(listener.worker) else {

@@ -4,12 +4,12 @@
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_ns, macros::sk_lookup, programs::SkLookupContext,
 };
-use mesh_common::kernel::{EventKind, FlowEvent, Ip, ListenerKey, SockAddr};
+use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, ListenerKey, SockAddr};
 
 use crate::{
     connect::least_loaded,
     ctx::field,
-    maps::{EVENTS, INBOUND, LISTENER_SOCKETS},
+    maps::{EVENTS, HELD, INBOUND, LISTENER_SOCKETS},
 };
 
 const AF_INET: u32 = 2;
@@ -67,19 +67,23 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
         Some(entry) => (entry.pod, entry.workers),
         None => (0, 0),
     };
-    let hash = remote.0[3] ^ u32::from(remote_port);
-    if let Some(worker) = least_loaded(workers, hash)
+    let (src, dst) = (
+        SockAddr::new(remote, remote_port),
+        SockAddr::new(local, local_port),
+    );
+    // SAFETY: the value is copied at once.
+    let worker = match unsafe { HELD.get(FlowKey { netns: 0, src, dst }) } {
+        Some(worker) if *worker < workers => Some(*worker),
+        _ => least_loaded(workers, remote.0[3] ^ u32::from(remote_port)),
+    };
+    if let Some(worker) = worker
         && LISTENER_SOCKETS
             .redirect_sk_lookup(&ctx, ListenerKey { ip: local, worker }, 0)
             .is_ok()
     {
         return SK_PASS;
     }
-    dropped(
-        pod,
-        SockAddr::new(remote, remote_port),
-        SockAddr::new(local, local_port),
-    );
+    dropped(pod, src, dst);
     SK_DROP
 }
 

@@ -56,6 +56,11 @@ pub static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, SocketRecord, MAX_PENDING> = LruHashMap::new();
 
+/// Inbound requests that are held, and by which data worker: a repetition, and the request sent on, must meet the
+/// same one. Entries are left to the LRU order; a stale one only repeats a choice.
+#[btf_map]
+pub static HELD: LruHashMap<FlowKey, u32, 8192> = LruHashMap::new();
+
 /// One ring of held connection requests for each data worker, put in by the agent.
 #[btf_map]
 pub static SYN_RINGS: ArrayOfMaps<RingBuf<u8, SYN_RING_BYTES>, MAX_WORKERS> = ArrayOfMaps::new();

@@ -26,6 +26,7 @@ use super::{
     bpffs::{self, BpffsError},
     object,
     pins::{Pins, SHARED_MAPS},
+    probe::one_line,
     raw::{self, Loads},
     tables::{OpenPorts, Tables},
 };
@@ -65,15 +66,15 @@ pub enum KernelError {
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
     /// The kernel rejected the object or a map.
-    #[error("loading the eBPF object: {}; `mesh-agent check` says what this kernel lacks", chain(.0))]
+    #[error("loading the eBPF object: {}; `mesh-agent check` says what this kernel lacks", one_line(&**.0))]
     Load(Box<EbpfError>),
     /// The kernel rejected a program.
-    #[error("loading program {name}: {}; `mesh-agent check` says what this kernel lacks", chain(.source))]
+    #[error("loading program {name}: {}; `mesh-agent check` says what this kernel lacks", one_line(&**.cause))]
     Program {
         /// The program.
         name: &'static str,
-        /// What went wrong.
-        source: Box<ProgramError>,
+        /// What went wrong; not a `source`, since the verifier's log fills pages.
+        cause: Box<ProgramError>,
     },
     /// The object lacks a program or map, so it is not this agent's.
     #[error("the eBPF object has no {name}; build agent and object from the same sources")]
@@ -171,6 +172,8 @@ pub fn load(
     let mut ebpf = loader
         .load(object)
         .map_err(|error| KernelError::Load(Box::new(error)))?;
+    // Before any map is taken out: programs refer to maps by descriptor, and a taken map may close its own.
+    load_programs(&mut ebpf)?;
     let mark = settle_config(&mut ebpf, &pins)?;
 
     let mut syn_rings: ArrayOfMaps<MapData, MapData> = take(&mut ebpf, "SYN_RINGS")?;
@@ -210,17 +213,10 @@ pub fn load(
     };
     for (function, hook) in SOCK_ADDR_PROGRAMS {
         let program: &mut CgroupSockAddr = program(&mut ebpf, function)?;
-        program.load().map_err(program_error(function))?;
         place.keep_sock_addr(program, function, hook)?;
     }
     let sock_ops: &mut SockOps = program(&mut ebpf, SOCK_OPS_PROGRAM)?;
-    sock_ops.load().map_err(program_error(SOCK_OPS_PROGRAM))?;
     place.keep_sock_ops(sock_ops)?;
-
-    let lookup: &mut SkLookup = program(&mut ebpf, SK_LOOKUP_PROGRAM)?;
-    lookup.load().map_err(program_error(SK_LOOKUP_PROGRAM))?;
-    let hold: &mut SocketFilter = program(&mut ebpf, HOLD_PROGRAM)?;
-    hold.load().map_err(program_error(HOLD_PROGRAM))?;
 
     let kernel = Kernel {
         pins,
@@ -300,6 +296,24 @@ pub fn object_bytes(named: Option<&Path>) -> Result<std::borrow::Cow<'static, [u
         (None, Some(object)) => Ok(object.into()),
         (None, None) => Err(KernelError::NoObject),
     }
+}
+
+/// Brings every program into the kernel, attached nowhere yet.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    for (function, _) in SOCK_ADDR_PROGRAMS {
+        program::<CgroupSockAddr>(ebpf, function)?
+            .load()
+            .map_err(program_error(function))?;
+    }
+    program::<SockOps>(ebpf, SOCK_OPS_PROGRAM)?
+        .load()
+        .map_err(program_error(SOCK_OPS_PROGRAM))?;
+    program::<SkLookup>(ebpf, SK_LOOKUP_PROGRAM)?
+        .load()
+        .map_err(program_error(SK_LOOKUP_PROGRAM))?;
+    program::<SocketFilter>(ebpf, HOLD_PROGRAM)?
+        .load()
+        .map_err(program_error(HOLD_PROGRAM))
 }
 
 /// Checks the layout of pins that were found, or settles it for new ones. Returns the mark.
@@ -468,17 +482,6 @@ pub(super) fn map_error(name: &'static str) -> impl Fn(MapError) -> KernelError 
 pub(super) fn program_error(name: &'static str) -> impl Fn(ProgramError) -> KernelError {
     move |source| KernelError::Program {
         name,
-        source: Box::new(source),
+        cause: Box::new(source),
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

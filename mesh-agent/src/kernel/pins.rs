@@ -1,9 +1,9 @@
-//! Where the pins are: `<bpffs>/maps/NAME` and `<bpffs>/links/NAME`.
+//! Where the pins are: `<bpffs>/maps/NAME` and `<bpffs>/links/NAME`. The kernel reserves dots in such names.
 
 use std::path::{Path, PathBuf};
 
 /// Maps that outlive the agent, and that overlapping agents share. Rings and loads are each agent's own.
-pub const SHARED_MAPS: [&str; 9] = [
+pub const SHARED_MAPS: [&str; 10] = [
     "CONFIG",
     "PODS",
     "AGENTS",
@@ -13,10 +13,11 @@ pub const SHARED_MAPS: [&str; 9] = [
     "OPEN_PORTS",
     "SOCKETS",
     "FLOWS",
+    "HELD",
 ];
 
-const LOOKUP_PREFIX: &str = "sk_lookup.";
-const AGENT_PREFIX: &str = "sock_ops.agent.";
+const LOOKUP_PREFIX: &str = "sk_lookup-";
+const AGENT_PREFIX: &str = "sock_ops-agent-";
 
 /// The layout below one directory on a BPF file system.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ impl Pins {
 
     /// The pin of a program's link to a cgroup.
     pub fn cgroup_link(&self, hook: &str, place: &str) -> PathBuf {
-        self.links().join(format!("{hook}.{place}"))
+        self.links().join(format!("{hook}-{place}"))
     }
 
     /// The pin of the link to an agent's own cgroup.

@@ -49,8 +49,8 @@ pub fn probe(object: &[u8]) -> Vec<Probe> {
     probes
 }
 
-/// The error without the verifier's log, which fills pages.
-fn one_line(error: &dyn std::error::Error) -> String {
+/// The error and its causes without the verifier's log, which fills pages.
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = first_line(error);
     let mut next = error.source();
     while let Some(cause) = next {

@@ -141,6 +141,11 @@ impl OpenPorts {
         self.lock().insert(port, 1, 0)
     }
 
+    /// Whether requests to this port are let through.
+    pub fn contains(&self, port: PortKey) -> bool {
+        self.lock().get(&port, 0).is_ok()
+    }
+
     /// Requests to this port are held again.
     pub fn remove(&self, port: PortKey) -> Result<(), MapError> {
         ignore_absent(self.lock().remove(&port))

@@ -27,7 +27,7 @@ use crate::{
         ConnectionState, Destination, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject, Opening,
         Process, Registry,
     },
-    upstream::{self, Dialer, Ending, Refusal},
+    upstream::{self, Dialer, Ending, Refusal, Source},
 };
 
 /// How long the client may take to complete a handshake that the agent let through. Its kernel answers at once
@@ -283,10 +283,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         }
     };
     if let Some(port) = leg.known_open() {
-        // Only saves the next request a detour; without it everything works the same.
-        if let Err(error) = path.open_ports.insert(port) {
-            tracing::debug!(%error, "an open port is not remembered");
-        }
+        remember(&path, port);
     }
     entry.connection().set_upstream(leg.addr());
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
@@ -407,7 +404,25 @@ impl Leg {
             }
             Self::Deliver {
                 pod, addr, client, ..
-            } => path.dialer.deliver(&pod.netns, *addr, *client).await,
+            } => {
+                let dial = |source| path.dialer.deliver(&pod.netns, *addr, *client, source);
+                if addr.is_ipv4() {
+                    return dial(Source::Loopback).await;
+                }
+                // From `::1` only to ports that are known to answer; see `Source`.
+                let port = port_key(pod, *addr);
+                if path.open_ports.contains(port) {
+                    let answer = dial(Source::Loopback).await;
+                    if answer.is_ok() {
+                        return answer;
+                    }
+                }
+                let answer = dial(Source::Own).await;
+                if answer.is_ok() {
+                    remember(path, port);
+                }
+                answer
+            }
         }
     }
 
@@ -425,14 +440,26 @@ impl Leg {
                 addr,
                 inbound: true,
                 ..
-            } => Some(PortKey {
-                netns: pod.netns.cookie(),
-                port: addr.port(),
-                family: if addr.is_ipv4() { 4 } else { 6 },
-                reserved: 0,
-            }),
+            } => Some(port_key(pod, *addr)),
             _ => None,
         }
+    }
+}
+
+fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {
+    let family = if addr.is_ipv4() { 4 } else { 6 };
+    PortKey {
+        netns: pod.netns.cookie(),
+        port: addr.port(),
+        family,
+        reserved: 0,
+    }
+}
+
+/// Requests to this port need not be held. That only saves them a detour; without it everything works the same.
+fn remember(path: &DataPath, port: PortKey) {
+    if let Err(error) = path.open_ports.insert(port) {
+        tracing::debug!(%error, "an open port is not remembered");
     }
 }
 

@@ -25,6 +25,8 @@ use crate::{kernel::raw, node::Netns};
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
+/// How long an application of this node that accepts connections may take to do so.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens upstream connections for one data worker.
 pub struct Dialer {
@@ -40,6 +42,16 @@ pub struct DialError {
     /// What went wrong.
     #[source]
     pub source: io::Error,
+}
+
+/// Where the agent's connections to an application come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A loopback address. Its ports come back quickly (`tcp_tw_reuse` is on for loopback by default), but the
+    /// kernel sends no reset to `::1` from an address on another device.
+    Loopback,
+    /// The application's own address: refusals arrive, but each port is gone for a minute after use.
+    Own,
 }
 
 /// How a failed connection attempt is told to the client.
@@ -82,17 +94,22 @@ impl Dialer {
         open().map_err(fail)?.connect(addr).await.map_err(fail)
     }
 
-    /// Connects to an application inside its own namespace, on behalf of `client`.
+    /// Connects to an application inside its own namespace, on behalf of `client`, from `source`.
     pub async fn deliver(
         &self,
         netns: &Netns,
         addr: SocketAddr,
         client: SocketAddr,
+        source: Source,
     ) -> Result<TcpStream, DialError> {
         let open = || -> io::Result<TcpSocket> {
             let socket = new_socket(netns, addr)?;
             raw::bind_address_no_port(&socket)?;
-            socket.bind(&SocketAddr::new(delivery_source(addr.ip(), client), 0).into())?;
+            let ip = match source {
+                Source::Loopback => loopback_source(addr.ip(), client),
+                Source::Own => addr.ip(),
+            };
+            socket.bind(&SocketAddr::new(ip, 0).into())?;
             let record = SocketRecord {
                 peer: client.into(),
                 via: SockAddr::from(addr),
@@ -105,7 +122,15 @@ impl Dialer {
             Ok(TcpSocket::from_std_stream(socket.into()))
         };
         let fail = |source| DialError { addr, source };
-        open().map_err(fail)?.connect(addr).await.map_err(fail)
+        let connect = open().map_err(fail)?.connect(addr);
+        if addr.is_ipv4() || source == Source::Own {
+            return connect.await.map_err(fail);
+        }
+        // A refusal would not reach `::1`; a local application that accepts answers at once.
+        tokio::time::timeout(LOCAL_PATIENCE, connect)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(fail)
     }
 
     /// The record of an accepted socket; `None` when the kernel half put none on it.
@@ -161,7 +186,7 @@ fn new_socket(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// A loopback source address: for IPv4 one of sixteen million, by client; for IPv6 there is only one.
-fn delivery_source(app: IpAddr, client: SocketAddr) -> IpAddr {
+fn loopback_source(app: IpAddr, client: SocketAddr) -> IpAddr {
     if app.is_ipv6() {
         return Ipv6Addr::LOCALHOST.into();
     }
@@ -184,7 +209,7 @@ mod tests {
     #[test]
     fn clients_get_loopback_sources_of_their_own() {
         let app: IpAddr = "10.0.0.9".parse().unwrap();
-        let source = |client: &str| delivery_source(app, client.parse().unwrap());
+        let source = |client: &str| loopback_source(app, client.parse().unwrap());
         assert_ne!(source("10.0.0.1:1"), source("10.0.0.2:1"));
         for client in ["10.0.0.1:1", "255.0.255.255:9", "0.0.0.0:0", "[fd00::7]:1"] {
             let IpAddr::V4(ip) = source(client) else {
@@ -196,7 +221,7 @@ mod tests {
             );
         }
         assert_eq!(
-            delivery_source("fd00::1".parse().unwrap(), "[fd00::2]:1".parse().unwrap()),
+            loopback_source("fd00::1".parse().unwrap(), "[fd00::2]:1".parse().unwrap()),
             Ipv6Addr::LOCALHOST
         );
     }

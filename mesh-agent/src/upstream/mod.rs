@@ -5,5 +5,5 @@ pub(crate) use dial::tune;
 mod dial;
 mod relay;
 
-pub use dial::{DialError, Dialer, Refusal};
+pub use dial::{DialError, Dialer, Refusal, Source};
 pub use relay::{Ending, abort, relay};
