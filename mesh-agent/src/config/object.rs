@@ -129,21 +129,6 @@ impl std::fmt::Display for Id {
     }
 }
 
-impl Object {
-    pub(super) fn id(&self) -> Id {
-        match self {
-            Self::Workload(workload) => Id {
-                kind: Kind::Workload,
-                key: workload.key.clone(),
-            },
-            Self::Service(service) => Id {
-                kind: Kind::Service,
-                key: service.key.clone(),
-            },
-        }
-    }
-}
-
 /// The namespace of an object that names none.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 

@@ -53,6 +53,7 @@ pub(super) fn parse(document: Document<'_>) -> Result<Node, Fault> {
             max_events: MAX_NODES,
             max_nodes: MAX_NODES,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPEATED },
     };
     let raw: Spanned<RawValue> = serde_saphyr::from_str_with_options(document.text, options)
         .map_err(|error| syntax_fault(&error, document.skipped_lines))?;
@@ -107,6 +108,9 @@ const MAX_DEPTH: usize = 128;
 
 /// Enough for a list of a hundred thousand objects.
 const MAX_NODES: usize = 20_000_000;
+
+/// How many values aliases may stand for; a few lines of them can ask for billions.
+const MAX_REPEATED: usize = 100_000;
 
 fn node(raw: Spanned<RawValue>, skipped_lines: u32) -> Node {
     let (line, column) = position(raw.referenced, skipped_lines);

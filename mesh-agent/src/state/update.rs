@@ -77,10 +77,14 @@ impl Snapshot {
         }
         touched.services.entry(service.key.clone()).or_insert(current);
         // Without backends for now: `refresh` works them out once all changes are in place.
-        self.publish(Arc::new(ServiceEntry {
+        let entry = Arc::new(ServiceEntry {
             service: Arc::new(service.clone()),
             backends: Vec::new(),
-        }));
+        });
+        for ip in &service.cluster_ips {
+            self.addresses.insert(*ip, Holder::Service(Arc::clone(&entry)));
+        }
+        self.services.insert(service.key.clone(), entry);
     }
 
     fn remove_service(&mut self, key: &ObjectKey, touched: &mut Touched) {
@@ -99,12 +103,17 @@ impl Snapshot {
         }
     }
 
-    fn publish(&mut self, entry: Arc<ServiceEntry>) {
-        let key = &entry.service.key;
+    /// Replaces the entry of a service, also where its addresses lead to.
+    fn republish(&mut self, entry: Arc<ServiceEntry>) {
+        let owner = Owner::Service(&entry.service.key);
         for ip in &entry.service.cluster_ips {
-            self.addresses.insert(*ip, Holder::Service(Arc::clone(&entry)));
+            if let Some(holder) = self.addresses.get_mut(ip)
+                && owner.holds(holder)
+            {
+                *holder = Holder::Service(Arc::clone(&entry));
+            }
         }
-        self.services.insert(key.clone(), entry);
+        self.services.insert(entry.service.key.clone(), entry);
     }
 
     /// The services of a namespace that may need other endpoints, each with the workloads to look at.
@@ -190,7 +199,7 @@ impl Snapshot {
             }
         }
         if differs {
-            self.publish(Arc::new(ServiceEntry {
+            self.republish(Arc::new(ServiceEntry {
                 service: Arc::clone(&entry.service),
                 backends,
             }));

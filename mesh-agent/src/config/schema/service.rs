@@ -9,7 +9,7 @@ use super::metadata::{self, Labels, Metadata, NAME, check};
 use super::ports::{NumberOrName, Unique, plain, port};
 use super::{Faults, address};
 use crate::config::decode::{At, Rules, decode};
-use crate::config::fault::{Fault, Place};
+use crate::config::fault::Fault;
 use crate::config::names::{dns_label, port_name};
 use crate::config::object::{Claim, Object, Parsed};
 use crate::config::tree::Node;
