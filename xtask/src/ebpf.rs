@@ -6,6 +6,8 @@
 //! Invariant: the object depends on the sources and the compiler alone, not on where the checkout, cargo's registry
 //! or the library's sources lie, and the file is replaced only by different bytes.
 
+mod wrapper;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,8 @@ use anyhow::{Context, Result, bail};
 use crate::process::{find_program, run};
 use crate::repo::{Repo, cargo_home};
 use crate::toolchain::{self, Toolchain};
+
+pub(crate) use self::wrapper::become_rustc;
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -107,6 +111,10 @@ fn compile(repo: &Repo) -> Result<Vec<u8>> {
         toolchain.rustc().display(),
         toolchain.llvm()?
     );
+    if registries().is_empty() {
+        // Nothing was downloaded yet: the flags name the directory that this makes.
+        run(cargo(repo, &toolchain)?.args(["fetch", "--locked", "--quiet"]))?;
+    }
     let mut cargo = cargo(repo, &toolchain)?;
     cargo
         .arg("build")
@@ -151,11 +159,11 @@ fn cargo(repo: &Repo, toolchain: &Toolchain) -> Result<Command> {
         "CARGO_MANIFEST_DIR",
         "CARGO_MANIFEST_PATH",
         "CARGO_TARGET_DIR",
-        "RUSTC_WRAPPER",
         "RUSTC_WORKSPACE_WRAPPER",
     ] {
         cargo.env_remove(name);
     }
+    wrapper::install(&mut cargo)?;
     Ok(cargo)
 }
 
@@ -176,6 +184,14 @@ fn flags(repo: &Repo, toolchain: &Toolchain, linker: &Path) -> OsString {
     // The compiler tries the last one first.
     flags.push(moved(repo.root(), "/nodemesh"));
     flags.push(moved(toolchain.sources(), "/rust"));
+    // Debian's is a link to a directory named after the release.
+    flags.extend(
+        toolchain
+            .sources()
+            .canonicalize()
+            .ok()
+            .map(|sources| moved(&sources, "/rust")),
+    );
     flags.extend(registries().iter().map(|registry| moved(registry, "/registry")));
     flags.join("\x1f".as_ref())
 }

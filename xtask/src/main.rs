@@ -46,6 +46,7 @@ enum Command {
 }
 
 fn main() -> Result<()> {
+    ebpf::become_rustc()?;
     let arguments = Arguments::parse();
     let repo = Repo::find()?;
     match arguments.command {
