@@ -1,1 +1,3 @@
+//! The program `mesh-agent`.
+
 fn main() {}

@@ -78,7 +78,12 @@ fn shown6(ctx: &SockAddrContext) -> SockAddr {
     // SAFETY: the context is valid for the program's run.
     let (ip, port) = unsafe {
         (
-            [field!(c, user_ip6[0]), field!(c, user_ip6[1]), field!(c, user_ip6[2]), field!(c, user_ip6[3])],
+            [
+                field!(c, user_ip6[0]),
+                field!(c, user_ip6[1]),
+                field!(c, user_ip6[2]),
+                field!(c, user_ip6[3]),
+            ],
             field!(c, user_port),
         )
     };
@@ -112,7 +117,12 @@ fn record_of(ctx: &SockAddrContext) -> Option<&SocketRecord> {
     let sk = socket(ctx)?;
     // SAFETY: not null; without the create flag an absent record is null.
     let record = unsafe {
-        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
     }
     .cast::<SocketRecord>();
     if record.is_null() || exempt::is_agent() {

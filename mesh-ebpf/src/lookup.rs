@@ -2,10 +2,7 @@
 //! the agent's listener. Without a listener it is refused, never delivered.
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::bpf_ktime_get_ns,
-    macros::sk_lookup,
-    programs::SkLookupContext,
+    bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_ns, macros::sk_lookup, programs::SkLookupContext,
 };
 use mesh_common::kernel::{EventKind, FlowEvent, Ip, ListenerKey, SockAddr};
 
@@ -25,14 +22,24 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
     let c = ctx.lookup;
     // SAFETY: the context is valid for the program's run.
     let (protocol, family, local_port, remote_port) = unsafe {
-        (field!(c, protocol), field!(c, family), field!(c, local_port), field!(c, remote_port))
+        (
+            field!(c, protocol),
+            field!(c, family),
+            field!(c, local_port),
+            field!(c, remote_port),
+        )
     };
     // SAFETY: as above; the fields of the other family read as zero.
     let (local4, remote4, local6, remote6) = unsafe {
         (
             field!(c, local_ip4),
             field!(c, remote_ip4),
-            [field!(c, local_ip6[0]), field!(c, local_ip6[1]), field!(c, local_ip6[2]), field!(c, local_ip6[3])],
+            [
+                field!(c, local_ip6[0]),
+                field!(c, local_ip6[1]),
+                field!(c, local_ip6[2]),
+                field!(c, local_ip6[3]),
+            ],
             [
                 field!(c, remote_ip6[0]),
                 field!(c, remote_ip6[1]),
@@ -45,8 +52,11 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
         return SK_PASS;
     }
     let (remote_port, local_port) = (u16::from_be(remote_port), local_port as u16);
-    let (local, remote) =
-        if family == AF_INET { (Ip::v4(local4), Ip::v4(remote4)) } else { (Ip(local6), Ip(remote6)) };
+    let (local, remote) = if family == AF_INET {
+        (Ip::v4(local4), Ip::v4(remote4))
+    } else {
+        (Ip(local6), Ip(remote6))
+    };
     // The pod talks to itself, or the agent to the application. The kernel drops such sources when they come
     // from outside: IPv4 as martians, `::1` in the receive path; a forged own address cannot be answered.
     if remote.is_loopback() || local.is_loopback() || remote == local {
@@ -59,11 +69,17 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
     };
     let hash = remote.0[3] ^ u32::from(remote_port);
     if let Some(worker) = least_loaded(workers, hash)
-        && LISTENER_SOCKETS.redirect_sk_lookup(&ctx, ListenerKey { ip: local, worker }, 0).is_ok()
+        && LISTENER_SOCKETS
+            .redirect_sk_lookup(&ctx, ListenerKey { ip: local, worker }, 0)
+            .is_ok()
     {
         return SK_PASS;
     }
-    dropped(pod, SockAddr::new(remote, remote_port), SockAddr::new(local, local_port));
+    dropped(
+        pod,
+        SockAddr::new(remote, remote_port),
+        SockAddr::new(local, local_port),
+    );
     SK_DROP
 }
 

@@ -28,7 +28,8 @@ pub static AGENTS: HashMap<u64, u32, 16> = HashMap::new();
 
 /// Pod addresses whose inbound connections are steered to the agent.
 #[btf_map]
-pub static INBOUND: HashMap<Ip, InboundEntry, { 4 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static INBOUND: HashMap<Ip, InboundEntry, { 4 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// The agent's listeners, by pod address and data worker.
 #[btf_map]

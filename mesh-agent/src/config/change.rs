@@ -1,0 +1,16 @@
+//! One difference between what a source said before and what it says now.
+
+use mesh_common::model::{ObjectKey, Service, Workload};
+
+/// One object that came, changed or went. A source emits only real differences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The workload is new, or differs from the one with its key.
+    PutWorkload(Workload),
+    /// The workload is gone.
+    RemoveWorkload(ObjectKey),
+    /// The service is new, or differs from the one with its key.
+    PutService(Service),
+    /// The service is gone.
+    RemoveService(ObjectKey),
+}

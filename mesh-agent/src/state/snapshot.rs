@@ -1,0 +1,84 @@
+//! One consistent view of the mesh, for reading.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
+use mesh_common::model::ObjectKey;
+
+use super::{ServiceEntry, WorkloadEntry};
+
+/// The mesh at one moment. Cheap to clone; clones share everything.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub(super) version: u64,
+    pub(super) workloads: OrdMap<ObjectKey, Arc<WorkloadEntry>>,
+    pub(super) services: OrdMap<ObjectKey, Arc<ServiceEntry>>,
+    pub(super) addresses: HashMap<IpAddr, Holder>,
+}
+
+/// Whose address it is.
+#[derive(Clone, Debug)]
+pub(super) enum Holder {
+    Workload(Arc<WorkloadEntry>),
+    Service(Arc<ServiceEntry>),
+}
+
+impl Snapshot {
+    /// How many updates led here; each publishes a greater number.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The workload with this key.
+    pub fn workload(&self, key: &ObjectKey) -> Option<&Arc<WorkloadEntry>> {
+        self.workloads.get(key)
+    }
+
+    /// The workload that has this address.
+    pub fn workload_at(&self, ip: IpAddr) -> Option<&Arc<WorkloadEntry>> {
+        match self.holder(ip.to_canonical()) {
+            Some(Holder::Workload(entry)) => Some(entry),
+            Some(Holder::Service(_)) | None => None,
+        }
+    }
+
+    /// The service with this key.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Arc<ServiceEntry>> {
+        self.services.get(key)
+    }
+
+    /// All workloads in the order of their keys.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
+        self.workloads.values()
+    }
+
+    /// All services in the order of their keys.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        self.services.values()
+    }
+
+    /// The workloads of one namespace in the order of their names.
+    pub(super) fn workloads_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
+        in_namespace(&self.workloads, namespace)
+    }
+
+    /// The services of one namespace in the order of their names.
+    pub(super) fn services_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        in_namespace(&self.services, namespace)
+    }
+
+    pub(super) fn holder(&self, canonical: IpAddr) -> Option<&Holder> {
+        self.addresses.get(&canonical)
+    }
+}
+
+fn in_namespace<'a, V>(
+    map: &'a OrdMap<ObjectKey, V>,
+    namespace: &Arc<str>,
+) -> impl Iterator<Item = &'a V> + use<'a, V> {
+    let namespace = Arc::clone(namespace);
+    map.range(ObjectKey::new(Arc::clone(&namespace), "")..)
+        .take_while(move |(key, _)| key.namespace == namespace)
+        .map(|(_, value)| value)
+}
