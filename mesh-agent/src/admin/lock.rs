@@ -42,6 +42,11 @@ impl RunDir {
         self.0.join("agent.lock")
     }
 
+    /// Where the agent notes which BPF file system it mounted.
+    pub fn bpffs_note(&self) -> PathBuf {
+        self.0.join("bpffs-mount")
+    }
+
     /// Makes the directory, for the owner alone, unless it is there.
     pub fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
@@ -62,7 +67,10 @@ impl RunDir {
     }
 
     fn io(&self, source: io::Error) -> LockError {
-        LockError::Io { path: self.lock(), source }
+        LockError::Io {
+            path: self.lock(),
+            source,
+        }
     }
 }
 
@@ -110,7 +118,12 @@ impl AgentLock {
                 .map_err(|source| run_dir.io(source))?;
             let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
-                Err((file, Errno::EWOULDBLOCK)) => return Err(LockError::Held { path, pid: pid_in(file) }),
+                Err((file, Errno::EWOULDBLOCK)) => {
+                    return Err(LockError::Held {
+                        path,
+                        pid: pid_in(file),
+                    });
+                }
                 Err((_, errno)) => return Err(run_dir.io(errno.into())),
             };
             if stands_at(&lock, &path) {
