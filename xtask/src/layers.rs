@@ -54,8 +54,8 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("agent", "runtime"),
     // A request ends on an upstream connection; the connection does not know of requests.
     ("http", "upstream"),
-    // Programs attach to the namespaces that node finds.
-    ("kernel", "node"),
+    // Finding a namespace takes the system calls that only kernel may make; kernel does not know of pods.
+    ("node", "kernel"),
 ];
 
 struct Floor {

@@ -5,7 +5,10 @@
 //! of functions. [`super`] has cargo call us instead of rustc; we give our own crates a hash that is their name, and
 //! become rustc.
 //!
-//! Invariant: nothing but that one argument changes.
+//! Besides, LLVM orders the kernel's type information by addresses in its own memory. What we become, and the linker
+//! that it starts, therefore runs without address randomisation.
+//!
+//! Invariant: nothing else changes, least of all what the programs do.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -13,6 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Error, Result};
+use nix::sys::personality::{self, Persona};
 
 /// Set on cargo: says to us that cargo calls, not a person.
 const MARK: &str = "NODEMESH_XTASK_IS_RUSTC";
@@ -33,6 +37,13 @@ pub(super) fn install(cargo: &mut Command) -> Result<()> {
 pub(crate) fn become_rustc() -> Result<()> {
     if env::var_os(MARK).is_none() {
         return Ok(());
+    }
+    if let Err(source) = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE))
+    {
+        // A container may forbid it. The object works all the same; only two builds of it may differ.
+        eprintln!(
+            "warning: address randomisation stays on ({source}): the order of types in the object may vary"
+        );
     }
     let mut arguments = env::args_os().skip(1);
     let rustc = arguments.next().context("cargo named no compiler")?;
