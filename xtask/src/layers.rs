@@ -54,7 +54,9 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("agent", "runtime"),
     // A request ends on an upstream connection; the connection does not know of requests.
     ("http", "upstream"),
-    // Finding a namespace takes the system calls that only kernel may make; kernel does not know of pods.
+    // Programs attach to the namespaces and cgroups that node opens.
+    ("kernel", "node"),
+    // For `kernel::raw`, the one module that may make unsafe system calls: a namespace's cookie takes one.
     ("node", "kernel"),
 ];
 
