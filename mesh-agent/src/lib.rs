@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod agent;
 pub mod balance;
+pub mod cli;
 pub mod config;
 pub mod inbound;
 pub mod kernel;

@@ -1,3 +1,6 @@
-//! The program `mesh-agent`.
+//! The program `mesh-agent`: the node agent and its command line in one.
+#![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mesh_agent::cli::main()
+}

@@ -13,6 +13,8 @@ mod client;
 mod filter;
 mod inspect;
 mod lock;
+#[cfg(test)]
+pub(crate) mod samples;
 mod server;
 mod socket;
 #[cfg(test)]

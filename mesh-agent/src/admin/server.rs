@@ -158,7 +158,7 @@ impl Admin for Api {
 }
 
 /// A reader of flows: first what is remembered, then what comes.
-struct Watch {
+pub(super) struct Watch {
     wanted: proto::WatchFlowsRequest,
     recent: VecDeque<proto::Flow>,
     live: Option<broadcast::Receiver<Arc<Flow>>>,
@@ -166,7 +166,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(wanted: proto::WatchFlowsRequest, feed: FlowFeed, stop: CancellationToken) -> Self {
+    pub(super) fn new(wanted: proto::WatchFlowsRequest, feed: FlowFeed, stop: CancellationToken) -> Self {
         let mut recent: VecDeque<_> = feed
             .recent
             .iter()
@@ -184,7 +184,7 @@ impl Watch {
         }
     }
 
-    async fn step(mut self) -> Option<(Result<proto::WatchFlowsReply, Status>, Self)> {
+    pub(super) async fn step(mut self) -> Option<(Result<proto::WatchFlowsReply, Status>, Self)> {
         let reply = match self.recent.pop_front() {
             Some(flow) => proto::WatchFlowsReply {
                 flow: Some(flow),

@@ -2,10 +2,7 @@
 //!
 //! Invariant: the commands and `run` derive every path from the same `--run-dir`.
 
-use std::{
-    future::Future,
-    path::PathBuf,
-};
+use std::{future::Future, path::PathBuf};
 
 use clap::Args;
 

@@ -33,13 +33,16 @@ pub(super) struct ConnectionsArgs {
 
 impl ConnectionsArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let request = ListConnectionsRequest { filter: Some(self.filter.into_filter()), limit: self.limit };
+        let request = ListConnectionsRequest {
+            filter: Some(self.filter.into_filter()),
+            limit: self.limit,
+        };
         let reply = self.agent.ask(|mut agent| async move {
             Ok::<_, Failure>(agent.list_connections(request).await?.into_inner())
         })?;
         let shown = reply.connections.len() as u64;
         let total = reply.total;
-        self.output.show(&Seen { reply, now: now_micros() })?;
+        self.output.show(&Seen::at(now_micros(), reply))?;
         if shown < total {
             output::note(&format!("The {shown} oldest of {total}; see more with --limit."));
         }
@@ -54,6 +57,13 @@ pub(super) struct Seen {
     reply: ListConnectionsReply,
     #[serde(skip)]
     now: u64,
+}
+
+impl Seen {
+    /// As they were at that time.
+    pub(super) fn at(now: u64, reply: ListConnectionsReply) -> Self {
+        Self { reply, now }
+    }
 }
 
 impl View for Seen {
@@ -72,10 +82,18 @@ impl View for Seen {
                 Column::number("RECEIVED"),
                 Column::text("PROCESS").optional(),
             ],
-            vec![Column::text("CLIENT"), Column::text("DIALLED"), Column::number("WORKER")],
+            vec![
+                Column::text("CLIENT"),
+                Column::text("DIALLED"),
+                Column::number("WORKER"),
+            ],
         ));
         for connection in &self.reply.connections {
-            table.row(by_detail(detail, connection.usual_cells(self.now), connection.wide_cells()));
+            table.row(by_detail(
+                detail,
+                connection.usual_cells(self.now),
+                connection.wide_cells(),
+            ));
         }
         table.render(colour)
     }
@@ -97,8 +115,8 @@ impl Connection {
             Cell::from(self.id.to_string()),
             Cell::from(ConnectionState::word_of(self.state)).tone(tone),
             path.direction_cell(),
-            path.from_cell(),
-            path.to_cell(),
+            path.client_cell(),
+            path.destination_cell(),
             Cell::from(&path.upstream),
             Cell::from(units::duration(now.saturating_sub(self.opened_at))),
             Cell::from(units::bytes(self.bytes_to_upstream)),

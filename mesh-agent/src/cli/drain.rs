@@ -35,12 +35,18 @@ const GRACE: Duration = Duration::from_secs(10);
 impl DrainArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         // 0 stands for the agent's own limit, so "at once" is one millisecond.
-        let deadline_ms = self.deadline.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+        let deadline_ms = self.deadline.map_or(0, |time| {
+            u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+        });
         let reply = self.agent.ask(|mut agent| async move {
             Ok::<_, Failure>(agent.drain(DrainRequest { deadline_ms }).await?.into_inner())
         })?;
         self.output.show(&reply)?;
-        if self.wait { self.wait_for_end(Duration::from_millis(reply.deadline_ms)) } else { Ok(()) }
+        if self.wait {
+            self.wait_for_end(Duration::from_millis(reply.deadline_ms))
+        } else {
+            Ok(())
+        }
     }
 
     fn wait_for_end(&self, deadline: Duration) -> Result<(), Failure> {
@@ -48,7 +54,9 @@ impl DrainArgs {
         let limit = deadline.saturating_add(GRACE);
         let start = std::time::Instant::now();
         while start.elapsed() < limit {
-            let holder = run_dir.holder().map_err(|source| Failure::because("cannot see the agent's end", source))?;
+            let holder = run_dir
+                .holder()
+                .map_err(|source| Failure::because("cannot see the agent's end", source))?;
             if holder.is_none() {
                 output::note("The agent has ended.");
                 return Ok(());

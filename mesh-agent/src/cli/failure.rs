@@ -61,7 +61,10 @@ impl Failure {
 
     /// A failure with its cause.
     pub(super) fn because(message: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
-        Self::Because { message: message.into(), source: Box::new(source) }
+        Self::Because {
+            message: message.into(),
+            source: Box::new(source),
+        }
     }
 
     /// Tells the person, and returns what the script gets.
@@ -131,23 +134,38 @@ mod tests {
 
     #[test]
     fn an_absent_agent_has_its_own_code_and_a_remedy() {
+        let path = "/run/nodemesh/agent.sock".into();
         let failure = Failure::from(DialError::NotRunning {
-            path: "/run/nodemesh/agent.sock".into(),
+            path,
             source: io::ErrorKind::NotFound.into(),
         });
-        insta::assert_snapshot!(failure.message(), @"");
-        assert_eq!(format!("{:?}", failure.report()), format!("{:?}", ExitCode::from(3)));
+        assert_eq!(
+            failure.message(),
+            "error: no agent runs here: nothing listens on /run/nodemesh/agent.sock\n\
+             hint: start one with `mesh-agent run --config DIR --node NAME`, or say where it is with --run-dir or \
+             --socket (NODEMESH_SOCKET)"
+        );
+        assert_eq!(
+            format!("{:?}", failure.report()),
+            format!("{:?}", ExitCode::from(3))
+        );
     }
 
     #[test]
     fn causes_are_told() {
         let failure = Failure::because("cannot read it", io::Error::other("the disk burns"));
-        insta::assert_snapshot!(failure.message(), @"");
+        assert_eq!(
+            failure.message(),
+            "error: cannot read it\n  because: the disk burns"
+        );
     }
 
     #[test]
     fn a_reader_that_has_gone_is_no_failure() {
         let failure = Failure::Output(io::ErrorKind::BrokenPipe.into());
-        assert_eq!(format!("{:?}", failure.report()), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(
+            format!("{:?}", failure.report()),
+            format!("{:?}", ExitCode::SUCCESS)
+        );
     }
 }

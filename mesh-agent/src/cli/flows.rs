@@ -45,10 +45,10 @@ impl FlowsArgs {
             follow: self.follow,
             kind: self.kind.unwrap_or_default().into(),
         };
-        let mut printer = Printer { format: self.output.format(), colour: output::colour(), printed: 0 };
+        let mut printer = Printer::new(self.output.format(), output::colour());
         self.agent.ask(|mut agent| async move {
             let mut flows = agent.watch_flows(request).await?.into_inner();
-            printer.begin()?;
+            output::print(&printer.head())?;
             while let Some(reply) = flows.message().await? {
                 printer.take(&reply)?;
             }
@@ -59,18 +59,26 @@ impl FlowsArgs {
 }
 
 /// Prints flows one by one.
-struct Printer {
+pub(super) struct Printer {
     format: Format,
     colour: Colour,
     printed: u64,
 }
 
 impl Printer {
-    fn begin(&self) -> Result<(), Failure> {
-        match self.detail() {
-            Some(detail) => output::print(&table(detail).head(self.colour)),
-            None => Ok(()),
+    pub(super) fn new(format: Format, colour: Colour) -> Self {
+        Self {
+            format,
+            colour,
+            printed: 0,
         }
+    }
+
+    /// What comes before the first flow.
+    pub(super) fn head(&self) -> String {
+        self.detail()
+            .map(|detail| table(detail).head(self.colour))
+            .unwrap_or_default()
     }
 
     fn take(&mut self, reply: &WatchFlowsReply) -> Result<(), Failure> {
@@ -90,11 +98,13 @@ impl Printer {
         }
     }
 
-    fn text(&self, flow: &Flow) -> Result<String, Failure> {
+    /// One flow, with its newline.
+    pub(super) fn text(&self, flow: &Flow) -> Result<String, Failure> {
         match (self.detail(), self.format) {
             (Some(detail), _) => {
                 let mut table = table(detail);
-                table.row(by_detail(detail, flow.usual_cells(detail), flow.wide_cells()));
+                let cells = by_detail(detail, flow.usual_cells(detail), flow.wide_cells());
+                table.row(cells.into_iter().chain([Cell::from(&flow.reason)]));
                 Ok(table.body(self.colour))
             }
             (None, Format::Yaml) => Ok(format!("---\n{}", output::yaml(flow)?)),
@@ -117,7 +127,7 @@ fn table(detail: Detail) -> Table {
         Detail::Usual => 13,
         Detail::Wide => 20,
     });
-    Table::new(by_detail(
+    let columns = by_detail(
         detail,
         vec![
             time,
@@ -129,7 +139,6 @@ fn table(detail: Detail) -> Table {
             Column::number("DURATION").at_least(8),
             Column::number("SENT").at_least(7),
             Column::number("RECEIVED").at_least(8),
-            Column::text("REASON"),
         ],
         vec![
             Column::text("CLIENT").at_least(21),
@@ -138,7 +147,9 @@ fn table(detail: Detail) -> Table {
             Column::number("CONNECTION"),
             Column::number("WORKER"),
         ],
-    ))
+    );
+    // Of no known width, so it comes last.
+    Table::new(columns.into_iter().chain([Column::text("REASON")]))
 }
 
 impl Flow {
@@ -158,19 +169,22 @@ impl Flow {
             Cell::from(time),
             Cell::from(FlowKind::word_of(self.kind)).tone(tone),
             path.direction_cell(),
-            path.from_cell(),
-            path.to_cell(),
+            path.client_cell(),
+            path.destination_cell(),
             Cell::from(&path.upstream),
             Cell::from(units::duration(self.duration_us)),
             Cell::from(units::bytes(self.bytes_to_upstream)),
             Cell::from(units::bytes(self.bytes_to_downstream)),
-            Cell::from(&self.reason),
         ]
     }
 
     fn wide_cells(&self) -> Vec<Cell> {
         let path = self.path.clone().unwrap_or_default();
-        let connection = if self.connection == 0 { String::new() } else { self.connection.to_string() };
+        let connection = if self.connection == 0 {
+            String::new()
+        } else {
+            self.connection.to_string()
+        };
         vec![
             Cell::from(&path.client),
             Cell::from(&path.original_destination),

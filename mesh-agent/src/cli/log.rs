@@ -24,7 +24,9 @@ pub(super) struct LogArgs {
 
 impl LogArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let request = SetLogLevelRequest { directives: self.directives };
+        let request = SetLogLevelRequest {
+            directives: self.directives,
+        };
         let reply = self.agent.ask(|mut agent| async move {
             Ok::<_, Failure>(agent.set_log_level(request).await?.into_inner())
         })?;

@@ -99,13 +99,19 @@ pub(super) fn yaml(value: &impl Serialize) -> Result<String, Failure> {
 pub(super) fn colour() -> Colour {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-    if io::stdout().is_terminal() && !set("NO_COLOR") && !dumb { Colour::On } else { Colour::Off }
+    if io::stdout().is_terminal() && !set("NO_COLOR") && !dumb {
+        Colour::On
+    } else {
+        Colour::Off
+    }
 }
 
 /// Writes to the standard output at once.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failure::Output)
 }
 
 /// Tells the person, not the program that reads the answer.

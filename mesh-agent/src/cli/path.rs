@@ -39,19 +39,22 @@ impl FilterArgs {
 
 /// Takes the words of an enumeration as arguments, and offers them in help and completions.
 pub(super) fn words<E: Words + Send + Sync>() -> impl clap::builder::TypedValueParser<Value = E> {
-    PossibleValuesParser::new(E::ALL.iter().map(|value| value.word())).try_map(|word| {
-        E::from_word(&word).ok_or_else(|| format!("`{word}` is not one of them"))
-    })
+    PossibleValuesParser::new(E::ALL.iter().map(|value| value.word()))
+        .try_map(|word| E::from_word(&word).ok_or_else(|| format!("`{word}` is not one of them")))
 }
 
 impl Path {
     /// Who dialled: the workload if it is known, else the address.
-    pub(super) fn from_cell(&self) -> Cell {
-        Cell::from(if self.client_workload.is_empty() { &self.client } else { &self.client_workload })
+    pub(super) fn client_cell(&self) -> Cell {
+        Cell::from(if self.client_workload.is_empty() {
+            &self.client
+        } else {
+            &self.client_workload
+        })
     }
 
     /// What was dialled: the service or workload with the port, else the address.
-    pub(super) fn to_cell(&self) -> Cell {
+    pub(super) fn destination_cell(&self) -> Cell {
         let dialled = &self.original_destination;
         let port = dialled.rsplit_once(':').map(|(_, port)| port).unwrap_or_default();
         let destination = self.destination.clone().unwrap_or_default();

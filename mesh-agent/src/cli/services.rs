@@ -26,9 +26,9 @@ pub(super) struct ServicesArgs {
 impl ServicesArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let request = ListServicesRequest { name: self.name };
-        let reply = self
-            .agent
-            .ask(|mut agent| async move { Ok::<_, Failure>(agent.list_services(request).await?.into_inner()) })?;
+        let reply = self.agent.ask(|mut agent| async move {
+            Ok::<_, Failure>(agent.list_services(request).await?.into_inner())
+        })?;
         self.output.show(&reply)
     }
 }
@@ -47,7 +47,11 @@ impl View for ListServicesReply {
             vec![Column::text("ENDPOINTS")],
         ));
         for service in &self.services {
-            table.row(by_detail(detail, service.usual_cells(), vec![Cell::from(service.endpoint_list())]));
+            table.row(by_detail(
+                detail,
+                service.usual_cells(),
+                vec![Cell::from(service.endpoint_list())],
+            ));
         }
         table.render(colour)
     }

@@ -39,7 +39,9 @@ impl View for StatusReply {
         text.push_str(&self.worker_table().render(colour));
         if !self.rejected.is_empty() {
             text.push_str("\nRejected configuration\n");
-            self.rejected.iter().for_each(|object| text.push_str(&object.text()));
+            self.rejected
+                .iter()
+                .for_each(|object| text.push_str(&object.text()));
         }
         text
     }
@@ -77,9 +79,16 @@ impl StatusReply {
                 counts.workloads_waiting,
                 counts.workloads_failed
             ))
-            .tone(if counts.workloads_failed == 0 { Tone::Plain } else { Tone::Bad }),
+            .tone(if counts.workloads_failed == 0 {
+                Tone::Plain
+            } else {
+                Tone::Bad
+            }),
         );
-        fact("Services", Cell::from(format!("{} ({} endpoints)", counts.services, counts.endpoints)));
+        fact(
+            "Services",
+            Cell::from(format!("{} ({} endpoints)", counts.services, counts.endpoints)),
+        );
         let totals = self.totals.unwrap_or_default();
         fact(
             "Connections",
@@ -98,17 +107,26 @@ impl StatusReply {
         );
         if detail == Detail::Wide {
             fact("Started", Cell::from(units::date_and_time(self.started_at)));
-            fact("Kernel", Cell::from(format!("{} (ABI {})", self.kernel_release, self.abi)));
+            fact(
+                "Kernel",
+                Cell::from(format!("{} (ABI {})", self.kernel_release, self.abi)),
+            );
             fact("Pins", Cell::from(&self.pins_dir));
         }
         table
     }
 
     fn worker_table(&self) -> Table {
-        let mut table =
-            Table::new([Column::number("WORKER"), Column::number("CONNECTIONS"), Column::number("HELD")]);
+        let mut table = Table::new([
+            Column::number("WORKER"),
+            Column::number("CONNECTIONS"),
+            Column::number("HELD"),
+        ]);
         for worker in &self.workers {
-            table.row([worker.id.into(), worker.connections, worker.held].map(|count| Cell::from(count.to_string())));
+            table.row(
+                [worker.id.into(), worker.connections, worker.held]
+                    .map(|count| Cell::from(count.to_string())),
+            );
         }
         table
     }
@@ -122,7 +140,13 @@ impl RejectedObject {
             (line, 0) => format!(":{line}"),
             (line, column) => format!(":{line}:{column}"),
         };
-        let named = |text: &str, before: &str| if text.is_empty() { String::new() } else { format!("{before}{text}") };
+        let named = |text: &str, before: &str| {
+            if text.is_empty() {
+                String::new()
+            } else {
+                format!("{before}{text}")
+            }
+        };
         let mut text = format!(
             "  {}{place}{}{}: {}\n",
             plain(&self.file),

@@ -79,7 +79,10 @@ const NOTHING: &str = "-";
 impl Table {
     /// An empty table.
     pub(super) fn new(columns: impl IntoIterator<Item = Column>) -> Self {
-        Self { columns: columns.into_iter().collect(), rows: Vec::new() }
+        Self {
+            columns: columns.into_iter().collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row with one cell for each column.
@@ -91,15 +94,24 @@ impl Table {
 
     /// The whole table as lines.
     pub(super) fn render(&self, colour: Colour) -> String {
-        let shown: Vec<usize> = (0..self.columns.len()).filter(|&column| self.is_shown(column)).collect();
+        let shown: Vec<usize> = (0..self.columns.len())
+            .filter(|&column| self.is_shown(column))
+            .collect();
         let width = |&column: &usize| {
             let cells = self.rows.iter().map(|row| row[column].text.width());
             let own = &self.columns[column];
-            cells.chain([own.heading.width(), own.min_width]).max().unwrap_or_default()
+            cells
+                .chain([own.heading.width(), own.min_width])
+                .max()
+                .unwrap_or_default()
         };
         let widths: Vec<usize> = shown.iter().map(width).collect();
         let mut out = String::new();
-        let headings: Vec<Cell> = self.columns.iter().map(|column| Cell::from(column.heading)).collect();
+        let headings: Vec<Cell> = self
+            .columns
+            .iter()
+            .map(|column| Cell::from(column.heading))
+            .collect();
         for row in std::iter::once(&headings).chain(&self.rows) {
             self.line(&mut out, row, &shown, &widths, colour);
         }
@@ -108,13 +120,19 @@ impl Table {
 
     /// The headings alone, for a table that is printed while it grows.
     pub(super) fn head(&self, colour: Colour) -> String {
-        Self { columns: self.columns.clone(), rows: Vec::new() }.render(colour)
+        Self {
+            columns: self.columns.clone(),
+            rows: Vec::new(),
+        }
+        .render(colour)
     }
 
     /// The rows without the headings, for a table that is printed while it grows.
     pub(super) fn body(&self, colour: Colour) -> String {
         let text = self.render(colour);
-        text.split_once('\n').map(|(_, body)| body.to_owned()).unwrap_or_default()
+        text.split_once('\n')
+            .map(|(_, body)| body.to_owned())
+            .unwrap_or_default()
     }
 
     fn is_shown(&self, column: usize) -> bool {
@@ -150,12 +168,20 @@ impl Table {
 impl Column {
     /// A column of text.
     pub(super) const fn text(heading: &'static str) -> Self {
-        Self { heading, min_width: 0, align: Align::Left, when_empty: WhenEmpty::Keep }
+        Self {
+            heading,
+            min_width: 0,
+            align: Align::Left,
+            when_empty: WhenEmpty::Keep,
+        }
     }
 
     /// A column of numbers.
     pub(super) const fn number(heading: &'static str) -> Self {
-        Self { align: Align::Right, ..Self::text(heading) }
+        Self {
+            align: Align::Right,
+            ..Self::text(heading)
+        }
     }
 
     /// At least so wide.
@@ -165,7 +191,10 @@ impl Column {
 
     /// Left out when no row has anything in it.
     pub(super) const fn optional(self) -> Self {
-        Self { when_empty: WhenEmpty::Drop, ..self }
+        Self {
+            when_empty: WhenEmpty::Drop,
+            ..self
+        }
     }
 }
 
@@ -197,7 +226,10 @@ impl Tone {
 impl<T: AsRef<str>> From<T> for Cell {
     fn from(text: T) -> Self {
         let text = plain(text.as_ref());
-        Self { text: if text.is_empty() { NOTHING.to_owned() } else { text }, tone: Tone::Plain }
+        Self {
+            text: if text.is_empty() { NOTHING.to_owned() } else { text },
+            tone: Tone::Plain,
+        }
     }
 }
 
@@ -220,8 +252,12 @@ mod tests {
     use super::*;
 
     fn sample() -> Table {
-        let mut table =
-            Table::new([Column::text("NAME"), Column::number("N"), Column::text("WHY").optional(), Column::text("END")]);
+        let mut table = Table::new([
+            Column::text("NAME"),
+            Column::number("N"),
+            Column::text("WHY").optional(),
+            Column::text("END"),
+        ]);
         table.row(["a", "1", "", "x"].map(Cell::from));
         table.row(["longer", "12345", "", ""].map(Cell::from));
         table
@@ -241,7 +277,13 @@ mod tests {
     fn colour_does_not_move_columns() {
         let mut table = sample();
         table.rows[0][0].tone = Tone::Bad;
-        assert_eq!(table.render(Colour::On).replace("\x1b[31m", "").replace("\x1b[0m", ""), sample().render(Colour::Off));
+        assert_eq!(
+            table
+                .render(Colour::On)
+                .replace("\x1b[31m", "")
+                .replace("\x1b[0m", ""),
+            sample().render(Colour::Off)
+        );
     }
 
     #[test]
@@ -253,6 +295,9 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_no_control_characters_from_outside() {
-        assert_eq!(Cell::from("evil\x1b]0;title\x07").text, "evil\\u{1b}]0;title\\u{7}");
+        assert_eq!(
+            Cell::from("evil\x1b]0;title\x07").text,
+            "evil\\u{1b}]0;title\\u{7}"
+        );
     }
 }

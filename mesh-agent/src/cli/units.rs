@@ -16,7 +16,11 @@ pub(super) fn duration(micros: u64) -> String {
         0 => format!("{}ms", micros / 1_000),
         1..60 => {
             let tenths = micros % MICROS_PER_SECOND / 100_000;
-            if tenths == 0 { format!("{seconds}s") } else { format!("{seconds}.{tenths}s") }
+            if tenths == 0 {
+                format!("{seconds}s")
+            } else {
+                format!("{seconds}.{tenths}s")
+            }
         }
         60..3_600 => pair(seconds / 60, "m", seconds % 60, "s"),
         3_600..86_400 => pair(seconds / 3_600, "h", seconds % 3_600 / 60, "m"),
@@ -47,7 +51,13 @@ pub(super) fn bytes(count: u64) -> String {
 pub(super) fn time_of_day(micros: u64) -> String {
     let millis = micros / 1_000;
     let (seconds, minutes, hours) = (millis / 1_000, millis / 60_000, millis / 3_600_000);
-    format!("{:02}:{:02}:{:02}.{:03}Z", hours % 24, minutes % 60, seconds % 60, millis % 1_000)
+    format!(
+        "{:02}:{:02}:{:02}.{:03}Z",
+        hours % 24,
+        minutes % 60,
+        seconds % 60,
+        millis % 1_000
+    )
 }
 
 /// Date and time in UTC, to the second; empty when unknown.
@@ -56,7 +66,9 @@ pub(super) fn date_and_time(micros: u64) -> String {
     const END: u64 = 253_402_300_799;
     match micros / MICROS_PER_SECOND {
         0 => String::new(),
-        seconds => humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.min(END))).to_string(),
+        seconds => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds.min(END))).to_string()
+        }
     }
 }
 

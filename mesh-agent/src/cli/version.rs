@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{OutputArgs, View},
+    output::{self, OutputArgs, View},
     table::{Colour, Detail, plain},
 };
 use crate::admin::proto::{VersionReply, VersionRequest};
@@ -42,9 +42,16 @@ impl VersionArgs {
         let agent = match asked {
             Ok(reply) => Some(reply),
             Err(Failure::NotRunning { .. }) => None,
-            Err(other) => return Err(other),
+            // The client's own version is still an answer.
+            Err(other) => {
+                output::note(&other.message());
+                None
+            }
         };
-        let client = Build { version: env!("CARGO_PKG_VERSION"), abi: mesh_common::kernel::ABI_VERSION };
+        let client = Build {
+            version: env!("CARGO_PKG_VERSION"),
+            abi: mesh_common::kernel::ABI_VERSION,
+        };
         self.output.show(&Versions { client, agent })
     }
 }
@@ -53,8 +60,11 @@ impl View for Versions {
     fn text(&self, _: Detail, _: Colour) -> String {
         let agent = match &self.agent {
             Some(agent) => format!("{} (ABI {}, pid {})", plain(&agent.version), agent.abi, agent.pid),
-            None => "not running".to_owned(),
+            None => "none answers".to_owned(),
         };
-        format!("client   {} (ABI {})\nagent    {agent}\n", self.client.version, self.client.abi)
+        format!(
+            "client   {} (ABI {})\nagent    {agent}\n",
+            self.client.version, self.client.abi
+        )
     }
 }

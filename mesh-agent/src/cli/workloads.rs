@@ -30,7 +30,10 @@ pub(super) struct WorkloadsArgs {
 
 impl WorkloadsArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let request = ListWorkloadsRequest { name: self.name, local: self.local };
+        let request = ListWorkloadsRequest {
+            name: self.name,
+            local: self.local,
+        };
         let reply = self.agent.ask(|mut agent| async move {
             Ok::<_, Failure>(agent.list_workloads(request).await?.into_inner())
         })?;
@@ -83,8 +86,11 @@ impl Workload {
             Cell::from(&self.key),
             Cell::from(&self.node),
             Cell::from(Enrolment::word_of(self.enrolment)).tone(tone),
-            Cell::from(if self.ready { "yes" } else { "no" })
-                .tone(if self.ready { Tone::Plain } else { Tone::Doubtful }),
+            Cell::from(if self.ready { "yes" } else { "no" }).tone(if self.ready {
+                Tone::Plain
+            } else {
+                Tone::Doubtful
+            }),
             Cell::from(self.addresses.join(",")),
             Cell::from(self.connections_out.to_string()),
             Cell::from(self.connections_in.to_string()),
@@ -93,8 +99,16 @@ impl Workload {
     }
 
     fn wide_cells(&self) -> Vec<Cell> {
-        let labels: Vec<String> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let cookie = if self.netns_cookie == 0 { String::new() } else { self.netns_cookie.to_string() };
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let cookie = if self.netns_cookie == 0 {
+            String::new()
+        } else {
+            self.netns_cookie.to_string()
+        };
         vec![
             Cell::from(&self.service_account),
             Cell::from(ports(&self.ports)),
@@ -108,8 +122,16 @@ impl Workload {
 /// `80->8080/http`, `5432`, …
 pub(super) fn ports(ports: &[Port]) -> String {
     let one = |port: &Port| {
-        let target = if port.target_port.is_empty() { String::new() } else { format!("->{}", port.target_port) };
-        let protocol = if port.app_protocol.is_empty() { String::new() } else { format!("/{}", port.app_protocol) };
+        let target = if port.target_port.is_empty() {
+            String::new()
+        } else {
+            format!("->{}", port.target_port)
+        };
+        let protocol = if port.app_protocol.is_empty() {
+            String::new()
+        } else {
+            format!("/{}", port.app_protocol)
+        };
         format!("{}{target}{protocol}", port.port)
     };
     ports.iter().map(one).collect::<Vec<_>>().join(",")
