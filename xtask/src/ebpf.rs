@@ -6,6 +6,8 @@
 //! Invariant: the object depends on the sources and the compiler alone, not on where the checkout, cargo's registry
 //! or the library's sources lie, and the file is replaced only by different bytes.
 
+mod wrapper;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +18,8 @@ use anyhow::{Context, Result, bail};
 use crate::process::{find_program, run};
 use crate::repo::{Repo, cargo_home};
 use crate::toolchain::{self, Toolchain};
+
+pub(crate) use self::wrapper::become_rustc;
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -53,16 +57,21 @@ pub(crate) fn build(repo: &Repo) -> Result<()> {
 /// Lints the kernel half, with its own compiler's clippy if there is one, else with the compiler alone.
 pub(crate) fn lint(repo: &Repo) -> Result<()> {
     let toolchain = Toolchain::choose()?;
-    let mut cargo = cargo(repo, &toolchain)?;
-    if toolchain.companion("cargo-clippy").is_some() && toolchain.companion("clippy-driver").is_some() {
-        cargo.arg("clippy");
+    let companions = ["cargo", "cargo-clippy", "clippy-driver"].map(|program| toolchain.companion(program));
+    let mut cargo = if let [Some(cargo), Some(clippy), Some(_)] = companions {
+        // Called by its path: through `cargo clippy` the search path could find another release's.
+        let mut command = for_kernel(repo, &toolchain, Command::new(clippy))?;
+        command.env("CARGO", cargo).arg("clippy");
+        command
     } else {
         println!(
-            "  the compiler at {} came without clippy: warnings of the compiler alone",
+            "  {} came without clippy: warnings of the compiler alone",
             toolchain.rustc().display()
         );
-        cargo.arg("rustc");
-    }
+        let mut command = cargo(repo, &toolchain)?;
+        command.arg("rustc");
+        command
+    };
     run(cargo
         .args(BUILD_ARGUMENTS)
         .arg("--target-dir")
@@ -107,6 +116,10 @@ fn compile(repo: &Repo) -> Result<Vec<u8>> {
         toolchain.rustc().display(),
         toolchain.llvm()?
     );
+    if registries().is_empty() {
+        // Nothing was downloaded yet: the flags name the directory that this makes.
+        run(cargo(repo, &toolchain)?.args(["fetch", "--locked", "--quiet"]))?;
+    }
     let mut cargo = cargo(repo, &toolchain)?;
     cargo
         .arg("build")
@@ -127,16 +140,20 @@ fn compile(repo: &Repo) -> Result<Vec<u8>> {
     fs::read(&built).with_context(|| format!("cargo left no object at {}", built.display()))
 }
 
-/// The cargo that came with the compiler, set up for the kernel's machine. The variables are set on this child
-/// alone: they would change what every other build does.
+/// The cargo that came with the compiler, or ours.
 fn cargo(repo: &Repo, toolchain: &Toolchain) -> Result<Command> {
+    let cargo = toolchain
+        .companion("cargo")
+        .map_or_else(|| repo.cargo(), Command::new);
+    for_kernel(repo, toolchain, cargo)
+}
+
+/// Sets a cargo up for the kernel's machine. The variables are set on this child alone: they would change what every
+/// other build does.
+fn for_kernel(repo: &Repo, toolchain: &Toolchain, mut cargo: Command) -> Result<Command> {
     let linker = find_program("bpf-linker").context(
         "bpf-linker is not installed: run `cargo xtask setup`, which builds it, or see CONTRIBUTING.md",
     )?;
-    let mut cargo = match toolchain.companion("cargo") {
-        Some(cargo) => Command::new(cargo),
-        None => repo.cargo(),
-    };
     cargo
         .current_dir(repo.ebpf_crate())
         .env("RUSTC", toolchain.rustc())
@@ -151,11 +168,11 @@ fn cargo(repo: &Repo, toolchain: &Toolchain) -> Result<Command> {
         "CARGO_MANIFEST_DIR",
         "CARGO_MANIFEST_PATH",
         "CARGO_TARGET_DIR",
-        "RUSTC_WRAPPER",
         "RUSTC_WORKSPACE_WRAPPER",
     ] {
         cargo.env_remove(name);
     }
+    wrapper::install(&mut cargo)?;
     Ok(cargo)
 }
 
@@ -176,6 +193,14 @@ fn flags(repo: &Repo, toolchain: &Toolchain, linker: &Path) -> OsString {
     // The compiler tries the last one first.
     flags.push(moved(repo.root(), "/nodemesh"));
     flags.push(moved(toolchain.sources(), "/rust"));
+    // Debian's is a link to a directory named after the release.
+    flags.extend(
+        toolchain
+            .sources()
+            .canonicalize()
+            .ok()
+            .map(|sources| moved(&sources, "/rust")),
+    );
     flags.extend(registries().iter().map(|registry| moved(registry, "/registry")));
     flags.join("\x1f".as_ref())
 }

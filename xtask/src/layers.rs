@@ -54,8 +54,10 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("agent", "runtime"),
     // A request ends on an upstream connection; the connection does not know of requests.
     ("http", "upstream"),
-    // Programs attach to the namespaces that node finds.
+    // Programs attach to the namespaces and cgroups that node opens.
     ("kernel", "node"),
+    // For `kernel::raw`, the one module that may make unsafe system calls: a namespace's cookie takes one.
+    ("node", "kernel"),
 ];
 
 struct Floor {

@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask COMMAND` runs this program. Each command lives in a module of its own and is handed the
 //! [`repo::Repo`] it works on; this file only parses and dispatches. To add a command: a module, a variant
-//! of [`Command`], an arm in `main`.
+//! of [`Command`], an arm in `run`.
 //!
 //! Invariant: a command either does all of what it says or ends with a non-zero exit code and a remedy.
 
@@ -14,6 +14,8 @@ mod repo;
 mod setup;
 mod test;
 mod toolchain;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -45,7 +47,22 @@ enum Command {
     Test(test::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Its own lines, without the backtrace that some machines ask of every program.
+            eprintln!("\nerror: {failure}");
+            for cause in failure.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    ebpf::become_rustc()?;
     let arguments = Arguments::parse();
     let repo = Repo::find()?;
     match arguments.command {

@@ -187,16 +187,8 @@ impl Step {
             Self::Deny => {
                 const CHECKS: [&str; 4] = ["check", "bans", "licenses", "sources"];
                 process::run(cargo(&["deny", "--locked"]).args(CHECKS))?;
-                process::run(
-                    cargo(&["deny", "--locked", "--manifest-path", "mesh-ebpf/Cargo.toml"]).args([
-                        "check",
-                        "--config",
-                        "deny.toml",
-                        "bans",
-                        "licenses",
-                        "sources",
-                    ]),
-                )
+                let kernel_half = ["--manifest-path", "mesh-ebpf/Cargo.toml", "--config", "deny.toml"];
+                process::run(cargo(&["deny", "--locked"]).args(kernel_half).args(CHECKS))
             }
             Self::Layers => layers::check(repo),
             Self::Unit => {

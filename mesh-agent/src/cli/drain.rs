@@ -61,6 +61,7 @@ impl DrainArgs {
                 output::note("The agent has ended.");
                 return Ok(());
             }
+            #[expect(clippy::disallowed_methods, reason = "a command serves nobody while it waits")]
             std::thread::sleep(PAUSE);
         }
         Err(Failure::Remedied {
