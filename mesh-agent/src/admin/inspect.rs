@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::broadcast;
 
 use super::proto;
+use crate::telemetry::Flow;
 
 /// A running agent, as the admin API sees it.
 pub trait Inspect: Send + Sync + 'static {
@@ -44,9 +45,9 @@ pub trait Inspect: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct FlowFeed {
     /// What the agent remembers, oldest first.
-    pub recent: Vec<Arc<proto::Flow>>,
+    pub recent: Vec<Arc<Flow>>,
     /// Everything after that.
-    pub live: broadcast::Receiver<Arc<proto::Flow>>,
+    pub live: broadcast::Receiver<Arc<Flow>>,
 }
 
 /// A log filter that cannot be used.

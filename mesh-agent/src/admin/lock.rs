@@ -42,6 +42,11 @@ impl RunDir {
         self.0.join("agent.lock")
     }
 
+    /// Where the agent notes which BPF file system it mounted.
+    pub fn bpffs_note(&self) -> PathBuf {
+        self.0.join("bpffs-mount")
+    }
+
     /// Makes the directory, for the owner alone, unless it is there.
     pub fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)

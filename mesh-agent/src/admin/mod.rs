@@ -19,6 +19,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 mod words;
 
 pub use client::{AdminClient, DialError, dial};

@@ -23,6 +23,7 @@ use super::{
     },
     socket::AdminSocket,
 };
+use crate::telemetry::Flow;
 
 /// Why the admin API is not served.
 #[derive(Debug, Error)]
@@ -159,14 +160,19 @@ impl Admin for Api {
 /// A reader of flows: first what is remembered, then what comes.
 pub(super) struct Watch {
     wanted: proto::WatchFlowsRequest,
-    recent: VecDeque<Arc<proto::Flow>>,
-    live: Option<broadcast::Receiver<Arc<proto::Flow>>>,
+    recent: VecDeque<proto::Flow>,
+    live: Option<broadcast::Receiver<Arc<Flow>>>,
     stop: CancellationToken,
 }
 
 impl Watch {
     pub(super) fn new(wanted: proto::WatchFlowsRequest, feed: FlowFeed, stop: CancellationToken) -> Self {
-        let mut recent: VecDeque<_> = feed.recent.into_iter().filter(|flow| wanted.lets(flow)).collect();
+        let mut recent: VecDeque<_> = feed
+            .recent
+            .iter()
+            .map(|flow| proto::Flow::from(&**flow))
+            .filter(|flow| wanted.lets(flow))
+            .collect();
         let surplus = recent.len().saturating_sub(wanted.last as usize);
         recent.drain(..surplus);
         let live = wanted.follow.then_some(feed.live);
@@ -181,7 +187,7 @@ impl Watch {
     pub(super) async fn step(mut self) -> Option<(Result<proto::WatchFlowsReply, Status>, Self)> {
         let reply = match self.recent.pop_front() {
             Some(flow) => proto::WatchFlowsReply {
-                flow: Some(Arc::unwrap_or_clone(flow)),
+                flow: Some(flow),
                 missed: 0,
             },
             None => self.next().await?,
@@ -198,13 +204,15 @@ impl Watch {
                 received = live.recv() => received,
             };
             match received {
-                Ok(flow) if self.wanted.lets(&flow) => {
-                    return Some(proto::WatchFlowsReply {
-                        flow: Some(Arc::unwrap_or_clone(flow)),
-                        missed: 0,
-                    });
+                Ok(flow) => {
+                    let flow = proto::Flow::from(&*flow);
+                    if self.wanted.lets(&flow) {
+                        return Some(proto::WatchFlowsReply {
+                            flow: Some(flow),
+                            missed: 0,
+                        });
+                    }
                 }
-                Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => {
                     return Some(proto::WatchFlowsReply { flow: None, missed });
                 }
