@@ -85,6 +85,7 @@ impl From<&Flow> for proto::Flow {
     }
 }
 
+/// Whether a last good version is in force is for the caller to say: it knows the snapshot.
 impl From<&Rejection> for proto::RejectedObject {
     fn from(rejection: &Rejection) -> Self {
         Self {
@@ -94,12 +95,12 @@ impl From<&Rejection> for proto::RejectedObject {
             object: rejection
                 .object
                 .as_ref()
-                .map(ToString::to_string)
+                .map(|(kind, key)| format!("{kind} {key}"))
                 .unwrap_or_default(),
             field: rejection.field.clone().unwrap_or_default(),
             reason: rejection.reason.clone(),
             remedy: rejection.remedy.clone(),
-            last_good_in_force: rejection.last_good_in_force,
+            last_good_in_force: false,
         }
     }
 }
