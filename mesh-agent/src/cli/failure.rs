@@ -8,7 +8,7 @@ use std::{error::Error, io, path::PathBuf, process::ExitCode};
 use thiserror::Error;
 
 use super::{output, table::plain};
-use crate::admin::DialError;
+use crate::{admin::DialError, agent::AgentError};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -25,6 +25,9 @@ pub(super) enum Failure {
     /// The agent refused or did not answer.
     #[error("the agent says: {}", .0.message())]
     Agent(tonic::Status),
+    /// The agent did not start, or ended.
+    #[error("{0}")]
+    Run(Box<AgentError>),
     /// The answer cannot be written.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),

@@ -1,13 +1,19 @@
 //! `mesh-agent run`: the arguments of the agent itself.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    num::{NonZeroU16, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use mesh_common::kernel::MAX_WORKERS;
 
 use super::{
     agent::{BPFFS, RUN_DIR},
     failure::Failure,
 };
+use crate::agent::{self, LogFormat, Options};
 
 /// What `run` takes.
 #[derive(Args, Clone, Debug)]
@@ -18,9 +24,9 @@ pub(super) struct RunArgs {
     /// Name of this node; workloads that name it are enrolled here
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
-    /// Data workers, each a thread of its own; as many as processors by default
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=mesh_common::kernel::MAX_WORKERS as i64))]
-    workers: Option<u16>,
+    /// Data workers, each a thread of its own; one a processor by default, at most four
+    #[arg(long, value_name = "N", value_parser = workers)]
+    workers: Option<NonZeroU16>,
     /// Cgroup v2 directory above all pods; found by itself by default
     #[arg(long, value_name = "PATH")]
     pods_cgroup: Option<PathBuf>,
@@ -39,6 +45,9 @@ pub(super) struct RunArgs {
     /// How long open connections may go on after the agent was told to end
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
+    /// How long they may go on after a successor has taken over
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    handover_timeout: Duration,
     /// error, warn, info, debug, trace, or directives like `info,mesh_agent::outbound=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "NODEMESH_LOG")]
     log: String,
@@ -47,22 +56,37 @@ pub(super) struct RunArgs {
     log_format: LogFormat,
 }
 
-/// A form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
 impl RunArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        start(self)
+        agent::run(self.into()).map_err(|error| Failure::Run(Box::new(error)))
     }
 }
 
-fn start(_: RunArgs) -> Result<(), Failure> {
-    Err(Failure::Told)
+impl From<RunArgs> for Options {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            config: args.config,
+            node: args.node,
+            workers: args.workers.map(NonZeroUsize::from),
+            pods_cgroup: args.pods_cgroup,
+            bpffs: args.bpffs,
+            run_dir: args.run_dir,
+            ebpf_object: args.ebpf_object,
+            takeover: args.takeover,
+            drain_timeout: args.drain_timeout,
+            handover_timeout: args.handover_timeout,
+            log: args.log,
+            log_format: args.log_format,
+        }
+    }
+}
+
+/// From one to as many as the kernel half can choose between.
+fn workers(text: &str) -> Result<NonZeroU16, String> {
+    let most = MAX_WORKERS;
+    let fits = |workers: &NonZeroU16| usize::from(workers.get()) <= most;
+    text.parse()
+        .ok()
+        .filter(fits)
+        .ok_or_else(|| format!("use 1 to {most}"))
 }

@@ -11,6 +11,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::resource::{Resource, getrlimit},
+    unistd::geteuid,
 };
 use procfs::process::Process;
 
@@ -55,6 +56,9 @@ fn capabilities() -> Check {
         .filter(|(bit, ..)| effective & (1 << bit) == 0)
         .map(|(_, name, purpose)| format!("{name} (to {purpose})"))
         .collect();
+    if !geteuid().is_root() {
+        return Check::failed(NAME, "not root", "run as root (sudo)");
+    }
     if missing.is_empty() {
         return Check::ok(NAME, "all that are needed");
     }
@@ -65,10 +69,9 @@ fn capabilities() -> Check {
     )
 }
 
-/// Only a hint: what counts is whether the programs load.
+/// The agent refuses older ones; for the others only the programs tell.
 fn kernel_release() -> Check {
     const NAME: &str = "kernel";
-    const REMEDY: &str = "Linux 5.18 is the oldest supported; see the checks of the programs";
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     let mut numbers = release
@@ -78,7 +81,7 @@ fn kernel_release() -> Check {
         (Some(major), Some(minor)) if (major, minor) >= (5, 18) => {
             Check::ok(NAME, format!("Linux {release}"))
         }
-        _ => Check::warning(NAME, format!("Linux {release}"), REMEDY),
+        _ => Check::failed(NAME, format!("Linux {release}"), "use Linux 5.18 or newer"),
     }
 }
 
