@@ -1,10 +1,6 @@
 //! `mesh-agent run`: the arguments of the agent itself.
 
-use std::{
-    num::{NonZeroU16, NonZeroUsize},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
 use mesh_common::kernel::MAX_WORKERS;
@@ -24,9 +20,9 @@ pub(super) struct RunArgs {
     /// Name of this node; workloads that name it are enrolled here
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
-    /// Data workers, each a thread of its own; one a processor by default, at most four
-    #[arg(long, value_name = "N", value_parser = workers)]
-    workers: Option<NonZeroU16>,
+    /// Data workers, each a thread with a core of its own, at most 16; one a core by default, at most 4
+    #[arg(long, value_name = "N", value_parser = worker_count)]
+    workers: Option<NonZeroUsize>,
     /// Cgroup v2 directory above all pods; found by itself by default
     #[arg(long, value_name = "PATH")]
     pods_cgroup: Option<PathBuf>,
@@ -45,7 +41,7 @@ pub(super) struct RunArgs {
     /// How long open connections may go on after the agent was told to end
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
-    /// How long they may go on after a successor has taken over
+    /// How long they may go on after a successor took over; they keep the replaced agent alive
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
     handover_timeout: Duration,
     /// error, warn, info, debug, trace, or directives like `info,mesh_agent::outbound=debug`
@@ -58,35 +54,27 @@ pub(super) struct RunArgs {
 
 impl RunArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        agent::run(self.into()).map_err(|error| Failure::Run(Box::new(error)))
+        let options = Options {
+            config: self.config,
+            node: self.node,
+            workers: self.workers,
+            pods_cgroup: self.pods_cgroup,
+            bpffs: self.bpffs,
+            run_dir: self.run_dir,
+            ebpf_object: self.ebpf_object,
+            takeover: self.takeover,
+            drain_timeout: self.drain_timeout,
+            handover_timeout: self.handover_timeout,
+            log: self.log,
+            log_format: self.log_format,
+        };
+        agent::run(options).map_err(|error| Failure::because("the agent cannot run", error))
     }
 }
 
-impl From<RunArgs> for Options {
-    fn from(args: RunArgs) -> Self {
-        Self {
-            config: args.config,
-            node: args.node,
-            workers: args.workers.map(NonZeroUsize::from),
-            pods_cgroup: args.pods_cgroup,
-            bpffs: args.bpffs,
-            run_dir: args.run_dir,
-            ebpf_object: args.ebpf_object,
-            takeover: args.takeover,
-            drain_timeout: args.drain_timeout,
-            handover_timeout: args.handover_timeout,
-            log: args.log,
-            log_format: args.log_format,
-        }
+fn worker_count(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= MAX_WORKERS => Ok(count),
+        _ => Err(format!("a number from 1 to {MAX_WORKERS} is needed")),
     }
-}
-
-/// From one to as many as the kernel half can choose between.
-fn workers(text: &str) -> Result<NonZeroU16, String> {
-    let most = MAX_WORKERS;
-    let fits = |workers: &NonZeroU16| usize::from(workers.get()) <= most;
-    text.parse()
-        .ok()
-        .filter(fits)
-        .ok_or_else(|| format!("use 1 to {most}"))
 }
