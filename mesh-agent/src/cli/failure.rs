@@ -82,10 +82,14 @@ impl Failure {
 
     /// The error, its causes and the remedy, as lines.
     pub(super) fn message(&self) -> String {
-        let mut text = format!("error: {}", plain(&self.to_string()));
+        let mut text = format!("error: {}", indented(&self.to_string()));
         let mut cause = self.source();
         while let Some(error) = cause {
-            text.push_str(&format!("\n  because: {}", plain(&error.to_string())));
+            let reason = indented(&error.to_string());
+            // Many errors name their cause themselves.
+            if !text.contains(&reason) {
+                text.push_str(&format!("\n  because: {reason}"));
+            }
             cause = error.source();
         }
         if let Some(remedy) = self.remedy() {
@@ -111,6 +115,15 @@ impl Failure {
             _ => None,
         }
     }
+}
+
+/// Text whose further lines are seen to belong to the first.
+fn indented(text: &str) -> String {
+    text.trim_end()
+        .lines()
+        .map(plain)
+        .collect::<Vec<_>>()
+        .join("\n    ")
 }
 
 impl From<DialError> for Failure {
@@ -158,6 +171,12 @@ mod tests {
             failure.message(),
             "error: cannot read it\n  because: the disk burns"
         );
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let failure = Failure::because("no luck: the disk burns", io::Error::other("the disk burns"));
+        assert_eq!(failure.message(), "error: no luck: the disk burns");
     }
 
     #[test]

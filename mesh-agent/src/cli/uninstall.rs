@@ -4,7 +4,9 @@
 //! capture of connections before what serves it; what is not the agent's is left alone; a second run finds nothing.
 
 use std::{
+    ffi::OsString,
     fs, io,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
@@ -54,6 +56,7 @@ impl UninstallArgs {
         let lock = self.lock(&run_dir)?;
         let mut report = Report::default();
         report.take_pins(&self.bpffs)?;
+        report.take_mount(&run_dir);
         report.take_cgroup();
         report.take_run_dir(&run_dir, lock);
         self.output.show(&report)?;
@@ -99,12 +102,8 @@ struct Thing {
 
 impl Report {
     fn take_pins(&mut self, dir: &Path) -> Result<(), Failure> {
-        if !dir.exists() {
-            return Ok(());
-        }
         if !is_bpffs(dir) {
-            // An empty mount point is what an agent leaves that was killed while it mounted.
-            self.note("directory", dir, fs::remove_dir(dir));
+            // No pin can be there.
             return Ok(());
         }
         let pins = Pins::below(dir);
@@ -114,14 +113,24 @@ impl Report {
             }
             self.note("directory", &place, fs::remove_dir(&place));
         }
-        if is_mount_point(dir) {
-            if dir == Path::new("/sys/fs/bpf") {
-                return Ok(());
-            }
-            self.note("mount", dir, umount(dir).map_err(io::Error::from));
+        // A mount point cannot be removed while something is mounted on it.
+        if !is_mount_point(dir) {
+            self.note("directory", dir, fs::remove_dir(dir));
         }
-        self.note("directory", dir, fs::remove_dir(dir));
         Ok(())
+    }
+
+    /// The file system goes only if an agent noted that it had to mount it, and if nobody else has pinned anything
+    /// on it since.
+    fn take_mount(&mut self, run_dir: &RunDir) {
+        let Ok(noted) = fs::read(run_dir.bpffs_note()) else {
+            return;
+        };
+        let point = PathBuf::from(OsString::from_vec(noted));
+        let is_empty = fs::read_dir(&point).is_ok_and(|mut entries| entries.next().is_none());
+        if is_bpffs(&point) && is_empty {
+            self.note("mount", &point, umount(&point).map_err(io::Error::from));
+        }
     }
 
     /// The cgroup an agent makes for itself when it is started in the root.
@@ -138,8 +147,9 @@ impl Report {
         let Some(lock) = lock else {
             return;
         };
-        let socket = run_dir.socket();
-        self.note("socket", &socket, fs::remove_file(&socket));
+        for (what, path) in [("socket", run_dir.socket()), ("note", run_dir.bpffs_note())] {
+            self.note(what, &path, fs::remove_file(&path));
+        }
         self.note("lock", &run_dir.lock(), lock.remove(run_dir));
         self.note("directory", run_dir.path(), fs::remove_dir(run_dir.path()));
     }

@@ -155,6 +155,6 @@ impl View for Programs {
     fn nothing(&self) -> Option<&'static str> {
         self.programs
             .is_empty()
-            .then_some("No programs: nothing is pinned here.")
+            .then_some("No programs are loaded for these pins.")
     }
 }

@@ -11,6 +11,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::resource::{Resource, getrlimit},
+    unistd::geteuid,
 };
 use procfs::process::Process;
 
@@ -55,6 +56,9 @@ fn capabilities() -> Check {
         .filter(|(bit, ..)| effective & (1 << bit) == 0)
         .map(|(_, name, purpose)| format!("{name} (to {purpose})"))
         .collect();
+    if !geteuid().is_root() {
+        return Check::failed(NAME, "not root", "run as root (sudo)");
+    }
     if missing.is_empty() {
         return Check::ok(NAME, "all that are needed");
     }
@@ -65,10 +69,9 @@ fn capabilities() -> Check {
     )
 }
 
-/// Only a hint: what counts is whether the programs load.
+/// The agent refuses older ones; for the others only the programs tell.
 fn kernel_release() -> Check {
     const NAME: &str = "kernel";
-    const REMEDY: &str = "Linux 5.18 is the oldest supported; see the checks of the programs";
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     let mut numbers = release
@@ -78,7 +81,7 @@ fn kernel_release() -> Check {
         (Some(major), Some(minor)) if (major, minor) >= (5, 18) => {
             Check::ok(NAME, format!("Linux {release}"))
         }
-        _ => Check::warning(NAME, format!("Linux {release}"), REMEDY),
+        _ => Check::failed(NAME, format!("Linux {release}"), "use Linux 5.18 or newer"),
     }
 }
 
@@ -143,15 +146,37 @@ fn btf() -> Check {
     }
 }
 
+/// Workloads may be named by a process, whose namespaces only a tracer may look at.
 fn processes() -> Check {
     const NAME: &str = "processes";
-    const OTHER: &str = "/proc/1/ns/net";
-    match fs::read_link(OTHER) {
-        Ok(_) => Check::ok(NAME, "namespaces of other processes can be read"),
-        Err(error) => Check::failed(
+    const REMEDY: &str = "run with CAP_SYS_PTRACE, and in a container with the host's process ids (hostPID)";
+    let own = std::process::id();
+    let processes = match procfs::process::all_processes() {
+        Ok(processes) => processes,
+        Err(error) => return Check::failed(NAME, format!("/proc: {error}"), REMEDY),
+    };
+    let (mut seen, mut hidden) = (0_usize, 0_usize);
+    for process in processes
+        .filter_map(Result::ok)
+        .filter(|process| process.pid().unsigned_abs() != own)
+    {
+        match fs::read_link(format!("/proc/{}/ns/net", process.pid())) {
+            Ok(_) => seen += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => hidden += 1,
+            // It ended meanwhile.
+            Err(_) => {}
+        }
+    }
+    match (seen, hidden) {
+        (0, _) => Check::failed(NAME, "no namespace of another process can be read", REMEDY),
+        (_, 0) => Check::ok(NAME, format!("the namespaces of {seen} others can be read")),
+        _ => Check::warning(
             NAME,
-            format!("{OTHER}: {error}"),
-            "run with CAP_SYS_PTRACE, and in a container with the host's process ids (hostPID)",
+            format!(
+                "the namespaces of {hidden} of {} others are hidden",
+                seen + hidden
+            ),
+            REMEDY,
         ),
     }
 }

@@ -56,7 +56,7 @@ impl CheckArgs {
 /// Everything that was checked.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Whether an agent can run; warnings do not prevent it.
+    /// Whether nothing failed; warnings are no failures.
     ok: bool,
     checks: Vec<Check>,
 }
@@ -157,9 +157,9 @@ impl Report {
             .filter(|check| check.outcome == Outcome::Failed)
             .count()
         {
-            0 => "\nThis machine can run the agent.\n".to_owned(),
-            1 => "\nOne check failed: the agent cannot run here yet.\n".to_owned(),
-            failed => format!("\n{failed} checks failed: the agent cannot run here yet.\n"),
+            0 => "\nEverything the agent needs is here.\n".to_owned(),
+            1 => "\nOne check failed.\n".to_owned(),
+            failed => format!("\n{failed} checks failed.\n"),
         }
     }
 }

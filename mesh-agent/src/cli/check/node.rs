@@ -1,14 +1,17 @@
 //! Whether an agent runs already, and whether the configuration can be used.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use super::Check;
-use crate::admin::RunDir;
+use crate::{
+    admin::RunDir,
+    config::{DirectorySource, Rejection},
+};
 
 /// Everything about this node's agent.
 pub(super) fn checks(run_dir: &Path, config: Option<&Path>) -> Vec<Check> {
     let mut checks = vec![running(&RunDir::new(run_dir))];
-    checks.extend(config.map(directory));
+    checks.extend(config.into_iter().flat_map(configuration));
     checks
 }
 
@@ -29,16 +32,32 @@ fn running(run_dir: &RunDir) -> Check {
     }
 }
 
-fn directory(dir: &Path) -> Check {
+/// Reads it as the agent would, and lists what it would reject.
+fn configuration(dir: &Path) -> Vec<Check> {
     const NAME: &str = "configuration";
-    match fs::read_dir(dir) {
-        Ok(_) => Check::ok(NAME, dir.display().to_string()),
-        Err(error) => Check::failed(
-            NAME,
-            format!("{}: {error}", dir.display()),
-            "name a directory of YAML files that this user may read",
-        ),
-    }
+    let update = match DirectorySource::open(dir) {
+        Ok((_, update)) => update,
+        Err(error) => {
+            let remedy = "name a directory of YAML files that this user may read";
+            return vec![Check::failed(NAME, error.to_string(), remedy)];
+        }
+    };
+    let taken = update.changes.len();
+    let found = format!(
+        "{}: {taken} objects, {} of other kinds",
+        dir.display(),
+        update.ignored.len()
+    );
+    let mut checks = vec![Check::ok(NAME, found)];
+    checks.extend(update.rejections.into_iter().map(|rejection| {
+        let remedy = rejection.remedy.clone();
+        let found = Rejection {
+            remedy: String::new(),
+            ..rejection
+        };
+        Check::failed(NAME, found.to_string(), remedy)
+    }));
+    checks
 }
 
 #[cfg(test)]
@@ -57,6 +76,24 @@ mod tests {
 
     #[test]
     fn an_absent_directory_fails() {
-        assert_eq!(directory(Path::new("/nonexistent")).outcome, Outcome::Failed);
+        assert_eq!(
+            configuration(Path::new("/nonexistent"))[0].outcome,
+            Outcome::Failed
+        );
+    }
+
+    #[test]
+    fn every_rejected_object_is_a_line_with_its_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("bad.yaml"),
+            "apiVersion: v1\nkind: Service\nmetadata: {name: 7, nmae: x}\n",
+        )
+        .unwrap();
+        let checks = configuration(dir.path());
+        assert_eq!(checks[0].outcome, Outcome::Ok);
+        assert_eq!(checks[1].outcome, Outcome::Failed);
+        assert!(checks[1].found.contains("bad.yaml:3"), "{:?}", checks[1]);
+        assert!(!checks[1].remedy.as_deref().unwrap().is_empty());
     }
 }
