@@ -18,6 +18,7 @@ mod mesh;
 mod network;
 mod process;
 pub mod programs;
+pub mod traffic;
 
 pub use agent::{Agent, AgentStart};
 pub use capture::{Capture, Packet, Wire};
