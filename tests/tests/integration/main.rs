@@ -8,6 +8,11 @@
     reason = "a test ends at its first surprise"
 )]
 
+mod captured;
 mod checks;
 mod direct;
 mod harness;
+mod outside;
+mod refusals;
+mod restart;
+mod sustained;

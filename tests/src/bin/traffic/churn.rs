@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    path::PathBuf,
     str::FromStr,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -37,6 +38,9 @@ pub(crate) struct Churn {
     /// How many at once.
     #[arg(long, default_value_t = 1)]
     parallel: usize,
+    /// End when this file exists.
+    #[arg(long)]
+    until: Option<PathBuf>,
     /// How long one connection may take.
     #[arg(long, default_value_t = 10_000)]
     timeout_ms: u64,
@@ -108,7 +112,10 @@ impl Churn {
         let end = begin + Duration::from_secs(self.seconds);
         while !stop.load(Ordering::Relaxed) {
             let turn = next.fetch_add(1, Ordering::Relaxed);
-            if turn >= self.count || Instant::now() >= end {
+            if turn >= self.count
+                || Instant::now() >= end
+                || self.until.as_ref().is_some_and(|file| file.exists())
+            {
                 break;
             }
             if let Some(rate) = self.rate {
