@@ -44,6 +44,7 @@ pub struct Agent {
 struct Client {
     node: String,
     socket: PathBuf,
+    run_dir: PathBuf,
     bpffs: PathBuf,
     binary: PathBuf,
 }
@@ -66,7 +67,7 @@ impl<'a> AgentStart<'a> {
     /// Starts the agent without waiting for anything.
     pub fn spawn(self) -> Result<Agent> {
         let node = self.node;
-        let binary = binary()?;
+        let binary = agent_binary()?;
         let process = node
             .command(&binary)
             .named(&format!("agent-of-{}", node.name()))
@@ -80,12 +81,7 @@ impl<'a> AgentStart<'a> {
             .arg(node.run_dir())
             .args(self.args)
             .spawn()?;
-        let client = Client {
-            node: node.name().to_owned(),
-            socket: node.run_dir().join("agent.sock"),
-            bpffs: node.bpffs(),
-            binary,
-        };
+        let client = Client::of(node, binary);
         Ok(Agent { process, client })
     }
 
@@ -180,6 +176,27 @@ impl Agent {
         self.client.ask(args)
     }
 
+    /// How many entries a pinned map holds.
+    pub fn map_entries(&self, name: &str) -> Result<u64> {
+        self.client.map_entries(name)
+    }
+
+    /// How many connections it has open.
+    pub fn connections(&self) -> Result<u64> {
+        let answer = self.ask(&["connections"])?;
+        answer["total"]
+            .as_u64()
+            .with_context(|| format!("no total in {answer}"))
+    }
+
+    /// How many connections it has accepted since its start.
+    pub fn accepted(&self) -> Result<u64> {
+        let answer = self.ask(&["status"])?;
+        answer["totals"]["accepted"]
+            .as_u64()
+            .with_context(|| format!("no totals in {answer}"))
+    }
+
     /// The names of the workloads that are enrolled now.
     pub fn enrolled(&self) -> Result<BTreeSet<String>> {
         self.client.enrolled()
@@ -189,22 +206,32 @@ impl Agent {
 impl Node {
     /// Runs a subcommand of the CLI for this node, whether or not an agent runs.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        let client = Client {
-            node: self.name().to_owned(),
-            socket: self.run_dir().join("agent.sock"),
-            bpffs: self.bpffs(),
-            binary: binary()?,
-        };
-        client.cli(args)
+        Client::of(self, agent_binary()?).cli(args)
     }
 }
 
 impl Client {
+    fn of(node: &Node, binary: PathBuf) -> Self {
+        Self {
+            node: node.name().to_owned(),
+            socket: node.run_dir().join("agent.sock"),
+            run_dir: node.run_dir(),
+            bpffs: node.bpffs(),
+            binary,
+        }
+    }
+
     fn cli(&self, args: &[&str]) -> Result<Output> {
-        let output = std::process::Command::new(&self.binary)
-            .args(args)
-            .env("NODEMESH_SOCKET", &self.socket)
-            .env("NODEMESH_BPFFS", &self.bpffs)
+        let mut command = std::process::Command::new(&self.binary);
+        command.args(args).env("NODEMESH_SOCKET", &self.socket);
+        match args.first() {
+            Some(&("bpf" | "uninstall" | "check")) => command.arg("--bpffs").arg(&self.bpffs),
+            _ => &mut command,
+        };
+        if let Some("uninstall" | "check" | "drain") = args.first().copied() {
+            command.arg("--run-dir").arg(&self.run_dir);
+        }
+        let output = command
             .output()
             .with_context(|| format!("starting {}", self.binary.display()))?;
         Ok(Output {
@@ -217,6 +244,20 @@ impl Client {
 
     fn ask(&self, args: &[&str]) -> Result<Value> {
         self.cli(&[args, &["-o", "json"]].concat())?.ok()?.json()
+    }
+
+    fn map_entries(&self, name: &str) -> Result<u64> {
+        let answer = self.ask(&["bpf", "maps"])?;
+        let maps = answer["maps"]
+            .as_array()
+            .with_context(|| format!("no maps in {answer}"))?;
+        let map = maps
+            .iter()
+            .find(|map| map["name"] == name)
+            .with_context(|| format!("no {name} in {answer}"))?;
+        map["entries"]
+            .as_u64()
+            .with_context(|| format!("no count in {map}"))
     }
 
     fn readiness(&self, pid: u64, node: &Node) -> Result<()> {
@@ -234,21 +275,19 @@ impl Client {
 
     fn enrolled(&self) -> Result<BTreeSet<String>> {
         let answer = self.ask(&["workloads"])?;
-        let list = answer
+        let workloads = answer["workloads"]
             .as_array()
-            .or_else(|| answer["workloads"].as_array())
-            .context("no list of workloads")?;
-        Ok(list
+            .with_context(|| format!("no workloads in {answer}"))?;
+        Ok(workloads
             .iter()
-            .filter(|workload| workload["state"] == "enrolled")
-            .filter_map(|workload| workload["name"].as_str())
-            .map(|name| name.rsplit('/').next().unwrap_or(name).to_owned())
+            .filter(|workload| workload["enrolment"] == "enrolled")
+            .filter_map(|workload| Some(workload["key"].as_str()?.rsplit_once('/')?.1.to_owned()))
             .collect())
     }
 }
 
 /// The agent's binary.
-fn binary() -> Result<PathBuf> {
+pub fn agent_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("NODEMESH_AGENT") {
         return Ok(path.into());
     }

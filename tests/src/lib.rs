@@ -18,8 +18,9 @@ mod mesh;
 mod network;
 mod process;
 pub mod programs;
+pub mod traffic;
 
-pub use agent::{Agent, AgentStart};
+pub use agent::{Agent, AgentStart, agent_binary};
 pub use capture::{Capture, Packet, Wire};
 pub use manifest::{Pod, Service};
 pub use mesh::{LivePod, LiveService, Mesh, MeshBuilder, Node};

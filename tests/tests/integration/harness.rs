@@ -1,5 +1,4 @@
 //! The harness itself: the network it lays is whole, and nothing of it stays behind.
-#![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
 use std::{
     env, fs,
@@ -186,7 +185,7 @@ fn nothing_stays_behind_after_signals_and_the_next_mesh_sweeps_after_a_kill() {
         return;
     }
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
-        let name = "nothing_stays_behind_after_signals_and_the_next_mesh_sweeps_after_a_kill";
+        let name = "harness::nothing_stays_behind_after_signals_and_the_next_mesh_sweeps_after_a_kill";
         let mut child = std::process::Command::new(env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(CHILD, "1")
