@@ -8,6 +8,7 @@
 //! Invariant: an update is sent only if something differs from the one before.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -28,7 +29,12 @@ use super::{Directory, File, Rejection, Update};
 pub struct DirectorySource {
     path: PathBuf,
     directory: Directory,
+    /// The reading that was taken in last.
+    fingerprint: u64,
+    /// What was wrong in it.
     last: Update,
+    settle: Duration,
+    rescan: Duration,
 }
 
 /// Why a configuration directory cannot be used at all.
@@ -59,7 +65,8 @@ pub enum SourceError {
 impl DirectorySource {
     /// Reads the directory for the first time. The update holds everything that is in it.
     pub fn open(path: &Path) -> Result<(Self, Update), SourceError> {
-        let files = read(path)?;
+        let Reading { files, fingerprint } = Reading::of(path);
+        let files = files?;
         let mut directory = Directory::new();
         let update = directory.load(&files);
         let last = Update {
@@ -70,7 +77,10 @@ impl DirectorySource {
             Self {
                 path: path.to_owned(),
                 directory,
+                fingerprint,
                 last,
+                settle: SETTLE,
+                rescan: RESCAN,
             },
             update,
         ))
@@ -78,44 +88,49 @@ impl DirectorySource {
 
     /// Sends an update whenever the directory says something else, until `stop` is cancelled or nobody listens.
     pub async fn run(mut self, updates: mpsc::Sender<Update>, stop: CancellationToken) {
-        let (wake, mut woken) = mpsc::channel(1);
-        let mut watch = Watch::new(&self.path, wake);
-        // Look again at once: something may have changed between `open` and the watch.
-        let mut next = Instant::now();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(()) = woken.recv() => next = next.min(Instant::now() + DEBOUNCE),
-                () = sleep_until(next) => {
-                    // Events from here on are news again, even if this look sees what they tell.
-                    while woken.try_recv().is_ok() {}
-                    watch.renew();
-                    let Some((source, update)) = self.look().await else { return };
-                    self = source;
-                    if let Some(update) = update
-                        && updates.send(update).await.is_err()
-                    {
-                        return;
-                    }
-                    next = Instant::now() + RESCAN;
+        let look = async {
+            let (wake, mut woken) = mpsc::channel(1);
+            let mut watch = Watch::new(&self.path, wake);
+            loop {
+                // The first look is at once: something may have changed between `open` and the watch.
+                watch.renew();
+                let reading = self.settled().await?;
+                if let Some(update) = self.refresh(reading) {
+                    updates.send(update).await.ok()?;
                 }
+                // An event during the look is waiting already and ends the pause at once.
+                let _ = timeout(self.rescan, woken.recv()).await;
+            }
+        };
+        let _: Option<Option<()>> = stop.run_until_cancelled(look).await;
+    }
+
+    /// Reads the directory, and if it says something new, again until two readings agree: a file that is being
+    /// written is not taken for what it will be. `None` if the runtime is going down.
+    async fn settled(&self) -> Option<Reading> {
+        let mut reading = Reading::take(self.path.clone()).await?;
+        for _ in 0..MOST_READINGS {
+            if reading.fingerprint == self.fingerprint {
+                break;
+            }
+            sleep(self.settle).await;
+            let again = Reading::take(self.path.clone()).await?;
+            let settled = again.fingerprint == reading.fingerprint;
+            reading = again;
+            if settled {
+                break;
             }
         }
+        Some(reading)
     }
 
-    /// Reads the directory on a thread that may block. `None` if the runtime is going down.
-    async fn look(self) -> Option<(Self, Option<Update>)> {
-        let look = tokio::task::spawn_blocking(move || {
-            let mut source = self;
-            let update = source.refresh();
-            (source, update)
-        });
-        look.await.ok()
-    }
-
-    /// Reads the directory again and returns what differs, if anything does.
-    fn refresh(&mut self) -> Option<Update> {
-        let update = match read(&self.path) {
+    /// Takes in a reading and returns what differs from the one before, if anything does.
+    fn refresh(&mut self, reading: Reading) -> Option<Update> {
+        if reading.fingerprint == self.fingerprint {
+            return None;
+        }
+        self.fingerprint = reading.fingerprint;
+        let update = match reading.files {
             Ok(files) => self.directory.load(&files),
             Err(error) => {
                 let mut rejections = vec![directory_rejection(&self.path, &error)];
@@ -142,8 +157,41 @@ impl DirectorySource {
     }
 }
 
-/// Quiet time after an event, so that a burst of them is looked at once.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// What one look at the directory saw.
+#[derive(Debug)]
+struct Reading {
+    files: Result<Vec<File>, SourceError>,
+    fingerprint: u64,
+}
+
+impl Reading {
+    /// Reads on a thread that may block. `None` if the runtime is going down.
+    async fn take(path: PathBuf) -> Option<Self> {
+        tokio::task::spawn_blocking(move || Self::of(&path)).await.ok()
+    }
+
+    fn of(path: &Path) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let mut files = read(path);
+        match &mut files {
+            Ok(files) => {
+                files.sort_by(|a, b| a.name.cmp(&b.name));
+                files.hash(&mut hasher);
+            }
+            Err(error) => error.to_string().hash(&mut hasher),
+        }
+        Self {
+            files,
+            fingerprint: hasher.finish(),
+        }
+    }
+}
+
+/// The time between two readings that must agree; also makes one update of a burst of edits.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How often a directory that never comes to rest is read before it is taken as it is.
+const MOST_READINGS: usize = 20;
 
 /// The longest time between two looks.
 const RESCAN: Duration = Duration::from_secs(5);
