@@ -1,4 +1,19 @@
-//! x
+//! The Nodemesh node agent.
+//!
+//! A connection enters at [`listener`] and leaves at [`upstream`]; each floor depends only on the ones below it.
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod agent;
 pub mod balance;
+pub mod cli;
 pub mod config;
+pub mod inbound;
+pub mod kernel;
+pub mod listener;
+pub mod node;
+pub mod outbound;
+pub mod runtime;
 pub mod state;
+pub mod telemetry;
+pub mod upstream;

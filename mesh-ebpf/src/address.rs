@@ -9,7 +9,11 @@ use aya_ebpf::{
 };
 use mesh_common::kernel::{Ip, SockAddr, SocketRecord};
 
-use crate::{exempt, maps::SOCKETS};
+use crate::{
+    ctx::{field, set},
+    exempt,
+    maps::SOCKETS,
+};
 
 #[cgroup_sock_addr(getpeername4)]
 fn on_getpeername4(ctx: SockAddrContext) -> i32 {
@@ -64,24 +68,34 @@ fn on_getsockname6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn shown4(ctx: &SockAddrContext) -> SockAddr {
     // SAFETY: the context is valid for the program's run.
-    let addr = unsafe { &*ctx.sock_addr };
-    SockAddr::new(Ip::v4(addr.user_ip4), u16::from_be(addr.user_port as u16))
+    let (ip, port) = unsafe { (field!(ctx.sock_addr, user_ip4), field!(ctx.sock_addr, user_port)) };
+    SockAddr::new(Ip::v4(ip), u16::from_be(port as u16))
 }
 
 #[inline(always)]
 fn shown6(ctx: &SockAddrContext) -> SockAddr {
+    let c = ctx.sock_addr;
     // SAFETY: the context is valid for the program's run.
-    let addr = unsafe { &*ctx.sock_addr };
-    let ip = [addr.user_ip6[0], addr.user_ip6[1], addr.user_ip6[2], addr.user_ip6[3]];
-    SockAddr::new(Ip(ip), u16::from_be(addr.user_port as u16))
+    let (ip, port) = unsafe {
+        (
+            [
+                field!(c, user_ip6[0]),
+                field!(c, user_ip6[1]),
+                field!(c, user_ip6[2]),
+                field!(c, user_ip6[3]),
+            ],
+            field!(c, user_port),
+        )
+    };
+    SockAddr::new(Ip(ip), u16::from_be(port as u16))
 }
 
 #[inline(always)]
 fn write4(ctx: &SockAddrContext, addr: SockAddr) {
     // SAFETY: both fields are writable in these hooks.
     unsafe {
-        (*ctx.sock_addr).user_ip4 = addr.ip.v4_word();
-        (*ctx.sock_addr).user_port = u32::from(addr.port.to_be());
+        set!(ctx.sock_addr, user_ip4, addr.ip.v4_word());
+        set!(ctx.sock_addr, user_port, u32::from(addr.port.to_be()));
     }
 }
 
@@ -89,11 +103,11 @@ fn write4(ctx: &SockAddrContext, addr: SockAddr) {
 fn write6(ctx: &SockAddrContext, addr: SockAddr) {
     // SAFETY: the fields are writable in these hooks.
     unsafe {
-        (*ctx.sock_addr).user_ip6[0] = addr.ip.0[0];
-        (*ctx.sock_addr).user_ip6[1] = addr.ip.0[1];
-        (*ctx.sock_addr).user_ip6[2] = addr.ip.0[2];
-        (*ctx.sock_addr).user_ip6[3] = addr.ip.0[3];
-        (*ctx.sock_addr).user_port = u32::from(addr.port.to_be());
+        set!(ctx.sock_addr, user_ip6[0], addr.ip.0[0]);
+        set!(ctx.sock_addr, user_ip6[1], addr.ip.0[1]);
+        set!(ctx.sock_addr, user_ip6[2], addr.ip.0[2]);
+        set!(ctx.sock_addr, user_ip6[3], addr.ip.0[3]);
+        set!(ctx.sock_addr, user_port, u32::from(addr.port.to_be()));
     }
 }
 
@@ -103,7 +117,12 @@ fn record_of(ctx: &SockAddrContext) -> Option<&SocketRecord> {
     let sk = socket(ctx)?;
     // SAFETY: not null; without the create flag an absent record is null.
     let record = unsafe {
-        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            0,
+        )
     }
     .cast::<SocketRecord>();
     if record.is_null() || exempt::is_agent() {

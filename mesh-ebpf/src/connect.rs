@@ -21,6 +21,7 @@ use mesh_common::kernel::{
 };
 
 use crate::{
+    ctx::{field, set},
     exempt,
     maps::{EVENTS, LOADS, PODS, SOCKETS},
 };
@@ -36,11 +37,15 @@ const FAIL: i32 = 0;
 
 #[cgroup_sock_addr(connect4)]
 fn on_connect4(ctx: SockAddrContext) -> i32 {
-    // SAFETY: the context is valid for the program's run. Every field is read here, before any branch: the
-    // verifier rejects a context pointer that two branches modified.
+    let c = ctx.sock_addr;
+    // SAFETY: the context is valid for the program's run.
     let (ip, port, kind, protocol) = unsafe {
-        let addr = &*ctx.sock_addr;
-        (addr.user_ip4, addr.user_port, addr.type_, addr.protocol)
+        (
+            field!(c, user_ip4),
+            field!(c, user_port),
+            field!(c, type_),
+            field!(c, protocol),
+        )
     };
     let dialled = SockAddr::new(Ip::v4(ip), u16::from_be(port as u16));
     match capture(&ctx, dialled, kind, protocol) {
@@ -49,8 +54,8 @@ fn on_connect4(ctx: SockAddrContext) -> i32 {
         Verdict::Redirect(via) => {
             // SAFETY: as above; both fields are writable in connect hooks.
             unsafe {
-                (*ctx.sock_addr).user_ip4 = via.ip.v4_word();
-                (*ctx.sock_addr).user_port = u32::from(via.port.to_be());
+                set!(c, user_ip4, via.ip.v4_word());
+                set!(c, user_port, u32::from(via.port.to_be()));
             }
             PROCEED
         }
@@ -59,14 +64,19 @@ fn on_connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 fn on_connect6(ctx: SockAddrContext) -> i32 {
+    let c = ctx.sock_addr;
     // SAFETY: as in `on_connect4`.
     let (ip, port, kind, protocol) = unsafe {
-        let addr = &*ctx.sock_addr;
         (
-            [addr.user_ip6[0], addr.user_ip6[1], addr.user_ip6[2], addr.user_ip6[3]],
-            addr.user_port,
-            addr.type_,
-            addr.protocol,
+            [
+                field!(c, user_ip6[0]),
+                field!(c, user_ip6[1]),
+                field!(c, user_ip6[2]),
+                field!(c, user_ip6[3]),
+            ],
+            field!(c, user_port),
+            field!(c, type_),
+            field!(c, protocol),
         )
     };
     let dialled = SockAddr::new(Ip(ip), u16::from_be(port as u16));
@@ -76,11 +86,11 @@ fn on_connect6(ctx: SockAddrContext) -> i32 {
         Verdict::Redirect(via) => {
             // SAFETY: as in `on_connect4`.
             unsafe {
-                (*ctx.sock_addr).user_ip6[0] = via.ip.0[0];
-                (*ctx.sock_addr).user_ip6[1] = via.ip.0[1];
-                (*ctx.sock_addr).user_ip6[2] = via.ip.0[2];
-                (*ctx.sock_addr).user_ip6[3] = via.ip.0[3];
-                (*ctx.sock_addr).user_port = u32::from(via.port.to_be());
+                set!(c, user_ip6[0], via.ip.0[0]);
+                set!(c, user_ip6[1], via.ip.0[1]);
+                set!(c, user_ip6[2], via.ip.0[2]);
+                set!(c, user_ip6[3], via.ip.0[3]);
+                set!(c, user_port, u32::from(via.port.to_be()));
             }
             PROCEED
         }
@@ -107,7 +117,7 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
     // SAFETY: the verifier knows the field as a socket or null.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     if sk.is_null() {
-        return refuse(netns, pod, dialled);
+        return refuse(netns, pod, &dialled);
     }
     // SAFETY: not null; the field is readable.
     let device = unsafe { (*sk).bound_dev_if };
@@ -118,12 +128,16 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
     }
     if protocol != IPPROTO_TCP {
         // SCTP and the like are the receiver's to refuse; of MPTCP the record would not reach the agent.
-        return if protocol == IPPROTO_MPTCP { refuse(netns, pod, dialled) } else { Verdict::Leave };
+        return if protocol == IPPROTO_MPTCP {
+            refuse(netns, pod, &dialled)
+        } else {
+            Verdict::Leave
+        };
     }
 
     let hash = hash(&dialled);
     let Some(port) = least_loaded_port(pod, hash) else {
-        return refuse(netns, pod, dialled);
+        return refuse(netns, pod, &dialled);
     };
     let own = if dialled.ip.is_v4() { pod.ip4 } else { pod.ip6 };
     let ip = if device != 0 && !own.is_unspecified() {
@@ -146,7 +160,7 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
     }
     .cast::<SocketRecord>();
     if record.is_null() {
-        return refuse(netns, pod, dialled);
+        return refuse(netns, pod, &dialled);
     }
     // SAFETY: not null, and of the map's value type; only this system call writes it.
     unsafe {
@@ -158,36 +172,52 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
         (*record).cgroup = bpf_get_current_cgroup_id();
         (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*record).comm = bpf_get_current_comm().unwrap_or_default();
-        emit(EventKind::Captured, netns, pod, dialled, (*record).cookie);
     }
     Verdict::Redirect(via)
 }
 
 /// Refuses the connection as a closed port would, which every program knows how to handle.
-#[inline(always)]
-fn refuse(netns: u64, pod: &PodEntry, dialled: SockAddr) -> Verdict {
+#[inline(never)]
+fn refuse(netns: u64, pod: &PodEntry, dialled: &SockAddr) -> Verdict {
     // SAFETY: allowed in connect hooks.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
-    emit(EventKind::Refused, netns, pod, dialled, 0);
+    let Some(mut entry) = EVENTS.reserve_untyped::<FlowEvent>(0) else {
+        return Verdict::Refuse;
+    };
+    let own = if dialled.ip.is_v4() { pod.ip4 } else { pod.ip6 };
+    // SAFETY: the helpers only read the current task and the clock.
+    let event = unsafe {
+        FlowEvent {
+            time: bpf_ktime_get_ns(),
+            netns,
+            pod: pod.pod,
+            kind: EventKind::Refused as u32,
+            src: SockAddr::new(own, 0),
+            dst: *dialled,
+            pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+            reserved: 0,
+            cookie: 0,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+        }
+    };
+    entry.write(event);
+    entry.submit(BPF_RB_NO_WAKEUP.into());
     Verdict::Refuse
 }
 
 /// The listener port of the worker with the fewest connections; among equals the one the hash names.
 #[inline(always)]
 fn least_loaded_port(pod: &PodEntry, hash: u32) -> Option<u16> {
-    let workers = pod.workers;
-    if workers == 0 || workers > MAX_WORKERS as u32 {
-        return None;
-    }
-    let worker = least_loaded(workers, hash);
+    let worker = least_loaded(pod.workers, hash)?;
     // Masked for the verifier: the bound does not survive the loop.
     Some(pod.ports[worker as usize & (MAX_WORKERS - 1)])
 }
 
-/// The worker with the fewest connections, starting the search at `hash` so that equals share the load.
+/// The worker with the fewest connections; the search starts at `hash`, so that equals share the load.
+/// `None` without workers.
 #[inline(always)]
-pub fn least_loaded(workers: u32, hash: u32) -> u32 {
-    let mut best = hash % workers;
+pub fn least_loaded(workers: u32, hash: u32) -> Option<u32> {
+    let mut best = hash.checked_rem(workers)?;
     let mut least = LOADS.get(best).copied().unwrap_or(0);
     let mut i = 0;
     while i < MAX_WORKERS as u32 {
@@ -201,14 +231,20 @@ pub fn least_loaded(workers: u32, hash: u32) -> u32 {
         }
         i += 1;
     }
-    best
+    Some(best)
 }
 
 /// FNV-1a over the destination's words.
 #[inline(always)]
 fn hash(dst: &SockAddr) -> u32 {
     let mut hash: u32 = 0x811c_9dc5;
-    let words = [dst.ip.0[0], dst.ip.0[1], dst.ip.0[2], dst.ip.0[3], u32::from(dst.port)];
+    let words = [
+        dst.ip.0[0],
+        dst.ip.0[1],
+        dst.ip.0[2],
+        dst.ip.0[3],
+        u32::from(dst.port),
+    ];
     let mut i = 0;
     while i < 5 {
         hash = (hash ^ words[i]).wrapping_mul(0x0100_0193);
@@ -223,29 +259,4 @@ fn hash(dst: &SockAddr) -> u32 {
 fn loopback_for(hash: u32) -> Ip {
     let second = 1 + ((hash >> 16) & 0xff) % 254;
     Ip::v4(((127 << 24) | (second << 16) | (hash & 0xffff)).to_be())
-}
-
-#[inline(always)]
-fn emit(kind: EventKind, netns: u64, pod: &PodEntry, dst: SockAddr, cookie: u64) {
-    let Some(mut entry) = EVENTS.reserve_untyped::<FlowEvent>(0) else {
-        return;
-    };
-    let own = if dst.ip.is_v4() { pod.ip4 } else { pod.ip6 };
-    // SAFETY: the helpers only read the current task and the clock.
-    let event = unsafe {
-        FlowEvent {
-            time: bpf_ktime_get_ns(),
-            netns,
-            pod: pod.pod,
-            kind: kind as u32,
-            src: SockAddr::new(own, 0),
-            dst,
-            pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-            reserved: 0,
-            cookie,
-            comm: bpf_get_current_comm().unwrap_or_default(),
-        }
-    };
-    entry.write(event);
-    entry.submit(BPF_RB_NO_WAKEUP.into());
 }

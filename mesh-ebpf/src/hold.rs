@@ -16,11 +16,9 @@ use aya_ebpf::{
     macros::socket_filter,
     programs::SkBuffContext,
 };
-use mesh_common::kernel::{
-    FlowKey, Ip, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX,
-};
+use mesh_common::kernel::{FlowKey, Ip, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX};
 
-use crate::maps::{CONFIG, FLOWS, LISTENERS, OPEN_PORTS, SYN_RINGS};
+use crate::maps::{CONFIG, FLOWS, HELD, LISTENERS, OPEN_PORTS, SYN_RINGS};
 
 const PASS: i64 = u32::MAX as i64;
 const DROP: i64 = 0;
@@ -54,7 +52,11 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
     let Some((src, dst)) = addresses(skb, v4, &tcp) else {
         return DROP;
     };
-    let flow = FlowKey { netns: listener.netns, src, dst };
+    let flow = FlowKey {
+        netns: listener.netns,
+        src,
+        dst,
+    };
     // SAFETY: the entry is removed only after this connection's handshake.
     let record = unsafe { FLOWS.get(&flow) };
     if record.is_none() {
@@ -68,6 +70,8 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
         if unsafe { OPEN_PORTS.get(&port) }.is_some() {
             return PASS;
         }
+        // Full or not, the request is held; without the entry a repetition may meet another worker.
+        let _ = HELD.insert(FlowKey { netns: 0, src, dst }, listener.worker, 0);
     }
 
     let Some(ring) = SYN_RINGS.get(listener.worker) else {
@@ -78,7 +82,9 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
         return DROP;
     };
     let event = entry.as_mut_ptr();
-    let tcp_len = (u32::from(tcp[12] >> 4) * 4).min(len).clamp(TCP_HEADER_MIN, TCP_HEADER_MAX as u32);
+    let tcp_len = (u32::from(tcp[12] >> 4) * 4)
+        .min(len)
+        .clamp(TCP_HEADER_MIN, TCP_HEADER_MAX as u32);
     // SAFETY: the reservation is of this type's size; every field is written before it is submitted. The
     // length is bounded twice: `clamp` for the packet, the mask for the verifier.
     unsafe {
@@ -107,7 +113,11 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
 }
 
 #[inline(always)]
-fn addresses(skb: *mut __sk_buff, v4: bool, tcp: &[u8; TCP_HEADER_MIN as usize]) -> Option<(SockAddr, SockAddr)> {
+fn addresses(
+    skb: *mut __sk_buff,
+    v4: bool,
+    tcp: &[u8; TCP_HEADER_MIN as usize],
+) -> Option<(SockAddr, SockAddr)> {
     let src_port = u16::from_be_bytes([tcp[0], tcp[1]]);
     let dst_port = u16::from_be_bytes([tcp[2], tcp[3]]);
     let (src, dst) = if v4 {

@@ -2,16 +2,14 @@
 //! the agent's listener. Without a listener it is refused, never delivered.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_NO_WAKEUP, bpf_sk_lookup},
-    helpers::bpf_ktime_get_ns,
-    macros::sk_lookup,
-    programs::SkLookupContext,
+    bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_ns, macros::sk_lookup, programs::SkLookupContext,
 };
-use mesh_common::kernel::{EventKind, FlowEvent, Ip, ListenerKey, SockAddr};
+use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, ListenerKey, SockAddr};
 
 use crate::{
     connect::least_loaded,
-    maps::{EVENTS, INBOUND, LISTENER_SOCKETS},
+    ctx::field,
+    maps::{EVENTS, HELD, INBOUND, LISTENER_SOCKETS},
 };
 
 const AF_INET: u32 = 2;
@@ -21,17 +19,43 @@ const SK_PASS: u32 = 1;
 
 #[sk_lookup]
 fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
-    // SAFETY: the context is valid for the program's run; read before any branch, as in `connect`.
-    let fields: &bpf_sk_lookup = unsafe { &*ctx.lookup };
-    if fields.protocol != IPPROTO_TCP {
+    let c = ctx.lookup;
+    // SAFETY: the context is valid for the program's run.
+    let (protocol, family, local_port, remote_port) = unsafe {
+        (
+            field!(c, protocol),
+            field!(c, family),
+            field!(c, local_port),
+            field!(c, remote_port),
+        )
+    };
+    // SAFETY: as above; the fields of the other family read as zero.
+    let (local4, remote4, local6, remote6) = unsafe {
+        (
+            field!(c, local_ip4),
+            field!(c, remote_ip4),
+            [
+                field!(c, local_ip6[0]),
+                field!(c, local_ip6[1]),
+                field!(c, local_ip6[2]),
+                field!(c, local_ip6[3]),
+            ],
+            [
+                field!(c, remote_ip6[0]),
+                field!(c, remote_ip6[1]),
+                field!(c, remote_ip6[2]),
+                field!(c, remote_ip6[3]),
+            ],
+        )
+    };
+    if protocol != IPPROTO_TCP {
         return SK_PASS;
     }
-    let remote_port = u16::from_be(fields.remote_port);
-    let local_port = fields.local_port as u16;
-    let (local, remote) = if fields.family == AF_INET {
-        (Ip::v4(fields.local_ip4), Ip::v4(fields.remote_ip4))
+    let (remote_port, local_port) = (u16::from_be(remote_port), local_port as u16);
+    let (local, remote) = if family == AF_INET {
+        (Ip::v4(local4), Ip::v4(remote4))
     } else {
-        (Ip(fields.local_ip6), Ip(fields.remote_ip6))
+        (Ip(local6), Ip(remote6))
     };
     // The pod talks to itself, or the agent to the application. The kernel drops such sources when they come
     // from outside: IPv4 as martians, `::1` in the receive path; a forged own address cannot be answered.
@@ -43,14 +67,23 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
         Some(entry) => (entry.pod, entry.workers),
         None => (0, 0),
     };
-    if workers != 0 {
-        let hash = remote.0[3] ^ (u32::from(remote_port) << 16) ^ u32::from(remote_port);
-        let worker = least_loaded(workers, hash);
-        if LISTENER_SOCKETS.redirect_sk_lookup(&ctx, ListenerKey { ip: local, worker }, 0).is_ok() {
-            return SK_PASS;
-        }
+    let (src, dst) = (
+        SockAddr::new(remote, remote_port),
+        SockAddr::new(local, local_port),
+    );
+    // SAFETY: the value is copied at once.
+    let worker = match unsafe { HELD.get(FlowKey { netns: 0, src, dst }) } {
+        Some(worker) if *worker < workers => Some(*worker),
+        _ => least_loaded(workers, remote.0[3] ^ u32::from(remote_port)),
+    };
+    if let Some(worker) = worker
+        && LISTENER_SOCKETS
+            .redirect_sk_lookup(&ctx, ListenerKey { ip: local, worker }, 0)
+            .is_ok()
+    {
+        return SK_PASS;
     }
-    dropped(pod, SockAddr::new(remote, remote_port), SockAddr::new(local, local_port));
+    dropped(pod, src, dst);
     SK_DROP
 }
 

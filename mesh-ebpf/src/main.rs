@@ -16,6 +16,7 @@
 
 mod address;
 mod connect;
+mod ctx;
 mod exempt;
 mod hold;
 mod lookup;

@@ -28,7 +28,8 @@ pub static AGENTS: HashMap<u64, u32, 16> = HashMap::new();
 
 /// Pod addresses whose inbound connections are steered to the agent.
 #[btf_map]
-pub static INBOUND: HashMap<Ip, InboundEntry, { 4 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static INBOUND: HashMap<Ip, InboundEntry, { 4 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// The agent's listeners, by pod address and data worker.
 #[btf_map]
@@ -54,6 +55,11 @@ pub static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 /// Records on their way from a connecting socket to the accepted one.
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, SocketRecord, MAX_PENDING> = LruHashMap::new();
+
+/// Inbound requests that are held, and by which data worker: a repetition, and the request sent on, must meet the
+/// same one. Entries are left to the LRU order; a stale one only repeats a choice.
+#[btf_map]
+pub static HELD: LruHashMap<FlowKey, u32, 8192> = LruHashMap::new();
 
 /// One ring of held connection requests for each data worker, put in by the agent.
 #[btf_map]

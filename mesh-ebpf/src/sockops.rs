@@ -19,6 +19,7 @@ use aya_ebpf::{
 };
 use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, PortKey, RecordKind, SockAddr, SocketRecord};
 
+use crate::ctx::field;
 use crate::maps::{EVENTS, FLOWS, OPEN_PORTS, PODS, SOCKETS};
 
 const AF_INET: u32 = 2;
@@ -49,7 +50,11 @@ fn publish(ctx: &SockOpsContext) {
     if record.via != ends.remote {
         return;
     }
-    let key = FlowKey { netns: netns(ctx), src: ends.local, dst: ends.remote };
+    let key = FlowKey {
+        netns: netns(ctx),
+        src: ends.local,
+        dst: ends.remote,
+    };
     if FLOWS.insert(&key, record, BPF_ANY).is_ok() {
         watch_state(ctx, true);
     }
@@ -58,8 +63,16 @@ fn publish(ctx: &SockOpsContext) {
 /// The handshake is done: the accepted socket takes the record.
 #[inline(always)]
 fn take(ctx: &SockOpsContext) {
+    // Inherited from a watched listener.
+    if ctx.cb_flags() != 0 {
+        watch_state(ctx, false);
+    }
     let ends = Ends::of(ctx);
-    let key = FlowKey { netns: netns(ctx), src: ends.remote, dst: ends.local };
+    let key = FlowKey {
+        netns: netns(ctx),
+        src: ends.remote,
+        dst: ends.local,
+    };
     // SAFETY: a connection has one accepted socket, so nobody else reads or removes this entry meanwhile.
     let Some(found) = (unsafe { FLOWS.get(&key) }) else {
         return;
@@ -93,8 +106,12 @@ fn on_state(ctx: &SockOpsContext) {
     }
     if old == BPF_TCP_LISTEN {
         let family = if ctx.family() == AF_INET { 4 } else { 6 };
-        let mut key =
-            PortKey { netns: netns(ctx), port: ctx.local_port() as u16, family, reserved: 0 };
+        let mut key = PortKey {
+            netns: netns(ctx),
+            port: ctx.local_port() as u16,
+            family,
+            reserved: 0,
+        };
         let _ = OPEN_PORTS.remove(&key);
         if family == 6 {
             // A dual-stack listener served IPv4 as well.
@@ -104,7 +121,11 @@ fn on_state(ctx: &SockOpsContext) {
     } else if old == BPF_TCP_SYN_SENT {
         let ends = Ends::of(ctx);
         let netns = netns(ctx);
-        let _ = FLOWS.remove(FlowKey { netns, src: ends.local, dst: ends.remote });
+        let _ = FLOWS.remove(FlowKey {
+            netns,
+            src: ends.local,
+            dst: ends.remote,
+        });
         abandoned(ctx, netns);
     }
 }
@@ -143,7 +164,11 @@ fn abandoned(ctx: &SockOpsContext, netns: u64) {
 /// Asks for, or declines, the callback on state changes.
 #[inline(always)]
 fn watch_state(ctx: &SockOpsContext, watch: bool) {
-    let flags = if watch { BPF_SOCK_OPS_STATE_CB_FLAG as i32 } else { 0 };
+    let flags = if watch {
+        BPF_SOCK_OPS_STATE_CB_FLAG as i32
+    } else {
+        0
+    };
     // SAFETY: the context is valid; the call fails only for unknown flags.
     let _ = unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, flags) };
 }
@@ -163,7 +188,12 @@ fn record_of(ops: *mut bpf_sock_ops, flags: u64) -> Option<*mut SocketRecord> {
     }
     // SAFETY: not null; the storage is the socket's own.
     let record = unsafe {
-        bpf_sk_storage_get((&raw const SOCKETS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags)
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            flags,
+        )
     }
     .cast::<SocketRecord>();
     (!record.is_null()).then_some(record)
@@ -178,14 +208,38 @@ struct Ends {
 impl Ends {
     #[inline(always)]
     fn of(ctx: &SockOpsContext) -> Self {
-        let local_port = ctx.local_port() as u16;
-        // The port stands in network byte order in the word's upper half.
-        let remote_port = (u32::from_be(ctx.remote_port()) & 0xffff) as u16;
-        let (local, remote) = if ctx.family() == AF_INET {
-            (Ip::v4(ctx.local_ip4()), Ip::v4(ctx.remote_ip4()))
-        } else {
-            (Ip(ctx.local_ip6()), Ip(ctx.remote_ip6()))
+        let c = ctx.ops;
+        // SAFETY: the context is valid for the program's run; the fields of the other family read as zero.
+        let (family, local_port, remote_port, local4, remote4, local6, remote6) = unsafe {
+            (
+                field!(c, family),
+                field!(c, local_port) as u16,
+                // The port stands in network byte order in the word's upper half.
+                (u32::from_be(field!(c, remote_port)) & 0xffff) as u16,
+                field!(c, local_ip4),
+                field!(c, remote_ip4),
+                [
+                    field!(c, local_ip6[0]),
+                    field!(c, local_ip6[1]),
+                    field!(c, local_ip6[2]),
+                    field!(c, local_ip6[3]),
+                ],
+                [
+                    field!(c, remote_ip6[0]),
+                    field!(c, remote_ip6[1]),
+                    field!(c, remote_ip6[2]),
+                    field!(c, remote_ip6[3]),
+                ],
+            )
         };
-        Self { local: SockAddr::new(local, local_port), remote: SockAddr::new(remote, remote_port) }
+        let (local, remote) = if family == AF_INET {
+            (Ip::v4(local4), Ip::v4(remote4))
+        } else {
+            (Ip(local6), Ip(remote6))
+        };
+        Self {
+            local: SockAddr::new(local, local_port),
+            remote: SockAddr::new(remote, remote_port),
+        }
     }
 }

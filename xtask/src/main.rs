@@ -1,1 +1,74 @@
-fn main() {}
+//! The entrance: everything a person types to set up, build and test Nodemesh.
+//!
+//! `cargo xtask COMMAND` runs this program. Each command lives in a module of its own and is handed the
+//! [`repo::Repo`] it works on; this file only parses and dispatches. To add a command: a module, a variant
+//! of [`Command`], an arm in `run`.
+//!
+//! Invariant: a command either does all of what it says or ends with a non-zero exit code and a remedy.
+
+mod compile;
+mod ebpf;
+mod layers;
+mod process;
+mod repo;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::repo::Repo;
+
+/// Set up, build and test Nodemesh.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing on this machine to build, test and try Nodemesh
+    Setup(setup::Options),
+    /// Build the kernel half into target/ebpf/mesh-ebpf.o
+    BuildEbpf(ebpf::Options),
+    /// Build the kernel half and the agent that carries it
+    Build(compile::Options),
+    /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Its own lines, without the backtrace that some machines ask of every program.
+            eprintln!("\nerror: {failure}");
+            for cause in failure.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    ebpf::become_rustc()?;
+    let arguments = Arguments::parse();
+    let repo = Repo::find()?;
+    match arguments.command {
+        Command::Setup(options) => setup::command(&repo, &options),
+        Command::BuildEbpf(options) => ebpf::command(&repo, &options),
+        Command::Build(options) => compile::command(&repo, &options),
+        Command::Test(options) => test::command(&repo, &options),
+    }
+}

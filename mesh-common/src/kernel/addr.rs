@@ -68,7 +68,11 @@ impl SockAddr {
     /// An address and a port in host byte order.
     #[inline(always)]
     pub const fn new(ip: Ip, port: u16) -> Self {
-        Self { ip, port, reserved: 0 }
+        Self {
+            ip,
+            port,
+            reserved: 0,
+        }
     }
 }
 
@@ -85,7 +89,8 @@ mod std_conversions {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
                 IpAddr::V6(v6) => v6.octets(),
             };
-            let word = |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
+            let word =
+                |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
             Self([word(0), word(4), word(8), word(12)])
         }
     }

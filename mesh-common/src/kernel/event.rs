@@ -53,18 +53,28 @@ pub struct FlowEvent {
     pub comm: [u8; 16],
 }
 
+impl EventKind {
+    /// The kind behind a number of [`FlowEvent::kind`].
+    pub const fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Abandoned),
+            2 => Some(Self::Refused),
+            3 => Some(Self::Dropped),
+            _ => None,
+        }
+    }
+}
+
 /// What happened.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// A process in an enrolled pod dialled out and was handed to the agent.
-    Captured = 1,
     /// A captured connection ended before it was established: refused, timed out or given up.
-    Abandoned = 2,
+    Abandoned = 1,
     /// A connection out of an enrolled pod was refused by the kernel half itself.
-    Refused = 3,
+    Refused = 2,
     /// A connection to an enrolled pod was refused: no agent listens.
-    Dropped = 4,
+    Dropped = 3,
 }
 
 const _: () = {

@@ -7,7 +7,10 @@
 mod addr;
 mod event;
 #[cfg(feature = "user")]
-#[expect(unsafe_code, reason = "plain-old-data markers for the loader; each type is checked below")]
+#[expect(
+    unsafe_code,
+    reason = "plain-old-data markers for the loader; each type is checked below"
+)]
 mod user;
 
 pub use addr::{Ip, SockAddr};
@@ -158,8 +161,13 @@ impl SocketRecord {
 
 impl PodEntry {
     /// An entry that refuses every connection.
-    pub const EMPTY: Self =
-        Self { ip4: Ip::UNSPECIFIED, ip6: Ip::UNSPECIFIED, pod: 0, workers: 0, ports: [0; MAX_WORKERS] };
+    pub const EMPTY: Self = Self {
+        ip4: Ip::UNSPECIFIED,
+        ip6: Ip::UNSPECIFIED,
+        pod: 0,
+        workers: 0,
+        ports: [0; MAX_WORKERS],
+    };
 }
 
 /// The sum of the fields' sizes must be the type's size: then there is no padding to leak or to compare.

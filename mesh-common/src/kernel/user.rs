@@ -1,6 +1,9 @@
 //! Marks the ABI as plain old data for the loader.
 
-use super::{Config, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey, SocketRecord};
+use super::{
+    Config, FlowEvent, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey,
+    SocketRecord, SynEvent,
+};
 
 macro_rules! plain_old_data {
     ($($ty:ty),* $(,)?) => {$(
@@ -12,6 +15,7 @@ macro_rules! plain_old_data {
 
 plain_old_data!(
     Config,
+    FlowEvent,
     FlowKey,
     InboundEntry,
     Ip,
@@ -20,4 +24,5 @@ plain_old_data!(
     PodEntry,
     PortKey,
     SocketRecord,
+    SynEvent,
 );

@@ -1,0 +1,277 @@
+//! Fixed answers for the tests of the admin API and of the command line.
+
+use super::proto::{
+    AgentState, Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint,
+    Enrolment, Flow, FlowKind, Path, Port, Process, RejectedObject, Service, StatusReply, Totals,
+    WorkerStatus, Workload,
+};
+
+/// 2025-11-21T08:03:00.123456Z, in microseconds.
+pub(crate) const NOW: u64 = 1_763_712_180_123_456;
+
+const SECOND: u64 = 1_000_000;
+
+/// An agent with something to tell in every field.
+pub(crate) fn status() -> StatusReply {
+    StatusReply {
+        version: "0.1.0".into(),
+        abi: 1,
+        pid: 4242,
+        node: "node-a".into(),
+        state: AgentState::Ready.into(),
+        started_at: NOW - 11_520 * SECOND,
+        uptime_us: 11_520 * SECOND,
+        generation: 1,
+        pins_dir: "/sys/fs/bpf/nodemesh".into(),
+        kernel_release: "6.18.44".into(),
+        workers: vec![
+            WorkerStatus {
+                id: 0,
+                connections: 12,
+                held: 1,
+            },
+            WorkerStatus {
+                id: 1,
+                connections: 11,
+                held: 0,
+            },
+        ],
+        counts: Some(Counts {
+            workloads: 5,
+            workloads_local: 3,
+            workloads_enrolled: 2,
+            workloads_waiting: 1,
+            workloads_failed: 0,
+            services: 2,
+            endpoints: 4,
+            connections: 23,
+        }),
+        totals: Some(Totals {
+            accepted: 20_481,
+            refused: 3,
+            failed: 1,
+            bytes_to_upstream: 5_242_880,
+            bytes_to_downstream: 3_221_225_472,
+        }),
+        rejected: vec![RejectedObject {
+            file: "shop.yaml".into(),
+            line: 12,
+            column: 5,
+            object: "Workload shop/web-1".into(),
+            field: "spec.ports[0].port".into(),
+            reason: "70000 is not a port".into(),
+            remedy: "use 1 to 65535".into(),
+            last_good_in_force: true,
+        }],
+    }
+}
+
+/// One enrolled, one waiting, one of another node; not in order.
+pub(crate) fn workloads() -> Vec<Workload> {
+    let labels = |app: &str| {
+        [
+            ("app".to_owned(), app.to_owned()),
+            ("tier".to_owned(), "front".to_owned()),
+        ]
+        .into()
+    };
+    vec![
+        Workload {
+            key: "shop/web-1".into(),
+            labels: labels("web"),
+            service_account: "web".into(),
+            node: "node-a".into(),
+            addresses: vec!["10.0.0.7".into(), "fd00::7".into()],
+            ports: vec![Port {
+                name: "http".into(),
+                port: 80,
+                app_protocol: "http".into(),
+                ..Port::default()
+            }],
+            ready: true,
+            local: true,
+            enrolment: Enrolment::Enrolled.into(),
+            netns_path: "/run/netns/web-1".into(),
+            netns_cookie: 4_711,
+            connections_out: 3,
+            connections_in: 20,
+            ..Workload::default()
+        },
+        Workload {
+            key: "shop/cart-1".into(),
+            labels: labels("cart"),
+            service_account: "cart".into(),
+            node: "node-a".into(),
+            addresses: vec!["10.0.0.8".into()],
+            ready: false,
+            local: true,
+            enrolment: Enrolment::Waiting.into(),
+            reason: "/run/netns/cart-1 is not there yet".into(),
+            ..Workload::default()
+        },
+        Workload {
+            key: "shop/db-0".into(),
+            service_account: "db".into(),
+            node: "node-b".into(),
+            addresses: vec!["10.0.1.9".into()],
+            ready: true,
+            enrolment: Enrolment::Remote.into(),
+            ..Workload::default()
+        },
+    ]
+}
+
+/// One service with a dead endpoint, one without any; not in order.
+pub(crate) fn services() -> Vec<Service> {
+    let endpoint = |address: &str, workload: &str, node: &str, ready, connections| Endpoint {
+        port: 80,
+        address: address.into(),
+        workload: workload.into(),
+        node: node.into(),
+        ready,
+        connections,
+    };
+    let port = |port, target: &str| Port {
+        port,
+        target_port: target.into(),
+        ..Port::default()
+    };
+    vec![
+        Service {
+            key: "shop/web".into(),
+            cluster_ips: vec!["10.96.0.10".into(), "fd00:96::10".into()],
+            ports: vec![port(80, "8080"), port(9090, "")],
+            endpoints: vec![
+                endpoint("10.0.0.7:8080", "shop/web-1", "node-a", true, 3),
+                endpoint("10.0.1.7:8080", "shop/web-2", "node-b", false, 0),
+            ],
+        },
+        Service {
+            key: "shop/cart".into(),
+            cluster_ips: vec!["10.96.0.11".into()],
+            ports: vec![port(80, "")],
+            endpoints: vec![],
+        },
+    ]
+}
+
+/// To a service, to a stranger, and between neighbours; not in order.
+pub(crate) fn connections() -> Vec<Connection> {
+    vec![
+        Connection {
+            id: 3,
+            path: Some(Path {
+                direction: Direction::Local.into(),
+                workload: "shop/web-1".into(),
+                client: "10.0.0.7:50000".into(),
+                client_workload: "shop/web-1".into(),
+                original_destination: "10.0.0.8:6379".into(),
+                destination: Some(Destination {
+                    kind: DestinationKind::Workload.into(),
+                    workload: "shop/cart-1".into(),
+                    endpoint: "10.0.0.8:6379".into(),
+                    ..Destination::default()
+                }),
+                upstream: "10.0.0.8:6379".into(),
+                worker: 1,
+                ..Path::default()
+            }),
+            state: ConnectionState::HalfClosed.into(),
+            opened_at: NOW - 90 * SECOND,
+            bytes_to_upstream: 17,
+            bytes_to_downstream: 1 << 30,
+        },
+        Connection {
+            id: 1,
+            path: Some(to_service()),
+            state: ConnectionState::Open.into(),
+            opened_at: NOW - 4 * 3_600 * SECOND,
+            bytes_to_upstream: 2_048,
+            bytes_to_downstream: 123_456,
+        },
+        Connection {
+            id: 2,
+            path: Some(Path {
+                direction: Direction::Outbound.into(),
+                workload: "shop/web-1".into(),
+                client: "[fd00::7]:40001".into(),
+                client_workload: "shop/web-1".into(),
+                original_destination: "[2001:db8::1]:443".into(),
+                destination: Some(Destination {
+                    kind: DestinationKind::Passthrough.into(),
+                    ..Destination::default()
+                }),
+                ..Path::default()
+            }),
+            state: ConnectionState::Held.into(),
+            opened_at: NOW - 200_000,
+            ..Connection::default()
+        },
+    ]
+}
+
+/// A life in order, and a refusal.
+pub(crate) fn flows() -> Vec<Flow> {
+    vec![
+        Flow {
+            time: NOW,
+            kind: FlowKind::Opened.into(),
+            connection: 1,
+            path: Some(to_service()),
+            duration_us: 412,
+            ..Flow::default()
+        },
+        Flow {
+            time: NOW + 2 * SECOND,
+            kind: FlowKind::Closed.into(),
+            connection: 1,
+            path: Some(to_service()),
+            duration_us: 2 * SECOND,
+            bytes_to_upstream: 78,
+            bytes_to_downstream: 853,
+            ..Flow::default()
+        },
+        Flow {
+            time: NOW + 3 * SECOND,
+            kind: FlowKind::Refused.into(),
+            path: Some(Path {
+                direction: Direction::Inbound.into(),
+                workload: "shop/web-1".into(),
+                client: "10.0.1.9:51000".into(),
+                client_workload: "shop/db-0".into(),
+                original_destination: "10.0.0.7:81".into(),
+                destination: Some(Destination {
+                    kind: DestinationKind::Workload.into(),
+                    workload: "shop/web-1".into(),
+                    ..Destination::default()
+                }),
+                ..Path::default()
+            }),
+            duration_us: 95,
+            reason: "nobody listens on 10.0.0.7:81".into(),
+            ..Flow::default()
+        },
+    ]
+}
+
+fn to_service() -> Path {
+    Path {
+        direction: Direction::Outbound.into(),
+        workload: "shop/web-1".into(),
+        client: "10.0.0.7:40000".into(),
+        client_workload: "shop/web-1".into(),
+        original_destination: "10.96.0.10:80".into(),
+        destination: Some(Destination {
+            kind: DestinationKind::Service.into(),
+            service: "shop/web".into(),
+            workload: "shop/web-2".into(),
+            endpoint: "10.0.1.7:8080".into(),
+        }),
+        upstream: "10.0.1.7:8080".into(),
+        process: Some(Process {
+            pid: 991,
+            comm: "curl".into(),
+        }),
+        worker: 0,
+    }
+}

@@ -1,0 +1,180 @@
+//! How connections and flows look in the admin API.
+
+use std::{
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::proto;
+use crate::config::Rejection;
+use crate::telemetry::{
+    Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject, Process, Side,
+};
+
+impl From<&Connection> for proto::Connection {
+    fn from(connection: &Connection) -> Self {
+        Self {
+            id: connection.id,
+            path: Some(path_of(connection)),
+            state: match connection.state() {
+                ConnectionState::Held => proto::ConnectionState::Held,
+                ConnectionState::Connecting => proto::ConnectionState::Connecting,
+                ConnectionState::Open => proto::ConnectionState::Open,
+                ConnectionState::HalfClosed => proto::ConnectionState::HalfClosed,
+            }
+            .into(),
+            opened_at: micros(connection.opened_at),
+            bytes_to_upstream: connection.bytes(Side::ToUpstream),
+            bytes_to_downstream: connection.bytes(Side::ToDownstream),
+        }
+    }
+}
+
+impl From<&Flow> for proto::Flow {
+    fn from(flow: &Flow) -> Self {
+        let kind = match flow.kind {
+            FlowKind::Opened => proto::FlowKind::Opened,
+            FlowKind::Closed => proto::FlowKind::Closed,
+            FlowKind::Refused => proto::FlowKind::Refused,
+            FlowKind::Unreachable => proto::FlowKind::Unreachable,
+            FlowKind::TimedOut => proto::FlowKind::TimedOut,
+            FlowKind::Reset => proto::FlowKind::Reset,
+            FlowKind::Abandoned => proto::FlowKind::Abandoned,
+            FlowKind::Dropped => proto::FlowKind::Dropped,
+        };
+        let mut view = Self {
+            time: micros(flow.time),
+            kind: kind.into(),
+            duration_us: flow.duration.map_or(0, |duration| {
+                u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+            }),
+            reason: flow.reason.clone(),
+            ..Self::default()
+        };
+        match &flow.subject {
+            FlowSubject::Connection(connection) => {
+                view.connection = connection.id;
+                view.path = Some(path_of(connection));
+                // Of a connection just opened these are zero at that moment, whatever they are by now.
+                if flow.kind != FlowKind::Opened {
+                    view.bytes_to_upstream = connection.bytes(Side::ToUpstream);
+                    view.bytes_to_downstream = connection.bytes(Side::ToDownstream);
+                }
+            }
+            FlowSubject::Kernel {
+                workload,
+                direction,
+                client,
+                original_destination,
+                process,
+            } => {
+                view.path = Some(proto::Path {
+                    direction: direction_of(*direction).into(),
+                    workload: workload
+                        .as_ref()
+                        .map(|workload| workload.key.to_string())
+                        .unwrap_or_default(),
+                    client: address(*client),
+                    original_destination: address(*original_destination),
+                    process: process.as_ref().map(process_of),
+                    ..proto::Path::default()
+                });
+            }
+        }
+        view
+    }
+}
+
+/// Whether a last good version is in force is for the caller to say: it knows the snapshot.
+impl From<&Rejection> for proto::RejectedObject {
+    fn from(rejection: &Rejection) -> Self {
+        Self {
+            file: rejection.file.display().to_string(),
+            line: rejection.line,
+            column: rejection.column,
+            object: rejection
+                .object
+                .as_ref()
+                .map(|(kind, key)| format!("{kind} {key}"))
+                .unwrap_or_default(),
+            field: rejection.field.clone().unwrap_or_default(),
+            reason: rejection.reason.clone(),
+            remedy: rejection.remedy.clone(),
+            last_good_in_force: false,
+        }
+    }
+}
+
+fn path_of(connection: &Connection) -> proto::Path {
+    proto::Path {
+        direction: direction_of(connection.direction).into(),
+        workload: connection.workload.key.to_string(),
+        client: address(connection.client),
+        client_workload: connection
+            .client_workload
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        original_destination: address(connection.original_destination),
+        destination: Some(destination_of(&connection.destination)),
+        upstream: connection.upstream().map(address).unwrap_or_default(),
+        process: connection.process.as_ref().map(process_of),
+        worker: connection.worker,
+    }
+}
+
+fn destination_of(destination: &Destination) -> proto::Destination {
+    match destination {
+        Destination::Service { service, endpoint } => proto::Destination {
+            kind: proto::DestinationKind::Service.into(),
+            service: service.to_string(),
+            workload: endpoint
+                .as_ref()
+                .map(|(workload, _)| workload.to_string())
+                .unwrap_or_default(),
+            endpoint: endpoint
+                .as_ref()
+                .map(|(_, addr)| addr.to_string())
+                .unwrap_or_default(),
+        },
+        Destination::Workload(workload) => proto::Destination {
+            kind: proto::DestinationKind::Workload.into(),
+            workload: workload.to_string(),
+            ..proto::Destination::default()
+        },
+        Destination::Passthrough => proto::Destination {
+            kind: proto::DestinationKind::Passthrough.into(),
+            ..proto::Destination::default()
+        },
+    }
+}
+
+fn direction_of(direction: Direction) -> proto::Direction {
+    match direction {
+        Direction::Outbound => proto::Direction::Outbound,
+        Direction::Inbound => proto::Direction::Inbound,
+        Direction::Local => proto::Direction::Local,
+    }
+}
+
+fn process_of(process: &Process) -> proto::Process {
+    proto::Process {
+        pid: process.pid,
+        comm: process.name(),
+    }
+}
+
+/// An address as text; without the port where there was none yet.
+fn address(addr: SocketAddr) -> String {
+    if addr.port() == 0 {
+        addr.ip().to_string()
+    } else {
+        addr.to_string()
+    }
+}
+
+/// Microseconds since the Unix epoch.
+pub(crate) fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,311 @@
+//! What the agent tells about itself, and what it can be told to do: [`Inspect`] over the running parts.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use mesh_common::{
+    kernel::ABI_VERSION,
+    model::{ObjectKey, Service, TargetPort, Workload},
+};
+
+use super::{
+    enrol::{Enrolment, Standing, Standings},
+    lifecycle::{Lifecycle, Phase},
+    logging, preflight,
+};
+use crate::{
+    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    runtime::Workers,
+    state::{ServiceEntry, Store},
+    telemetry::{Connection, Destination, FlowLog, Totals},
+};
+
+/// The running parts that the admin API asks.
+pub(super) struct Inspector {
+    pub(super) node: String,
+    pub(super) pins: PathBuf,
+    pub(super) started_at: SystemTime,
+    pub(super) started: Instant,
+    pub(super) generation: AtomicU32,
+    pub(super) store: Arc<Store>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) standings: Standings,
+    pub(super) flows: Arc<FlowLog>,
+    pub(super) lifecycle: Arc<Lifecycle>,
+    pub(super) enrolment: Arc<Enrolment>,
+    pub(super) log: logging::Handle,
+}
+
+impl Inspect for Inspector {
+    fn version(&self) -> proto::VersionReply {
+        proto::VersionReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: ABI_VERSION,
+            pid: std::process::id(),
+        }
+    }
+
+    fn status(&self) -> proto::StatusReply {
+        let state = match self.lifecycle.phase() {
+            Phase::Starting => proto::AgentState::Starting,
+            Phase::Ready => proto::AgentState::Ready,
+            Phase::HandedOver | Phase::Draining => proto::AgentState::Draining,
+        };
+        let workers = self.workers.iter().map(|worker| proto::WorkerStatus {
+            id: worker.registry().worker(),
+            connections: worker.registry().len() as u64,
+            held: worker.held() as u64,
+        });
+        let totals = self.workers.iter().map(|worker| worker.registry().totals());
+        proto::StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: ABI_VERSION,
+            pid: std::process::id(),
+            node: self.node.clone(),
+            state: state.into(),
+            started_at: micros(self.started_at),
+            uptime_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            generation: self.generation.load(Ordering::Relaxed),
+            pins_dir: self.pins.display().to_string(),
+            kernel_release: preflight::release(),
+            workers: workers.collect(),
+            counts: Some(self.counts()),
+            totals: Some(sum(totals)),
+            rejected: self.rejected(),
+        }
+    }
+
+    fn workloads(&self) -> Vec<proto::Workload> {
+        let standings = self.standings.load();
+        let mut made: HashMap<ObjectKey, u64> = HashMap::new();
+        let mut got: HashMap<ObjectKey, u64> = HashMap::new();
+        for connection in self.open_connections() {
+            if let Some(client) = &connection.client_workload {
+                *made.entry(client.clone()).or_default() += 1;
+            }
+            if let Some(server) = server_of(&connection) {
+                *got.entry(server).or_default() += 1;
+            }
+        }
+        let snapshot = self.store.load();
+        snapshot
+            .workloads()
+            .map(|entry| {
+                let workload = &entry.workload;
+                let mut view = self.workload(workload, standings.get(&workload.key));
+                view.connections_out = made.get(&workload.key).copied().unwrap_or(0);
+                view.connections_in = got.get(&workload.key).copied().unwrap_or(0);
+                view
+            })
+            .collect()
+    }
+
+    fn services(&self) -> Vec<proto::Service> {
+        self.store.load().services().map(|entry| service(entry)).collect()
+    }
+
+    fn connections(&self) -> Vec<proto::Connection> {
+        self.open_connections()
+            .map(|connection| proto::Connection::from(&*connection))
+            .collect()
+    }
+
+    fn flows(&self) -> FlowFeed {
+        let (recent, live) = self.flows.watch();
+        FlowFeed { recent, live }
+    }
+
+    fn set_log(&self, directives: &str) -> Result<String, LogError> {
+        self.log.set(directives).map_err(|reason| LogError {
+            directives: directives.to_owned(),
+            reason,
+        })
+    }
+
+    fn drain(&self, deadline: Option<Duration>) -> proto::DrainReply {
+        let within = self.lifecycle.drain(deadline);
+        proto::DrainReply {
+            connections: self.workers.connections() as u64,
+            deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn handover(&self, successor: &proto::HandoverRequest) -> Result<proto::HandoverReply, HandoverError> {
+        if successor.abi != ABI_VERSION {
+            return Err(HandoverError::Abi {
+                own: ABI_VERSION,
+                successor: successor.abi,
+            });
+        }
+        let phase = self.lifecycle.phase();
+        if phase != Phase::Ready {
+            return Err(HandoverError::NotServing {
+                state: phase.to_string(),
+            });
+        }
+        if !self.enrolment.freeze() {
+            return Err(HandoverError::NotServing {
+                state: "busy enrolling".to_owned(),
+            });
+        }
+        tracing::info!(successor = successor.pid, "giving way to a successor");
+        self.lifecycle.hand_over();
+        Ok(proto::HandoverReply {
+            pid: std::process::id(),
+            abi: ABI_VERSION,
+            generation: self.generation.load(Ordering::Relaxed),
+            connections: self.workers.connections() as u64,
+        })
+    }
+}
+
+impl Inspector {
+    fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
+        self.workers
+            .iter()
+            .flat_map(|worker| worker.registry().connections())
+    }
+
+    fn counts(&self) -> proto::Counts {
+        let snapshot = self.store.load();
+        let standings = self.standings.load();
+        let standing =
+            |wanted: fn(&Standing) -> bool| count(standings.values().filter(|standing| wanted(standing)));
+        proto::Counts {
+            workloads: count(snapshot.workloads()),
+            workloads_local: count(
+                snapshot
+                    .workloads()
+                    .filter(|entry| entry.workload.node == self.node),
+            ),
+            workloads_enrolled: standing(|standing| matches!(standing, Standing::Enrolled(_))),
+            workloads_waiting: standing(|standing| matches!(standing, Standing::Waiting(_))),
+            workloads_failed: standing(|standing| matches!(standing, Standing::Failed(_))),
+            services: count(snapshot.services()),
+            endpoints: count(
+                snapshot
+                    .services()
+                    .flat_map(|entry| &entry.backends)
+                    .flat_map(|backend| &backend.endpoints),
+            ),
+            connections: self.workers.connections() as u64,
+        }
+    }
+
+    fn rejected(&self) -> Vec<proto::RejectedObject> {
+        let snapshot = self.store.load();
+        let in_force = |kind: &str, key: &ObjectKey| match kind {
+            "Workload" => snapshot.workload(key).is_some(),
+            "Service" => snapshot.service(key).is_some(),
+            _ => false,
+        };
+        let rejections = self.store.rejections();
+        let views = rejections.iter().map(|rejection| proto::RejectedObject {
+            last_good_in_force: rejection
+                .object
+                .as_ref()
+                .is_some_and(|(kind, key)| in_force(kind, key)),
+            ..proto::RejectedObject::from(rejection)
+        });
+        views.collect()
+    }
+
+    fn workload(&self, workload: &Workload, standing: Option<&Standing>) -> proto::Workload {
+        let local = workload.node == self.node;
+        let (enrolment, reason, netns) = match standing {
+            Some(Standing::Enrolled(pod)) => (proto::Enrolment::Enrolled, String::new(), Some(&pod.netns)),
+            Some(Standing::Waiting(reason)) => (proto::Enrolment::Waiting, reason.clone(), None),
+            Some(Standing::Failed(reason)) => (proto::Enrolment::Failed, reason.clone(), None),
+            None if local => (proto::Enrolment::Waiting, "not looked at yet".to_owned(), None),
+            None => (proto::Enrolment::Remote, String::new(), None),
+        };
+        proto::Workload {
+            key: workload.key.to_string(),
+            labels: workload.labels.clone(),
+            service_account: workload.service_account.clone(),
+            node: workload.node.clone(),
+            addresses: workload.addresses.iter().map(ToString::to_string).collect(),
+            ports: workload
+                .ports
+                .iter()
+                .map(|port| proto::Port {
+                    name: port.name.clone().unwrap_or_default(),
+                    port: port.port.into(),
+                    target_port: String::new(),
+                    app_protocol: port.app_protocol.clone().unwrap_or_default(),
+                })
+                .collect(),
+            ready: workload.ready,
+            local,
+            enrolment: enrolment.into(),
+            reason,
+            netns_path: netns
+                .map(|netns| netns.path().display().to_string())
+                .unwrap_or_default(),
+            netns_cookie: netns.map(|netns| netns.cookie()).unwrap_or_default(),
+            ..proto::Workload::default()
+        }
+    }
+}
+
+/// The workload that a connection leads to, if it is one.
+fn server_of(connection: &Connection) -> Option<ObjectKey> {
+    match &connection.destination {
+        Destination::Service {
+            endpoint: Some((workload, _)),
+            ..
+        }
+        | Destination::Workload(workload) => Some(workload.clone()),
+        Destination::Service { endpoint: None, .. } | Destination::Passthrough => None,
+    }
+}
+
+fn service(entry: &ServiceEntry) -> proto::Service {
+    let service: &Service = &entry.service;
+    let ports = service.ports.iter().map(|port| proto::Port {
+        name: port.name.clone().unwrap_or_default(),
+        port: port.port.into(),
+        target_port: match &port.target {
+            TargetPort::Number(number) => number.to_string(),
+            TargetPort::Name(name) => name.clone(),
+        },
+        app_protocol: port.app_protocol.clone().unwrap_or_default(),
+    });
+    let endpoints = entry.backends.iter().flat_map(|backend| {
+        backend.endpoints.iter().map(|endpoint| proto::Endpoint {
+            port: backend.port.port.into(),
+            address: endpoint.addr.to_string(),
+            workload: endpoint.workload.key.to_string(),
+            node: endpoint.workload.node.clone(),
+            ready: endpoint.workload.ready,
+            connections: endpoint.load.active().into(),
+        })
+    });
+    proto::Service {
+        key: service.key.to_string(),
+        cluster_ips: service.cluster_ips.iter().map(ToString::to_string).collect(),
+        ports: ports.collect(),
+        endpoints: endpoints.collect(),
+    }
+}
+
+fn sum(totals: impl Iterator<Item = Totals>) -> proto::Totals {
+    totals.fold(proto::Totals::default(), |sum, worker| proto::Totals {
+        accepted: sum.accepted + worker.accepted,
+        refused: sum.refused + worker.refused,
+        failed: sum.failed + worker.failed,
+        bytes_to_upstream: sum.bytes_to_upstream + worker.bytes_to_upstream,
+        bytes_to_downstream: sum.bytes_to_downstream + worker.bytes_to_downstream,
+    })
+}
+
+fn count(items: impl Iterator) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,455 @@
+//! The one place that builds and supervises everything: [`run`] is the life of an agent.
+//!
+//! Start: lock, kernel half, workers, configuration, enrolment, then the admin API says "ready". End: listeners
+//! go, open connections have until the deadline, then the process ends; pins and maps stay, so that the pods are
+//! refused until an agent comes back. A successor changes that order: it loads beside the running agent, which
+//! then gives way ([`Inspect::handover`](crate::admin::Inspect::handover)) and serves what it has to the end.
+
+mod enrol;
+mod events;
+mod inspect;
+mod lifecycle;
+mod logging;
+mod preflight;
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU32},
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use mesh_common::kernel::{ABI_VERSION, MAX_WORKERS};
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::{self, AdminSocket, AgentLock, DialError, LockError, RunDir, ServeError, SocketError, proto},
+    config,
+    kernel::{self, KernelError},
+    node::{
+        Netns, PodTable,
+        cgroup::{Cgroup, CgroupError},
+    },
+    runtime::{WorkerError, Workers, worker::Shared},
+    state::Store,
+    telemetry::FlowLog,
+};
+use enrol::{Enrolment, Scope};
+use inspect::Inspector;
+use lifecycle::{Lifecycle, Phase};
+pub use logging::LogFormat;
+pub use preflight::PreflightError;
+
+/// How long a successor waits for the running agent's lock after it gave way.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an agent that gave way goes on accepting at least: requests are still on their way to its listeners.
+const HANDOVER_GRACE: Duration = Duration::from_secs(5);
+/// How often a condition is looked at that nothing announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Workers by default: what most nodes' traffic needs; more cost memory for each pod.
+const DEFAULT_WORKERS: usize = 4;
+
+/// How an agent runs; the flags of `mesh-agent run`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory of YAML files that describe the mesh.
+    pub config: PathBuf,
+    /// Name of the node; workloads with this `node` are enrolled.
+    pub node: String,
+    /// Data workers; by default one a core, at most four.
+    pub workers: Option<NonZeroUsize>,
+    /// The cgroup above all pods; by default the kubelet's, else the whole hierarchy.
+    pub pods_cgroup: Option<PathBuf>,
+    /// Directory of the pins, on a BPF file system.
+    pub bpffs: PathBuf,
+    /// Directory of socket and lock.
+    pub run_dir: PathBuf,
+    /// The kernel half, instead of the embedded one.
+    pub ebpf_object: Option<PathBuf>,
+    /// Take over from the agent that runs here.
+    pub takeover: bool,
+    /// How long open connections may take to end after SIGTERM.
+    pub drain_timeout: Duration,
+    /// How long they may take after a handover.
+    pub handover_timeout: Duration,
+    /// Log filter.
+    pub log: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+/// Why an agent does not run, or ended.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each variant is the error of the part it names")]
+pub enum AgentError {
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(
+        "log filter `{0}`: {1}; use a level like `info` or directives like `info,mesh_agent::outbound=debug`"
+    )]
+    Log(String, String),
+    #[error("run directory {}: {source}; name a writable one with --run-dir", path.display())]
+    RunDir { path: PathBuf, source: io::Error },
+    #[error("{0}; stop it, or start with --takeover to replace it without losing a connection")]
+    Running(LockError),
+    #[error(transparent)]
+    Lock(LockError),
+    #[error("taking over: {0}")]
+    Dial(#[from] DialError),
+    #[error("taking over: the running agent refuses: {0}")]
+    Refused(Box<tonic::Status>),
+    #[error(
+        "taking over: the running agent has kernel ABI {found}, this one {ABI_VERSION}; stop the other agent, run \
+         `mesh-agent uninstall`, then start this one"
+    )]
+    Abi { found: u32 },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Config(#[from] config::SourceError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+impl AgentError {
+    fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Runs an agent until it is told to end, or until something it cannot do without fails.
+pub fn run(options: Options) -> Result<(), AgentError> {
+    let log = logging::start(&options.log, options.log_format)?;
+    preflight::check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AgentError::io("starting the admin runtime"))?;
+    runtime.block_on(Agent::start_and_serve(options, log))
+}
+
+/// The parts of a running agent that end together.
+struct Agent {
+    run_dir: RunDir,
+    lifecycle: Arc<Lifecycle>,
+    enrolment: Arc<Enrolment>,
+    workers: Arc<Workers>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    takeover: bool,
+}
+
+impl Agent {
+    async fn start_and_serve(options: Options, log: logging::Handle) -> Result<(), AgentError> {
+        let run_dir = RunDir::new(&options.run_dir);
+        run_dir.create().map_err(|source| AgentError::RunDir {
+            path: options.run_dir.clone(),
+            source,
+        })?;
+        let (lock, predecessor) = take_lock(&run_dir, options.takeover).await?;
+        tracing::info!(
+            node = options.node,
+            version = env!("CARGO_PKG_VERSION"),
+            takeover = predecessor.is_some(),
+            "starting"
+        );
+
+        let store = Arc::new(Store::new());
+        let (source, first) = config::DirectorySource::open(&options.config)?;
+        apply(&store, first);
+
+        let home = Arc::new(
+            Netns::open("/proc/self/ns/net".as_ref())
+                .map_err(AgentError::io("opening the agent's own network namespace"))?,
+        );
+        let object = kernel::load::object_bytes(options.ebpf_object.as_deref())?;
+        let pods_cgroup = Cgroup::of_pods(options.pods_cgroup.as_deref())?;
+        let agent_cgroup = Cgroup::of_agent()?;
+        let loaded = kernel::load::load(
+            &object,
+            &options.bpffs,
+            &pods_cgroup,
+            &agent_cgroup,
+            worker_count(options.workers),
+        )?;
+        let (kernel, worker_maps, ring) = loaded;
+        note_mount(&run_dir, &kernel);
+
+        let pods = Arc::new(PodTable::default());
+        let flows = Arc::new(FlowLog::default());
+        let shared = Shared {
+            store: Arc::clone(&store),
+            pods: Arc::clone(&pods),
+            flows: Arc::clone(&flows),
+            home: Arc::clone(&home),
+        };
+        let workers = Arc::new(Workers::start(worker_maps, &shared)?);
+        let standings = Arc::new(ArcSwap::default());
+
+        let (lock, generation) = match predecessor {
+            Some(predecessor) => give_way(predecessor, &run_dir).await?,
+            None => (lock, 0),
+        };
+        let enrolment = Enrolment::start(Scope {
+            node: options.node.clone(),
+            kernel,
+            workers: Arc::clone(&workers),
+            store: Arc::clone(&store),
+            pods: Arc::clone(&pods),
+            home,
+            standings: Arc::clone(&standings),
+        })
+        .map_err(AgentError::io("starting the enrolment thread"))?;
+        let enrolment = Arc::new(enrolment);
+        enrolment.look().await;
+
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let lifecycle = Arc::new(Lifecycle::new(
+            lock,
+            options.drain_timeout,
+            options.handover_timeout,
+        ));
+        let inspector = Inspector {
+            node: options.node,
+            pins: options.bpffs,
+            started_at: SystemTime::now(),
+            started: Instant::now(),
+            generation: AtomicU32::new(generation),
+            store: Arc::clone(&store),
+            workers: Arc::clone(&workers),
+            standings,
+            flows: Arc::clone(&flows),
+            lifecycle: Arc::clone(&lifecycle),
+            enrolment: Arc::clone(&enrolment),
+            log,
+        };
+        let socket = AdminSocket::bind(&run_dir.socket())?;
+        let serving = admin::serve(socket, Arc::new(inspector), lifecycle.admin_stop());
+        tasks.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin API is gone; traffic is not affected");
+            }
+        });
+        tasks.spawn(events::run(ring, Arc::clone(&workers), pods, flows, stop.clone()));
+        tasks.spawn(follow(source, store, Arc::clone(&enrolment), stop.clone()));
+        if generation == 0 {
+            enrolment.alone();
+        }
+        lifecycle.ready();
+        tracing::info!(generation, "ready");
+
+        let agent = Self {
+            run_dir,
+            lifecycle,
+            enrolment,
+            workers,
+            tasks,
+            stop,
+            takeover: generation > 0,
+        };
+        agent.serve().await
+    }
+
+    /// Serves until told to end, then ends.
+    async fn serve(self) -> Result<(), AgentError> {
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(AgentError::io("listening for SIGTERM"))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(AgentError::io("listening for SIGINT"))?;
+        let mut phases = self.lifecycle.watch();
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => { self.lifecycle.drain(None); }
+                _ = interrupt.recv() => { self.lifecycle.drain(None); }
+                _ = phases.changed() => {}
+            }
+            if *phases.borrow_and_update() != Phase::Ready {
+                break;
+            }
+        }
+        self.end(&mut terminate).await;
+        Ok(())
+    }
+
+    async fn end(self, terminate: &mut tokio::signal::unix::Signal) {
+        let phase = self.lifecycle.phase();
+        tracing::info!(%phase, connections = self.workers.connections(), takeover = self.takeover, "ending");
+        if phase == Phase::HandedOver {
+            // Listeners stay: requests are on their way to them until the successor's have taken every pod.
+            let grace = Instant::now() + HANDOVER_GRACE;
+            self.wait_idle(grace, terminate).await;
+        }
+        self.workers.stop_listening().await;
+        self.wait_idle(Instant::now(), terminate).await;
+        let left = self.workers.connections();
+        if left > 0 {
+            tracing::warn!(
+                connections = left,
+                "the time to drain is over; cutting what is left"
+            );
+        }
+        self.workers.cut();
+        // The cut is instant; the deadline only guards against a worker that hangs.
+        if tokio::time::timeout(Duration::from_secs(2), self.workers.drained())
+            .await
+            .is_err()
+        {
+            tracing::error!("connections were left when the agent ended");
+        }
+        self.stop.cancel();
+        self.lifecycle.stop_admin();
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(2), self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!("a task was left when the agent ended");
+        }
+        if let Ok(enrolment) = Arc::try_unwrap(self.enrolment).map_err(|_| ()) {
+            enrolment.join();
+        }
+        if let Ok(workers) = Arc::try_unwrap(self.workers).map_err(|_| ()) {
+            workers.join();
+        }
+        self.lifecycle.release(&self.run_dir);
+        tracing::info!("ended");
+    }
+
+    /// Waits until no connection is open, but not before `earliest` and not after the deadline. A second signal
+    /// ends the wait.
+    async fn wait_idle(&self, earliest: Instant, terminate: &mut tokio::signal::unix::Signal) {
+        loop {
+            let now = Instant::now();
+            let deadline = self.lifecycle.deadline();
+            if now >= deadline || (now >= earliest && self.workers.connections() == 0) {
+                return;
+            }
+            tokio::select! {
+                _ = terminate.recv() => return,
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+}
+
+/// The lock, or the running agent to take over from.
+async fn take_lock(
+    run_dir: &RunDir,
+    takeover: bool,
+) -> Result<(Option<AgentLock>, Option<admin::AdminClient>), AgentError> {
+    match AgentLock::acquire(run_dir) {
+        Ok(lock) => {
+            if takeover {
+                tracing::warn!("no agent runs here; starting without one to take over from");
+            }
+            Ok((Some(lock), None))
+        }
+        Err(error @ LockError::Held { .. }) if !takeover => Err(AgentError::Running(error)),
+        Err(LockError::Held { .. }) => {
+            let mut running = admin::dial(&run_dir.socket()).await?;
+            let version = running
+                .version(proto::VersionRequest {})
+                .await
+                .map_err(|status| AgentError::Refused(Box::new(status)))?
+                .into_inner();
+            if version.abi != ABI_VERSION {
+                return Err(AgentError::Abi { found: version.abi });
+            }
+            Ok((None, Some(running)))
+        }
+        Err(error) => Err(AgentError::Lock(error)),
+    }
+}
+
+/// Makes the running agent give way, and takes its lock. Returns this agent's generation as well.
+async fn give_way(
+    mut running: admin::AdminClient,
+    run_dir: &RunDir,
+) -> Result<(Option<AgentLock>, u32), AgentError> {
+    let request = proto::HandoverRequest {
+        pid: std::process::id(),
+        abi: ABI_VERSION,
+    };
+    let reply = running
+        .handover(request)
+        .await
+        .map_err(|status| AgentError::Refused(Box::new(status)))?
+        .into_inner();
+    tracing::info!(
+        pid = reply.pid,
+        connections = reply.connections,
+        "the running agent gives way and serves its connections to the end"
+    );
+    let patience = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match AgentLock::acquire(run_dir) {
+            Ok(lock) => return Ok((Some(lock), reply.generation + 1)),
+            Err(LockError::Held { .. }) if Instant::now() < patience => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(AgentError::Lock(error)),
+        }
+    }
+}
+
+/// Follows the configuration.
+async fn follow(
+    source: config::DirectorySource,
+    store: Arc<Store>,
+    enrolment: Arc<Enrolment>,
+    stop: CancellationToken,
+) {
+    let (sender, mut updates) = mpsc::channel(1);
+    let watching = source.run(sender, stop);
+    let applying = async {
+        while let Some(update) = updates.recv().await {
+            apply(&store, update);
+            enrolment.look_soon();
+        }
+    };
+    tokio::join!(watching, applying);
+}
+
+fn apply(store: &Store, update: config::Update) {
+    for rejection in &update.rejections {
+        tracing::warn!(%rejection, "configuration rejected; the last good version stays");
+    }
+    for remark in &update.ignored {
+        tracing::info!(%remark, "configuration without effect");
+    }
+    store.set_rejections(update.rejections);
+    store.apply(&update.changes);
+}
+
+/// Remembers for `uninstall` that the agent mounted the BPF file system.
+fn note_mount(run_dir: &RunDir, kernel: &kernel::Kernel) {
+    let Some(mounted) = kernel.mounted() else {
+        return;
+    };
+    if let Err(error) = std::fs::write(run_dir.bpffs_note(), mounted.as_os_str().as_encoded_bytes()) {
+        tracing::warn!(%error, "`uninstall` will leave the BPF file system mounted");
+    }
+}
+
+fn worker_count(wanted: Option<NonZeroUsize>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    wanted
+        .map_or(cores.min(DEFAULT_WORKERS), NonZeroUsize::get)
+        .min(MAX_WORKERS)
+}

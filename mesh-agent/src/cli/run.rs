@@ -1,0 +1,80 @@
+//! `mesh-agent run`: the arguments of the agent itself.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::Args;
+use mesh_common::kernel::MAX_WORKERS;
+
+use super::{
+    agent::{BPFFS, RUN_DIR},
+    failure::Failure,
+};
+use crate::agent::{self, LogFormat, Options};
+
+/// What `run` takes.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RunArgs {
+    /// Directory of YAML files with the mesh's workloads and services; watched for changes
+    #[arg(long, value_name = "DIR")]
+    config: PathBuf,
+    /// Name of this node; workloads that name it are enrolled here
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: String,
+    /// Data workers, each a thread with a core of its own, at most 16; one a core by default, at most 4
+    #[arg(long, value_name = "N", value_parser = worker_count)]
+    workers: Option<NonZeroUsize>,
+    /// Cgroup v2 directory above all pods; found by itself by default
+    #[arg(long, value_name = "PATH")]
+    pods_cgroup: Option<PathBuf>,
+    /// Directory for pinned maps and links; a BPF file system is mounted where there is none
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    bpffs: PathBuf,
+    /// Directory for the agent's socket and lock
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+    run_dir: PathBuf,
+    /// eBPF object to load in place of the embedded one
+    #[arg(long, value_name = "PATH", env = "NODEMESH_EBPF_OBJECT")]
+    ebpf_object: Option<PathBuf>,
+    /// Replace the running agent without losing a connection; it drains and ends
+    #[arg(long)]
+    takeover: bool,
+    /// How long open connections may go on after the agent was told to end
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+    /// How long they may go on after a successor took over; they keep the replaced agent alive
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    handover_timeout: Duration,
+    /// error, warn, info, debug, trace, or directives like `info,mesh_agent::outbound=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "NODEMESH_LOG")]
+    log: String,
+    /// How log lines are written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    log_format: LogFormat,
+}
+
+impl RunArgs {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let options = Options {
+            config: self.config,
+            node: self.node,
+            workers: self.workers,
+            pods_cgroup: self.pods_cgroup,
+            bpffs: self.bpffs,
+            run_dir: self.run_dir,
+            ebpf_object: self.ebpf_object,
+            takeover: self.takeover,
+            drain_timeout: self.drain_timeout,
+            handover_timeout: self.handover_timeout,
+            log: self.log,
+            log_format: self.log_format,
+        };
+        agent::run(options).map_err(|error| Failure::because("the agent cannot run", error))
+    }
+}
+
+fn worker_count(text: &str) -> Result<NonZeroUsize, String> {
+    match text.parse::<NonZeroUsize>() {
+        Ok(count) if count.get() <= MAX_WORKERS => Ok(count),
+        _ => Err(format!("a number from 1 to {MAX_WORKERS} is needed")),
+    }
+}

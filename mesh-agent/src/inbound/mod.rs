@@ -1,0 +1,53 @@
+//! From a connection steered to an enrolled pod to the application in it.
+//!
+//! The listener asks [`resolve`] once a connection. Invariant: a connection goes to the pod it was addressed to
+//! and to no other, and never back to the agent.
+
+use std::net::SocketAddr;
+
+use mesh_common::model::ObjectKey;
+use thiserror::Error;
+
+use crate::{node::Pod, state::Snapshot};
+
+/// An inbound connection that may be delivered.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Where the application is expected.
+    pub app: SocketAddr,
+    /// The workload that dialled, if its address is a known one.
+    pub client_workload: Option<ObjectKey>,
+}
+
+/// Why an inbound connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Undeliverable {
+    /// It was addressed to the agent's listener itself.
+    #[error("addressed to the agent's own listener")]
+    OwnListener,
+    /// It was addressed to something that is not the pod.
+    #[error("not an address of this pod")]
+    NotThisPod,
+}
+
+/// Decides where an inbound connection from `client` to `addressed` goes.
+pub fn resolve(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    client: SocketAddr,
+    addressed: SocketAddr,
+) -> Result<Delivery, Undeliverable> {
+    if pod.is_own_listener(addressed) {
+        return Err(Undeliverable::OwnListener);
+    }
+    if !pod.has_address(addressed.ip()) {
+        return Err(Undeliverable::NotThisPod);
+    }
+    let client_workload = snapshot
+        .workload_at(client.ip())
+        .map(|entry| entry.workload.key.clone());
+    Ok(Delivery {
+        app: addressed,
+        client_workload,
+    })
+}

@@ -1,0 +1,200 @@
+//! The system calls no library offers: the only unsafe code of the agent.
+//!
+//! Everything here is a thin, safe function over one call; policy and order are its callers' business.
+#![expect(
+    unsafe_code,
+    reason = "the one module that talks to the kernel without a library"
+)]
+
+use std::{
+    ffi::CString,
+    io, mem,
+    num::NonZeroUsize,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::maps::{MapData, RingBuf};
+use mesh_common::kernel::MAX_WORKERS;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Opens a pinned BPF object (`BPF_OBJ_GET`, Linux 4.4).
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    #[repr(C)]
+    struct ObjGet {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjGet {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: `attr` has the layout of the kernel's `OBJ_GET` arm of `bpf_attr`; it and the NUL-terminated path it
+    // points to outlive the call; the size given is its own.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const attr,
+            mem::size_of::<ObjGet>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program of a BPF link in place (`BPF_LINK_UPDATE`, Linux 5.7), so that no moment is without one.
+pub(crate) fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
+    const BPF_LINK_UPDATE: libc::c_long = 29;
+    #[repr(C)]
+    struct LinkUpdate {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let attr = LinkUpdate {
+        link_fd: link.as_fd().as_raw_fd().cast_unsigned(),
+        new_prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: `attr` has the layout of the kernel's `link_update` arm of `bpf_attr`, is fully initialised and
+    // outlives the call; the size given is its own.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_UPDATE,
+            &raw const attr,
+            mem::size_of::<LinkUpdate>(),
+        )
+    };
+    if status < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// The cookie of the network namespace a socket lives in (`SO_NETNS_COOKIE`, Linux 5.14).
+pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0u64;
+    let mut len = mem::size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the buffer is a u64 and `len` says so; both outlive the call.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if status < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(cookie)
+    }
+}
+
+/// Lets `bind()` choose an address but leave the port to `connect()` (`IP_BIND_ADDRESS_NO_PORT`, Linux 4.2),
+/// so that ports are shared between destinations.
+pub(crate) fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is a c_int and the length says so; it outlives the call.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if status < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Waits for entries of a ring buffer on the current runtime.
+pub(crate) fn await_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its descriptor, always returns the same one, and closes it only when it is dropped.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// A plain-old-data value out of the bytes of a ring buffer entry; `None` when there are too few.
+pub(crate) fn read_value<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < mem::size_of::<T>() {
+        return None;
+    }
+    // SAFETY: the bytes are readable and enough, unaligned reads are allowed for, and `Pod` types are valid for
+    // every bit pattern.
+    Some(unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+/// The kernel's table of connections per data worker (`LOADS`), mapped into this process: a store, not a call.
+#[derive(Debug)]
+pub(crate) struct Loads {
+    slots: ptr::NonNull<AtomicU64>,
+    length: NonZeroUsize,
+}
+
+// SAFETY: the mapping is shared memory made of atomics; it is unmapped only when the last owner drops it.
+unsafe impl Send for Loads {}
+// SAFETY: as above; access goes through atomics only.
+unsafe impl Sync for Loads {}
+
+impl Loads {
+    /// Maps the array behind `map`, which must be mmapable and of `MAX_WORKERS` u64 values.
+    pub(crate) fn map(map: &impl AsFd) -> io::Result<Self> {
+        let length = NonZeroUsize::new(MAX_WORKERS * mem::size_of::<u64>())
+            .ok_or_else(|| io::Error::other("no workers"))?;
+        // SAFETY: a fresh shared mapping of a map of at least this size; the address is the kernel's choice.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length.get(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let slots = ptr::NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
+        Ok(Self { slots, length })
+    }
+
+    /// Publishes how many connections `worker` holds.
+    pub(crate) fn set(&self, worker: usize, connections: u64) {
+        if worker < MAX_WORKERS {
+            // SAFETY: within the mapping, aligned (the mapping is page-aligned), and only ever accessed atomically.
+            unsafe { self.slots.add(worker).as_ref() }.store(connections, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Loads {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `map` with this length, and nothing refers to it any more.
+        unsafe { libc::munmap(self.slots.as_ptr().cast(), self.length.get()) };
+    }
+}

@@ -1,0 +1,15 @@
+//! Where connections enter: one data worker's listeners, and the requests held at them.
+//!
+//! A request comes in one of two ways. Usually the kernel half holds it ([`held`]): the worker dials first, then
+//! sends the request on ([`answer`]), so that the client learns from its own `connect()` what became of it. A
+//! request to an application that is known to accept is let through at once, and the worker dials after the
+//! accept. [`accept`] joins both; [`serve`] is the life of one connection from there.
+
+pub mod accept;
+pub mod answer;
+pub mod held;
+pub mod serve;
+pub mod socket;
+
+pub use accept::PodListener;
+pub use serve::{DataPath, Serving};

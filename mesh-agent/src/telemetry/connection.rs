@@ -1,0 +1,190 @@
+//! One connection as the agent tells about it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use mesh_common::model::{ObjectKey, Workload};
+
+/// Which way a connection runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a workload of this node to elsewhere.
+    Outbound,
+    /// From elsewhere to a workload of this node.
+    Inbound,
+    /// Between two workloads of this node, in one hop.
+    Local,
+}
+
+/// What a dialled address stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A service, and the endpoint chosen for it; none when it has no ready one.
+    Service {
+        /// The service.
+        service: ObjectKey,
+        /// The endpoint's workload and address.
+        endpoint: Option<(ObjectKey, SocketAddr)>,
+    },
+    /// A workload of the mesh, dialled by its own address.
+    Workload(ObjectKey),
+    /// Nothing the mesh knows.
+    Passthrough,
+}
+
+/// The process that dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id in the initial namespace.
+    pub pid: u32,
+    /// Its name as the kernel shortens it, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ConnectionState {
+    /// The request waits until the destination has answered.
+    Held = 0,
+    /// The client is connected, the destination is being reached.
+    Connecting = 1,
+    /// Both ways open.
+    Open = 2,
+    /// One way has ended.
+    HalfClosed = 3,
+}
+
+/// One of the two ways through a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// From the client to the destination.
+    ToUpstream,
+    /// From the destination to the client.
+    ToDownstream,
+}
+
+/// A connection from the arrival of its request to its end. Shared between the worker and whoever looks.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its number, unique while the agent runs.
+    pub id: u64,
+    /// Which way it runs.
+    pub direction: Direction,
+    /// The enrolled workload on whose side the agent stands.
+    pub workload: Arc<Workload>,
+    /// Who dialled.
+    pub client: SocketAddr,
+    /// The workload that dialled, when its address is a known one.
+    pub client_workload: Option<ObjectKey>,
+    /// What was dialled.
+    pub original_destination: SocketAddr,
+    /// What that stands for.
+    pub destination: Destination,
+    /// The process that dialled, when it is on this node.
+    pub process: Option<Process>,
+    /// The data worker that carries it.
+    pub worker: u32,
+    /// When the request arrived.
+    pub opened_at: SystemTime,
+    upstream: OnceLock<SocketAddr>,
+    state: AtomicU8,
+    to_upstream: AtomicU64,
+    to_downstream: AtomicU64,
+}
+
+/// What is known of a connection when its request arrives; see the fields of [`Connection`].
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are those of Connection")]
+pub struct Opening {
+    pub direction: Direction,
+    pub workload: Arc<Workload>,
+    pub client: SocketAddr,
+    pub client_workload: Option<ObjectKey>,
+    pub original_destination: SocketAddr,
+    pub destination: Destination,
+    pub process: Option<Process>,
+    pub state: ConnectionState,
+}
+
+impl Connection {
+    pub(super) fn new(id: u64, worker: u32, opening: Opening) -> Self {
+        Self {
+            id,
+            direction: opening.direction,
+            workload: opening.workload,
+            client: opening.client,
+            client_workload: opening.client_workload,
+            original_destination: opening.original_destination,
+            destination: opening.destination,
+            process: opening.process,
+            worker,
+            opened_at: SystemTime::now(),
+            upstream: OnceLock::new(),
+            state: AtomicU8::new(opening.state as u8),
+            to_upstream: AtomicU64::new(0),
+            to_downstream: AtomicU64::new(0),
+        }
+    }
+
+    /// What the agent connected to, once it has.
+    pub fn upstream(&self) -> Option<SocketAddr> {
+        self.upstream.get().copied()
+    }
+
+    /// Records what the agent connected to; the first call counts.
+    pub fn set_upstream(&self, addr: SocketAddr) {
+        // A second value could only be the same: a connection has one upstream.
+        let _ = self.upstream.set(addr);
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> ConnectionState {
+        match self.state.load(Ordering::Relaxed) {
+            0 => ConnectionState::Held,
+            1 => ConnectionState::Connecting,
+            2 => ConnectionState::Open,
+            _ => ConnectionState::HalfClosed,
+        }
+    }
+
+    /// Records how far it is.
+    pub fn set_state(&self, state: ConnectionState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Counts bytes carried.
+    pub fn count(&self, side: Side, bytes: u64) {
+        self.counter(side).fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes carried so far.
+    pub fn bytes(&self, side: Side) -> u64 {
+        self.counter(side).load(Ordering::Relaxed)
+    }
+
+    fn counter(&self, side: Side) -> &AtomicU64 {
+        match side {
+            Side::ToUpstream => &self.to_upstream,
+            Side::ToDownstream => &self.to_downstream,
+        }
+    }
+}
+
+impl Process {
+    /// The name as text.
+    pub fn name(&self) -> String {
+        let end = self
+            .comm
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(self.comm.len());
+        String::from_utf8_lossy(&self.comm[..end]).into_owned()
+    }
+}

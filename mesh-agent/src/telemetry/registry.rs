@@ -1,0 +1,156 @@
+//! The connections of one data worker, and its sums.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{Connection, Opening, Side};
+
+/// Connection numbers are `worker << WORKER_SHIFT | count`: unique without a shared counter.
+const WORKER_SHIFT: u32 = 48;
+
+/// What one data worker carries. Written by the worker; read by the admin API.
+#[derive(Debug)]
+pub struct Registry {
+    worker: u32,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    totals: TotalCounters,
+}
+
+/// A connection's place in the registry; leaving it adds the connection's bytes to the sums.
+#[derive(Debug)]
+pub struct Entry {
+    registry: Arc<Registry>,
+    connection: Arc<Connection>,
+}
+
+/// Sums since the worker started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections joined to their destination.
+    pub accepted: u64,
+    /// Connections refused before they were established.
+    pub refused: u64,
+    /// Connections that ended in an error after that.
+    pub failed: u64,
+    /// Bytes from clients to destinations.
+    pub bytes_to_upstream: u64,
+    /// Bytes from destinations to clients.
+    pub bytes_to_downstream: u64,
+}
+
+#[derive(Debug, Default)]
+struct TotalCounters {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    to_upstream: AtomicU64,
+    to_downstream: AtomicU64,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(worker: u32) -> Arc<Self> {
+        Arc::new(Self {
+            worker,
+            next: AtomicU64::new(1),
+            open: Mutex::default(),
+            totals: TotalCounters::default(),
+        })
+    }
+
+    /// Whose it is.
+    pub fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    /// Enters a connection.
+    pub fn open(self: &Arc<Self>, opening: Opening) -> Entry {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = u64::from(self.worker) << WORKER_SHIFT | count;
+        let connection = Arc::new(Connection::new(id, self.worker, opening));
+        self.lock().insert(id, Arc::clone(&connection));
+        Entry {
+            registry: Arc::clone(self),
+            connection,
+        }
+    }
+
+    /// The connections open now.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many are open now.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// True when none is open now.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counts a connection joined to its destination.
+    pub fn count_accepted(&self) {
+        self.totals.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection refused.
+    pub fn count_refused(&self) {
+        self.totals.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that broke.
+    pub fn count_failed(&self) {
+        self.totals.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The sums, including what open connections have carried so far.
+    pub fn totals(&self) -> Totals {
+        let open = self.lock();
+        let carried = |side| {
+            open.values()
+                .map(|connection| connection.bytes(side))
+                .sum::<u64>()
+        };
+        Totals {
+            accepted: self.totals.accepted.load(Ordering::Relaxed),
+            refused: self.totals.refused.load(Ordering::Relaxed),
+            failed: self.totals.failed.load(Ordering::Relaxed),
+            bytes_to_upstream: self.totals.to_upstream.load(Ordering::Relaxed) + carried(Side::ToUpstream),
+            bytes_to_downstream: self.totals.to_downstream.load(Ordering::Relaxed)
+                + carried(Side::ToDownstream),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// The connection entered.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.registry.lock();
+        open.remove(&self.connection.id);
+        let totals = &self.registry.totals;
+        totals
+            .to_upstream
+            .fetch_add(self.connection.bytes(Side::ToUpstream), Ordering::Relaxed);
+        totals
+            .to_downstream
+            .fetch_add(self.connection.bytes(Side::ToDownstream), Ordering::Relaxed);
+    }
+}

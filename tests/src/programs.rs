@@ -1,0 +1,123 @@
+//! Where the test programs are, built when they are not there yet.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How a C program is linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkage {
+    /// By gcc against the C library of the machine.
+    Glibc,
+    /// By musl-gcc into a static binary, where no library call can be intercepted.
+    StaticMusl,
+}
+
+/// The `traffic` program: servers and clients that check what they see.
+pub fn traffic() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build_traffic().map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+/// The `peer` program: one connection by raw system calls, in every form a socket can take.
+pub fn peer(linkage: Linkage) -> Result<PathBuf> {
+    static GLIBC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static MUSL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let cell = match linkage {
+        Linkage::Glibc => &GLIBC,
+        Linkage::StaticMusl => &MUSL,
+    };
+    let built = cell.get_or_init(|| build_peer(linkage).map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+/// A Python program of the tests, by name.
+pub fn python(name: &str) -> PathBuf {
+    sources().join(name)
+}
+
+/// The target directory this program was built into.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let profile = profile_dir()?;
+    Ok(profile
+        .parent()
+        .context("the profile directory has no parent")?
+        .to_owned())
+}
+
+/// `target/debug` or `target/release`: where this program lies, or above `deps/` when it is a test.
+fn profile_dir() -> Result<PathBuf> {
+    let program = env::current_exe().context("finding this program")?;
+    let mut dir = program.parent().context("this program is in no directory")?;
+    if dir.ends_with("deps") {
+        dir = dir.parent().context("deps has no parent")?;
+    }
+    Ok(dir.to_owned())
+}
+
+fn build_traffic() -> Result<PathBuf> {
+    let profile = profile_dir()?;
+    let path = profile.join("traffic");
+    // Under `cargo test` the program is built with the tests; other callers may come first.
+    if !path.exists() {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args([
+            "build",
+            "--quiet",
+            "--package",
+            "mesh-tests",
+            "--bin",
+            "traffic",
+            "--target-dir",
+        ]);
+        build.arg(target_dir()?).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        let status = build.status().context("starting cargo")?;
+        ensure!(
+            status.success() && path.exists(),
+            "building the program traffic failed: {status}"
+        );
+    }
+    Ok(path)
+}
+
+fn build_peer(linkage: Linkage) -> Result<PathBuf> {
+    let (compiler, suffix, package) = match linkage {
+        Linkage::Glibc => ("gcc", "glibc", "gcc"),
+        Linkage::StaticMusl => ("musl-gcc", "musl", "musl-tools"),
+    };
+    let path = profile_dir()?.join(format!("peer-{suffix}"));
+    // Several test processes may build at once: each compiles its own file and renames it.
+    let draft = path.with_extension(std::process::id().to_string());
+    let mut compile = Command::new(compiler);
+    if linkage == Linkage::StaticMusl {
+        compile.arg("-static");
+    }
+    let output = compile
+        .args(["-O1", "-Wall", "-Werror", "-o"])
+        .arg(&draft)
+        .arg(sources().join("peer.c"))
+        .output()
+        .with_context(|| format!("starting {compiler} (Debian package {package})"))?;
+    if !output.status.success() {
+        bail!(
+            "{compiler} peer.c failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    std::fs::rename(&draft, &path).with_context(|| format!("renaming to {}", path.display()))?;
+    Ok(path)
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}

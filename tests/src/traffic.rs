@@ -1,0 +1,80 @@
+//! How tests, demo and benches use the traffic programs inside pods.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{
+    LivePod, Process,
+    programs::{self, Linkage},
+};
+
+const LISTENING: Duration = Duration::from_secs(10);
+
+/// Starts `traffic serve BEHAVIOUR` in a pod, named after the pod, and waits until it listens.
+pub fn serve(pod: &LivePod, behaviour: &str, port: u16) -> Result<Process> {
+    serve_with(pod, behaviour, port, &[])
+}
+
+/// As [`serve`], with more arguments.
+pub fn serve_with(pod: &LivePod, behaviour: &str, port: u16, args: &[&str]) -> Result<Process> {
+    let server = pod
+        .command(programs::traffic()?)
+        .args([
+            "serve",
+            behaviour,
+            "--name",
+            pod.name(),
+            "--port",
+            &port.to_string(),
+        ])
+        .args(args)
+        .spawn()?;
+    listening(server, port)
+}
+
+/// Starts `peer serve` in a pod, named after the pod, and waits until it listens.
+pub fn serve_peer(pod: &LivePod, linkage: Linkage, port: u16) -> Result<Process> {
+    let peer = pod.command(programs::peer(linkage)?);
+    listening(peer.args(["serve", &port.to_string(), pod.name()]).spawn()?, port)
+}
+
+/// Starts `server.py` in a pod, named after the pod, and waits until it listens.
+pub fn serve_python(pod: &LivePod, how: &str, port: u16) -> Result<Process> {
+    let server = pod.command("python3").arg(programs::python("server.py"));
+    listening(server.args([how, &port.to_string(), pod.name()]).spawn()?, port)
+}
+
+/// Runs a client of `traffic` to its end and returns its report. Two minutes are enough for each of them.
+pub fn report(pod: &LivePod, args: &[&str]) -> Result<Value> {
+    let client = pod
+        .command(programs::traffic()?)
+        .args(args)
+        .deadline(Duration::from_secs(120));
+    client
+        .run()?
+        .ok()?
+        .report()
+        .with_context(|| format!("traffic {}", args.join(" ")))
+}
+
+/// Starts a client of `traffic` in the background.
+pub fn start(pod: &LivePod, args: &[&str]) -> Result<Process> {
+    pod.command(programs::traffic()?).args(args).spawn()
+}
+
+/// An address and port as the programs take it.
+pub fn at(address: impl Into<IpAddr>, port: u16) -> String {
+    SocketAddr::new(address.into(), port).to_string()
+}
+
+fn listening(mut server: Process, port: u16) -> Result<Process> {
+    server
+        .wait_line(LISTENING, |line| line.contains("\"listening\""))
+        .with_context(|| format!("port {port}"))?;
+    Ok(server)
+}

@@ -1,0 +1,225 @@
+//! Everything that holds on plain networking holds through the agents of both nodes; service addresses come on top.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{
+    Agent, Mesh,
+    traffic::{self, at},
+    wait_until,
+};
+
+use crate::checks::{SOON, churn, failing, forms, standard, streams};
+
+const MIB: u64 = 1 << 20;
+
+/// Runs a check with an agent on each node, and sees that the agents carried its connections and let go of them.
+fn captured(name: &str, check: impl FnOnce(&Mesh, &[Agent]) -> Result<()>) {
+    Mesh::scenario(standard(name), |mesh| {
+        let agents = mesh.start_agents()?;
+        check(mesh, &agents)?;
+        for (agent, node) in agents.iter().zip(mesh.nodes()) {
+            ensure!(
+                agent.accepted()? > 0,
+                "the agent of node {} carried nothing",
+                node.name()
+            );
+            all_let_go(agent)?;
+        }
+        Ok(())
+    });
+}
+
+/// No connection is left open, and nothing of one is left in the kernel.
+pub(crate) fn all_let_go(agent: &Agent) -> Result<()> {
+    wait_until(SOON, "the connections to end", || {
+        agent.connections().is_ok_and(|open| open == 0)
+    })?;
+    wait_until(SOON, "the map FLOWS to be empty", || {
+        agent.map_entries("FLOWS").is_ok_and(|left| left == 0)
+    })
+}
+
+#[test]
+fn sockets_of_every_form_reach_the_right_server_and_both_ends_see_the_truth() {
+    captured("forms", |mesh, _| forms::every_socket_form(mesh));
+}
+
+#[test]
+fn a_socket_that_is_used_twice_reaches_the_right_server_twice() {
+    captured("twice", |mesh, _| forms::a_socket_used_twice(mesh));
+}
+
+#[test]
+fn servers_of_every_kind_see_the_real_client() {
+    captured("servers", |mesh, _| forms::every_kind_of_server(mesh));
+}
+
+#[test]
+fn python_clients_blocking_and_asyncio() {
+    captured("python", |mesh, _| forms::python_clients(mesh));
+}
+
+#[test]
+fn twenty_thousand_short_connections_64_at_a_time() {
+    captured("churn", |mesh, _| {
+        churn::none_lost_none_misdirected(mesh, 20_000)?;
+        churn::the_server_may_close_first(mesh)
+    });
+}
+
+#[test]
+fn service_addresses_reach_their_endpoints_on_this_node_and_on_another() {
+    captured("services", |mesh, _| {
+        let _servers = ["near", "web"].map(|name| traffic::serve(mesh.pod(name), "identity", 7001).unwrap());
+        for name in ["near", "web"] {
+            let service = mesh.service(name);
+            for address in [at(service.v4(), 80), at(service.v6(), 80)] {
+                let target = format!("{address}={name}");
+                let report = traffic::report(
+                    mesh.pod("client"),
+                    &["churn", "--to", &target, "--count", "200", "--parallel", "4"],
+                )?;
+                ensure!(
+                    report["good"] == 200 && report["failed"] == 0,
+                    "{target}: {report}"
+                );
+            }
+            let closed = failing::connect(mesh.pod("client"), &at(service.v4(), 81))?;
+            ensure!(
+                closed["connected"] == false,
+                "a port that the service does not have: {closed}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn connections_from_outside_the_mesh_come_in_and_the_server_sees_the_client() {
+    captured("inward", |mesh, _| {
+        let _servers = churn::servers(mesh)?;
+        let args = ["--count", "1000", "--parallel", "16", "--timeout-ms", "30000"];
+        let report = churn::run(mesh, "stranger", &churn::targets(mesh, &["near", "web"]), &args)?;
+        ensure!(report["good"] == 1000 && report["failed"] == 0, "{report}");
+        // So that both agents carried something.
+        let report = churn::run(
+            mesh,
+            "client",
+            &churn::targets(mesh, &["web"]),
+            &["--count", "10"],
+        )?;
+        ensure!(report["good"] == 10, "{report}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_gibibyte_each_way_across_nodes_and_on_one() {
+    captured("bulk", |mesh, _| {
+        streams::bulk_both_ways(mesh, "web", 1024 * MIB)?;
+        streams::bulk_both_ways(mesh, "near", 256 * MIB)?;
+        streams::bulk_both_ways(mesh, "stranger", 64 * MIB)
+    });
+}
+
+#[test]
+fn half_closed_connections_deliver_all_the_rest() {
+    captured("half-close", |mesh, _| streams::half_close(mesh));
+}
+
+#[test]
+fn resets_in_mid_stream_reach_the_other_end() {
+    captured("resets", |mesh, _| {
+        streams::reset_by_the_server(mesh)?;
+        streams::reset_by_the_client(mesh)
+    });
+}
+
+#[test]
+fn slow_readers_stop_their_writers_and_the_agents_memory_stays_bounded() {
+    captured("slow", |mesh, agents| {
+        const WRITERS: usize = 16;
+        let before: Vec<u64> = agents.iter().map(Agent::resident_bytes).collect::<Result<_>>()?;
+        let most = streams::slow_reader_stops_the_writer(mesh, WRITERS)?;
+        ensure!(
+            most < 64 * MIB,
+            "{most} bytes lie between one writer and its reader"
+        );
+        for (agent, before) in agents.iter().zip(before) {
+            let grown = agent.resident_bytes()?.saturating_sub(before);
+            println!(
+                "agent: {} KiB more for {WRITERS} stopped writers of {most} bytes",
+                grown / 1024
+            );
+            ensure!(
+                grown < WRITERS as u64 * MIB + 16 * MIB,
+                "the agent grew by {grown} bytes"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn five_thousand_idle_connections() {
+    captured("idle", |mesh, agents| {
+        const COUNT: usize = 5000;
+        let before: Vec<u64> = agents.iter().map(Agent::resident_bytes).collect::<Result<_>>()?;
+        streams::idle(mesh, "web", COUNT, || {
+            for (agent, before) in agents.iter().zip(&before) {
+                ensure!(
+                    agent.connections()? >= COUNT as u64,
+                    "the agent knows its connections"
+                );
+                let (now, grown) = (
+                    agent.resident_bytes()?,
+                    agent.resident_bytes()?.saturating_sub(*before),
+                );
+                let each = grown / COUNT as u64;
+                println!(
+                    "agent: {} KiB resident, {each} bytes for each of {COUNT} idle connections",
+                    now / 1024
+                );
+                ensure!(each < 64 * 1024, "{each} bytes for an idle connection");
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn closed_ports_black_holes_and_the_unreachable() {
+    captured("failing", |mesh, _| {
+        failing::closed_ports_refuse(mesh)?;
+        failing::a_black_hole_is_silent(mesh)?;
+        failing::the_unreachable_is_said_to_be(mesh)?;
+        // So that both agents carried something.
+        let _server = traffic::serve(mesh.pod("web"), "identity", 7001)?;
+        let target = format!("{}=web", at(mesh.pod("web").v4(), 7001));
+        let report = traffic::report(mesh.pod("client"), &["churn", "--to", &target, "--count", "10"])?;
+        ensure!(report["good"] == 10, "{report}");
+        Ok(())
+    });
+}
+
+#[test]
+fn servers_that_speak_first_are_heard_without_delay() {
+    Mesh::scenario(standard("greeting"), |mesh| {
+        let direct = failing::server_first(mesh)?;
+        let agents = mesh.start_agents()?;
+        let through = failing::server_first(mesh)?;
+        ensure!(
+            agents
+                .iter()
+                .all(|agent| agent.accepted().is_ok_and(|count| count > 0)),
+            "nothing was captured"
+        );
+        for (direct, through) in direct.into_iter().zip(through) {
+            println!("banner: {direct:.0} µs direct, {through:.0} µs through the agents");
+            ensure!(
+                through - direct < 50_000.0,
+                "{direct} µs direct, {through} µs through the agents"
+            );
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,18 @@
+//! The privileged integration tests: one file a theme. They need root and fail, never skip, without it.
+//!
+//! What holds for plain networking and must hold through the agent too stands in `checks`; `direct` runs it
+//! without an agent, which shows that the checks themselves are right.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at its first surprise"
+)]
+
+mod captured;
+mod checks;
+mod direct;
+mod harness;
+mod outside;
+mod refusals;
+mod restart;
+mod sustained;

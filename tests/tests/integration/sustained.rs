@@ -1,0 +1,72 @@
+//! Short connections for a minute, more than there are ephemeral ports: the pod does not run out of them.
+//!
+//! The pace is fixed, so that the test measures endurance and not the machine. See KERNEL.md on connection churn: with
+//! one local address towards the agent, the ports of a pod would be used up within half a minute at this pace.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{Mesh, Process, traffic};
+
+use crate::checks::standard;
+
+const RATE: u32 = 1000;
+const SECONDS: u32 = 60;
+const DESTINATIONS: u16 = 20;
+
+#[test]
+fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
+    Mesh::scenario(standard("sustained"), |mesh| {
+        let _servers: Vec<Process> = (0..DESTINATIONS)
+            .map(|index| traffic::serve(mesh.pod("web"), "identity", 7500 + index))
+            .collect::<Result<_>>()?;
+        sustained(mesh, "client").context("without agents")?;
+        let agents = mesh.start_agents()?;
+        sustained(mesh, "client").context("through the agents")?;
+        for agent in &agents {
+            ensure!(
+                agent.accepted()? >= u64::from(RATE * SECONDS),
+                "not all of it was captured"
+            );
+        }
+        Ok(())
+    });
+}
+
+fn sustained(mesh: &Mesh, from: &str) -> Result<()> {
+    let pod = mesh.pod("web");
+    let targets = (0..DESTINATIONS).flat_map(|index| {
+        let address = traffic::at(pod.v4(), 7500 + index);
+        ["--to".to_owned(), format!("{address}=web")]
+    });
+    let count = (RATE * SECONDS).to_string();
+    let rate = RATE.to_string();
+    let options = [
+        "--count",
+        &count,
+        "--rate",
+        &rate,
+        "--parallel",
+        "32",
+        "--timeout-ms",
+        "30000",
+    ];
+    let args: Vec<String> = ["churn".to_owned()]
+        .into_iter()
+        .chain(targets)
+        .chain(options.map(str::to_owned))
+        .collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let client = traffic::start(mesh.pod(from), &args)?;
+    let report = client
+        .wait(std::time::Duration::from_secs(u64::from(SECONDS) * 4))?
+        .ok()?
+        .report()?;
+    println!(
+        "{} good in {} s, {}",
+        report["good"], report["seconds"], report["times"]
+    );
+    ensure!(
+        report["failed"] == 0 && report["good"] == RATE * SECONDS,
+        "{report}"
+    );
+    Ok(())
+}
