@@ -224,7 +224,7 @@ impl Merge<'_> {
             self.place(
                 id,
                 Held {
-                    object: Arc::new(parsed.object.clone()),
+                    object: Arc::clone(&parsed.object),
                     ips: parsed.claims.iter().map(|claim| claim.ip).collect(),
                     file: file.to_owned(),
                     line: entry.place.line,

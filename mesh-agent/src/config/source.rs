@@ -18,6 +18,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -95,7 +96,7 @@ impl DirectorySource {
                 // The first look is at once: something may have changed between `open` and the watch.
                 watch.renew();
                 let reading = self.settled().await?;
-                if let Some(update) = self.refresh(reading) {
+                if let Some(update) = self.refresh(reading).await? {
                     updates.send(update).await.ok()?;
                 }
                 // An event during the look is waiting already and ends the pause at once.
@@ -124,14 +125,22 @@ impl DirectorySource {
         Some(reading)
     }
 
-    /// Takes in a reading and returns what differs from the one before, if anything does.
-    fn refresh(&mut self, reading: Reading) -> Option<Update> {
+    /// Takes in a reading and returns what differs from the one before, if anything does. `None` if the runtime is
+    /// going down.
+    async fn refresh(&mut self, reading: Reading) -> Option<Option<Update>> {
         if reading.fingerprint == self.fingerprint {
-            return None;
+            return Some(None);
         }
         self.fingerprint = reading.fingerprint;
         let update = match reading.files {
-            Ok(files) => self.directory.load(&files),
+            Ok(files) => {
+                let mut directory = std::mem::take(&mut self.directory);
+                // A large directory takes a while to parse, which is not the admin runtime's to wait for.
+                let loaded = spawn_blocking(move || (directory.load(&files), directory)).await;
+                let (update, directory) = loaded.ok()?;
+                self.directory = directory;
+                update
+            }
             Err(error) => {
                 let mut rejections = vec![directory_rejection(&self.path, &error)];
                 let known = self
@@ -153,7 +162,7 @@ impl DirectorySource {
         };
         let differs = !update.changes.is_empty() || remarks != self.last;
         self.last = remarks;
-        differs.then_some(update)
+        Some(differs.then_some(update))
     }
 }
 
@@ -167,7 +176,7 @@ struct Reading {
 impl Reading {
     /// Reads on a thread that may block. `None` if the runtime is going down.
     async fn take(path: PathBuf) -> Option<Self> {
-        tokio::task::spawn_blocking(move || Self::of(&path)).await.ok()
+        spawn_blocking(move || Self::of(&path)).await.ok()
     }
 
     fn of(path: &Path) -> Self {
@@ -178,7 +187,7 @@ impl Reading {
                 files.sort_by(|a, b| a.name.cmp(&b.name));
                 files.hash(&mut hasher);
             }
-            Err(error) => error.to_string().hash(&mut hasher),
+            Err(error) => format!("{error:?}").hash(&mut hasher),
         }
         Self {
             files,

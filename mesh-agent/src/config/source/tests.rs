@@ -325,15 +325,24 @@ fn a_directory_that_is_none_is_an_error_with_a_remedy() {
 }
 
 #[test]
-fn an_object_in_use_is_named_by_its_key() {
-    let dir = tempfile::tempdir().unwrap();
-    web_file(dir.path());
-    let (mut source, _) = DirectorySource::open(dir.path()).unwrap();
-    assert_eq!(source.refresh(Reading::of(dir.path())), None, "nothing differs");
-    fs::remove_file(dir.path().join("web.yaml")).unwrap();
-    let update = source.refresh(Reading::of(dir.path())).unwrap();
-    assert_eq!(
-        update.changes,
-        [Change::RemoveWorkload(ObjectKey::new("shop", "web"))]
-    );
+fn a_reading_that_says_nothing_new_is_no_update() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        web_file(dir.path());
+        let (mut source, _) = DirectorySource::open(dir.path()).unwrap();
+        assert_eq!(source.refresh(Reading::of(dir.path())).await.unwrap(), None);
+        let text = format!("# a comment\n{}", workload("web", "10.1.0.1"));
+        fs::write(dir.path().join("web.yaml"), text).unwrap();
+        assert_eq!(
+            source.refresh(Reading::of(dir.path())).await.unwrap(),
+            None,
+            "the object is the same"
+        );
+        fs::remove_file(dir.path().join("web.yaml")).unwrap();
+        let update = source.refresh(Reading::of(dir.path())).await.unwrap().unwrap();
+        assert_eq!(
+            update.changes,
+            [Change::RemoveWorkload(ObjectKey::new("shop", "web"))]
+        );
+    });
 }
