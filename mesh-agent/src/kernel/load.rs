@@ -12,14 +12,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, ArrayOfMaps, Map, MapData, MapError, RingBuf, SkStorage},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
     pin::PinError,
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps, SocketFilter,
         links::{FdLink, LinkError},
     },
 };
-use mesh_common::kernel::{ABI_VERSION, Config, MAX_WORKERS, SYN_RING_BYTES, SocketRecord};
+use mesh_common::kernel::{ABI_VERSION, Config, MAX_WORKERS, SYN_RING_BYTES, SockAddr, SocketRecord};
 use thiserror::Error;
 
 use super::{
@@ -142,6 +142,8 @@ pub struct Kernel {
 pub struct WorkerMaps {
     /// Records on the sockets the worker accepts and opens.
     pub records: SkStorage<MapData, SocketRecord>,
+    /// Under which address the network knows a captured connection.
+    pub sources: HashMap<MapData, u64, SockAddr>,
     /// Ports on which requests need not be held.
     pub open_ports: Arc<OpenPorts>,
     /// Connection requests held for this worker.
@@ -197,6 +199,7 @@ pub fn load(
             })?;
         worker_maps.push(WorkerMaps {
             records: pinned(&pins, "SOCKETS")?,
+            sources: pinned(&pins, "SOURCES")?,
             open_ports: Arc::clone(&open_ports),
             syns: RingBuf::try_from(Map::RingBuf(ring)).map_err(map_error("SYN_RINGS"))?,
             loads: Arc::clone(&loads),

@@ -40,33 +40,31 @@ pub(crate) fn all_let_go(agent: &Agent) -> Result<()> {
 
 #[test]
 fn sockets_of_every_form_reach_the_right_server_and_both_ends_see_the_truth() {
-    captured("forms", |mesh, _| forms::every_socket_form(mesh, Sight::OwnNode));
+    captured("forms", |mesh, _| forms::every_socket_form(mesh, Sight::Full));
 }
 
 #[test]
 fn a_socket_that_is_used_twice_reaches_the_right_server_twice() {
-    captured("twice", |mesh, _| {
-        forms::a_socket_used_twice(mesh, Sight::OwnNode)
-    });
+    captured("twice", |mesh, _| forms::a_socket_used_twice(mesh, Sight::Full));
 }
 
 #[test]
 fn servers_of_every_kind_see_the_real_client() {
     captured("servers", |mesh, _| {
-        forms::every_kind_of_server(mesh, Sight::OwnNode)
+        forms::every_kind_of_server(mesh, Sight::Full)
     });
 }
 
 #[test]
 fn python_clients_blocking_and_asyncio() {
-    captured("python", |mesh, _| forms::python_clients(mesh, Sight::OwnNode));
+    captured("python", |mesh, _| forms::python_clients(mesh, Sight::Full));
 }
 
 #[test]
 fn twenty_thousand_short_connections_64_at_a_time() {
     captured("churn", |mesh, _| {
-        churn::none_lost_none_misdirected(mesh, Sight::OwnNode, 20_000)?;
-        churn::the_server_may_close_first(mesh, Sight::OwnNode)
+        churn::none_lost_none_misdirected(mesh, Sight::Full, 20_000)?;
+        churn::the_server_may_close_first(mesh, Sight::Full)
     });
 }
 
@@ -77,7 +75,7 @@ fn service_addresses_reach_their_endpoints_on_this_node_and_on_another() {
         for name in ["near", "web"] {
             let service = mesh.service(name);
             for address in [at(service.v4(), 80), at(service.v6(), 80)] {
-                churn::good(mesh, "client", Sight::OwnNode, &address, name, 200)?;
+                churn::good(mesh, "client", Sight::Full, &address, name, 200)?;
             }
             let closed = failing::connect(mesh.pod("client"), &at(service.v4(), 81))?;
             ensure!(
@@ -187,7 +185,7 @@ fn closed_ports_black_holes_and_the_unreachable() {
         churn::good(
             mesh,
             "client",
-            Sight::OwnNode,
+            Sight::Full,
             &at(mesh.pod("web").v4(), 7001),
             "web",
             10,

@@ -93,7 +93,7 @@ fn a_pod_that_is_withdrawn_has_plain_networking_again() {
                     .is_ok_and(|names| node.expected().iter().all(|name| names.contains(name)))
             })?;
         }
-        churn::good(mesh, "client", Sight::OwnNode, &to, "web", 100)?;
+        churn::good(mesh, "client", Sight::Full, &to, "web", 100)?;
         ensure!(agents[0].accepted()? >= before + 100, "not captured again");
         agents.iter().try_for_each(all_let_go)
     });
@@ -112,7 +112,7 @@ fn a_pod_that_appears_later_is_enrolled_when_its_namespace_does() {
         churn::good(
             mesh,
             "late",
-            Sight::OwnNode,
+            Sight::Full,
             &at(mesh.pod("web").v4(), PORT),
             "web",
             20,

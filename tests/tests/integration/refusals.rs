@@ -212,7 +212,7 @@ fn a_bad_edit_keeps_the_last_good_version_in_force() {
         churn::good(
             mesh,
             "client",
-            Sight::OwnNode,
+            Sight::Full,
             &at(mesh.service("web").v4(), 80),
             "web",
             20,

@@ -20,7 +20,7 @@ fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
             .collect::<Result<_>>()?;
         sustained(mesh, Sight::Full).context("without agents")?;
         let agents = mesh.start_agents()?;
-        sustained(mesh, Sight::OwnNode).context("through the agents")?;
+        sustained(mesh, Sight::Full).context("through the agents")?;
         for agent in &agents {
             ensure!(
                 agent.accepted()? >= u64::from(RATE * SECONDS),
