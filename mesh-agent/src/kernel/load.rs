@@ -135,7 +135,6 @@ pub struct Kernel {
     pub tables: Tables,
     mark: u32,
     agent: u64,
-    mounted: Option<PathBuf>,
 }
 
 /// What one data worker needs of the kernel half.
@@ -161,7 +160,7 @@ pub fn load(
     agent: &Cgroup,
     workers: usize,
 ) -> Result<(Kernel, Vec<WorkerMaps>, RingBuf<MapData>), KernelError> {
-    let mounted = bpffs::ensure(pins_dir)?;
+    bpffs::ensure(pins_dir)?;
     let pins = Pins::below(pins_dir);
     for dir in [pins.maps(), pins.links()] {
         fs::create_dir_all(&dir).map_err(|source| KernelError::Io { path: dir, source })?;
@@ -227,7 +226,6 @@ pub fn load(
         tables,
         mark,
         agent: agent.id(),
-        mounted,
     };
     Ok((kernel, worker_maps, events))
 }
@@ -279,11 +277,6 @@ impl Kernel {
     /// Where everything is pinned.
     pub fn pins(&self) -> &Pins {
         &self.pins
-    }
-
-    /// The mount point, if the agent had to mount the BPF file system.
-    pub fn mounted(&self) -> Option<&Path> {
-        self.mounted.as_deref()
     }
 }
 
