@@ -180,9 +180,17 @@ impl Step {
                 "warnings",
             ])),
             Self::ClippyEbpf => ebpf::lint(repo),
+            // Private items too, and links to them from anywhere: who reads this works on it.
             Self::Docs => process::run(
-                cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"])
-                    .env("RUSTDOCFLAGS", "-D warnings"),
+                cargo(&[
+                    "doc",
+                    "--locked",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                    "--quiet",
+                ])
+                .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
             ),
             Self::Deny => {
                 const CHECKS: [&str; 4] = ["check", "bans", "licenses", "sources"];
