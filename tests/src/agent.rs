@@ -67,7 +67,7 @@ impl<'a> AgentStart<'a> {
     /// Starts the agent without waiting for anything.
     pub fn spawn(self) -> Result<Agent> {
         let node = self.node;
-        let binary = agent_binary()?;
+        let binary = node.agent_binary()?;
         let process = node
             .command(&binary)
             .named(&format!("agent-of-{}", node.name()))
@@ -206,7 +206,7 @@ impl Agent {
 impl Node {
     /// Runs a subcommand of the CLI for this node, whether or not an agent runs.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        Client::of(self, agent_binary()?).cli(args)
+        Client::of(self, self.agent_binary()?).cli(args)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     env, fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    panic,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     Capture, Command, Output, Pod, Process, Service,
-    agent::{Agent, AgentStart},
+    agent::{Agent, AgentStart, agent_binary},
     footprint,
     layout::{Layout, Pair},
     network::{self, Plan, PlannedPod},
@@ -35,6 +35,7 @@ pub struct Mesh {
     nodes: Vec<Node>,
     pods: Vec<LivePod>,
     services: Vec<LiveService>,
+    agent: Option<PathBuf>,
 }
 
 /// Says what a mesh consists of.
@@ -44,6 +45,7 @@ pub struct MeshBuilder {
     nodes: Vec<String>,
     pods: Vec<(String, Pod, Membership)>,
     services: Vec<Service>,
+    agent: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,7 @@ pub struct Node {
     place: Place,
     pods_cgroup: PathBuf,
     dir: PathBuf,
+    agent: Option<PathBuf>,
     /// The workloads of this node that its agent has to enrol.
     expected: Vec<String>,
 }
@@ -112,6 +115,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Names the agent's binary; see [`agent_binary`](crate::agent_binary) for what is taken otherwise.
+    #[must_use]
+    pub fn agent(mut self, binary: &Path) -> Self {
+        self.agent = Some(binary.to_owned());
+        self
+    }
+
     /// Makes it all. Needs root; first removes what killed processes left behind.
     pub fn build(self) -> Result<Mesh> {
         ensure!(
@@ -131,6 +141,7 @@ impl MeshBuilder {
             nodes: Vec::new(),
             pods: Vec::new(),
             services: Vec::new(),
+            agent: self.agent,
         };
         for (name, number) in self.nodes.iter().zip(1..) {
             let node = mesh.plan_node(name, number);
@@ -159,6 +170,7 @@ impl Mesh {
             nodes: Vec::new(),
             pods: Vec::new(),
             services: Vec::new(),
+            agent: None,
         }
     }
 
@@ -313,6 +325,27 @@ impl Mesh {
         self.nodes.iter().try_for_each(|node| node.remove_config(file))
     }
 
+    /// Writes a script that runs a program in a pod, `SCRIPT POD PROGRAM ARGUMENTS`, for a person to use.
+    pub fn write_entry_script(&self) -> Result<PathBuf> {
+        let path = self.layout.dir.join("in");
+        let mut script =
+            "#!/bin/sh\n# in POD PROGRAM ARGUMENTS: runs a program in a pod.\ncase $1 in\n".to_owned();
+        for pod in &self.pods {
+            script += &format!(
+                "{}) cgroup={} netns={} ;;\n",
+                pod.name(),
+                pod.cgroup().display(),
+                pod.netns()
+            );
+        }
+        script += "*) echo \"$0: no pod $1\" >&2; exit 2 ;;\nesac\nshift\n\
+                   echo $$ >$cgroup/cgroup.procs && exec nsenter --net=/run/netns/$netns \"$@\"\n";
+        let context = || format!("writing {}", path.display());
+        fs::write(&path, script).with_context(context)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).with_context(context)?;
+        Ok(path)
+    }
+
     fn make(&self, nodes: Vec<String>) -> Result<()> {
         let pods = self.pods.iter().map(|pod| pod.planned.clone()).collect();
         network::lay(&self.layout, &Plan { nodes, pods })?;
@@ -345,6 +378,7 @@ impl Mesh {
             place: self.place(self.layout.node_netns(name), self.layout.agent_cgroup(name)),
             pods_cgroup: self.layout.pods_cgroup(name),
             dir: self.layout.node_dir(name),
+            agent: self.agent.clone(),
             expected: Vec::new(),
         }
     }
@@ -467,6 +501,11 @@ impl Node {
     /// The cgroup of the node's agent.
     pub fn agent_cgroup(&self) -> &Path {
         &self.place.cgroup
+    }
+
+    /// The agent's binary.
+    pub(crate) fn agent_binary(&self) -> Result<PathBuf> {
+        self.agent.clone().map_or_else(agent_binary, Ok)
     }
 
     /// Names of the workloads of this node that its agent has to enrol.

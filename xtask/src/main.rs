@@ -6,7 +6,9 @@
 //!
 //! Invariant: a command either does all of what it says or ends with a non-zero exit code and a remedy.
 
+mod bench;
 mod compile;
+mod demo;
 mod ebpf;
 mod layers;
 mod process;
@@ -43,6 +45,10 @@ enum Command {
     BuildEbpf(ebpf::Options),
     /// Build the kernel half and the agent that carries it
     Build(compile::Options),
+    /// Run programs in three pods through the agents of two nodes, and look at it
+    Demo(demo::Options),
+    /// Measure what the agents cost, against plain networking on the same machine
+    Bench(bench::Options),
     /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests
     Test(test::Options),
 }
@@ -69,6 +75,8 @@ fn run() -> Result<()> {
         Command::Setup(options) => setup::command(&repo, &options),
         Command::BuildEbpf(options) => ebpf::command(&repo, &options),
         Command::Build(options) => compile::command(&repo, &options),
+        Command::Demo(options) => demo::command(&repo, &options),
+        Command::Bench(options) => bench::command(&repo, &options),
         Command::Test(options) => test::command(&repo, &options),
     }
 }

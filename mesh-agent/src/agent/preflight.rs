@@ -10,7 +10,7 @@ use nix::{
 use thiserror::Error;
 
 /// The oldest kernel with every feature the kernel half uses.
-pub const OLDEST_KERNEL: (u32, u32) = (5, 18);
+pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
 /// Descriptors below which a busy node runs out.
 const FEW_DESCRIPTORS: u64 = 65_536;

@@ -159,6 +159,11 @@ impl Flow {
             Detail::Usual => units::time_of_day(self.time),
             Detail::Wide => units::date_and_time(self.time),
         };
+        let duration = if self.duration_us == 0 {
+            String::new()
+        } else {
+            units::duration(self.duration_us)
+        };
         let tone = match self.kind() {
             FlowKind::Opened => Tone::Good,
             FlowKind::Closed | FlowKind::Unspecified => Tone::Plain,
@@ -172,7 +177,7 @@ impl Flow {
             path.client_cell(),
             path.destination_cell(),
             Cell::from(&path.upstream),
-            Cell::from(units::duration(self.duration_us)),
+            Cell::from(duration),
             Cell::from(units::bytes(self.bytes_to_upstream)),
             Cell::from(units::bytes(self.bytes_to_downstream)),
         ]

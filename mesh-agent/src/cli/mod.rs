@@ -2,7 +2,7 @@
 //!
 //! Each command is one file with the arguments it takes and what it prints. The inspection commands ask the running
 //! agent over its admin socket; `bpf`, `check` and `uninstall` also work without one. Invariants: answers go to the
-//! standard output, everything else to the standard error; exit codes are those of [`failure`].
+//! standard output, everything else to the standard error; exit codes are those of `failure`.
 
 mod agent;
 mod bpf;

@@ -205,3 +205,61 @@ impl View for Report {
         (self.removed.is_empty() && self.left.is_empty()).then_some("Nothing to remove.")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_run_directory_goes_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(dir.path().join("run"));
+        run_dir.create().unwrap();
+        fs::write(run_dir.socket(), "").unwrap();
+        let mut report = Report::default();
+        report.take_run_dir(&run_dir, Some(AgentLock::acquire(&run_dir).unwrap()));
+        let removed: Vec<_> = report.removed.iter().map(|thing| thing.what).collect();
+        assert_eq!(removed, ["socket", "lock", "directory"]);
+        assert!(!run_dir.path().exists());
+
+        let mut again = Report::default();
+        again.take_run_dir(&run_dir, None);
+        assert_eq!(again.nothing(), Some("Nothing to remove."));
+    }
+
+    #[test]
+    fn what_is_not_the_agents_is_left_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(dir.path());
+        fs::write(dir.path().join("foreign"), "").unwrap();
+        let mut report = Report::default();
+        report.take_run_dir(&run_dir, Some(AgentLock::acquire(&run_dir).unwrap()));
+        assert_eq!(report.left.len(), 1);
+        assert!(dir.path().join("foreign").exists());
+    }
+
+    #[test]
+    fn files_that_cannot_be_pins_are_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("links")).unwrap();
+        let mut report = Report::default();
+        report.take_pins(dir.path()).unwrap();
+        assert!(report.nothing().is_some() && dir.path().join("links").exists());
+    }
+
+    #[test]
+    fn a_running_agent_is_in_the_way_unless_forced() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::new(dir.path());
+        let _agent = AgentLock::acquire(&run_dir).unwrap();
+        let args = |force| UninstallArgs {
+            force,
+            bpffs: BPFFS.into(),
+            run_dir: dir.path().to_owned(),
+            output: OutputArgs::default(),
+        };
+        let refusal = args(false).lock(&run_dir).unwrap_err();
+        assert!(refusal.message().contains("--force"));
+        assert!(args(true).lock(&run_dir).unwrap().is_none());
+    }
+}

@@ -86,6 +86,8 @@ impl Path<'_> {
 #[derive(Debug)]
 enum DecodeError {
     Message(String),
+    /// What was expected instead of the value.
+    Expected(String),
     Missing(&'static str),
     Placed(Box<Fault>),
 }
@@ -94,6 +96,7 @@ impl DecodeError {
     fn fault(self, place: &Place) -> Fault {
         match self {
             Self::Message(message) => place.fault(message, ""),
+            Self::Expected(expected) => place.fault(format!("expected {expected}"), ""),
             Self::Missing(name) => place.child(name).fault("missing", "add this field"),
             Self::Placed(fault) => *fault,
         }
@@ -104,6 +107,7 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Message(message) => f.write_str(message),
+            Self::Expected(expected) => write!(f, "expected {expected}"),
             Self::Missing(name) => write!(f, "{name} is missing"),
             Self::Placed(fault) => f.write_str(&fault.reason),
         }
@@ -115,6 +119,10 @@ impl std::error::Error for DecodeError {}
 impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self::Message(message.to_string())
+    }
+
+    fn invalid_type(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::Expected(expected.to_string())
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -136,6 +144,7 @@ impl<'de> Decoder<'de, '_> {
     fn placed<T>(&self, result: Result<T, DecodeError>) -> Result<T, DecodeError> {
         result.map_err(|error| match error {
             DecodeError::Placed(_) => error,
+            DecodeError::Expected(expected) => self.mismatch(&expected, "write one instead"),
             error => DecodeError::Placed(Box::new(error.fault(&self.place()))),
         })
     }

@@ -22,7 +22,7 @@ use super::object::{Claim, Entry, Id, Identity, Kind, Object, entries};
 use super::{Change, Rejection};
 
 /// One file of the directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct File {
     /// Its name in the directory; shown in messages.
     pub name: PathBuf,
@@ -224,7 +224,7 @@ impl Merge<'_> {
             self.place(
                 id,
                 Held {
-                    object: Arc::new(parsed.object.clone()),
+                    object: Arc::clone(&parsed.object),
                     ips: parsed.claims.iter().map(|claim| claim.ip).collect(),
                     file: file.to_owned(),
                     line: entry.place.line,

@@ -3,8 +3,10 @@
 //! `directory` hands text in and keeps the [`Entry`]s. A document is identified before it is decoded, so that a
 //! mistake in it concerns that one object; the items of a `List` are entries of their own.
 
-use mesh_common::model::{ObjectKey, Service, Workload};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_common::model::{ObjectKey, Service, Workload};
 
 use super::document;
 use super::fault::{Fault, Place};
@@ -36,7 +38,7 @@ pub(super) enum Object {
 /// A checked object, and what only its file can tell.
 #[derive(Clone, Debug)]
 pub(super) struct Parsed {
-    pub(super) object: Object,
+    pub(super) object: Arc<Object>,
     /// Every address of the object, with its place.
     pub(super) claims: Vec<Claim>,
     /// Parts that were accepted and have no effect.

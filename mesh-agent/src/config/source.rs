@@ -8,6 +8,7 @@
 //! Invariant: an update is sent only if something differs from the one before.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -28,7 +30,12 @@ use super::{Directory, File, Rejection, Update};
 pub struct DirectorySource {
     path: PathBuf,
     directory: Directory,
+    /// The reading that was taken in last.
+    fingerprint: u64,
+    /// What was wrong in it.
     last: Update,
+    settle: Duration,
+    rescan: Duration,
 }
 
 /// Why a configuration directory cannot be used at all.
@@ -59,7 +66,8 @@ pub enum SourceError {
 impl DirectorySource {
     /// Reads the directory for the first time. The update holds everything that is in it.
     pub fn open(path: &Path) -> Result<(Self, Update), SourceError> {
-        let files = read(path)?;
+        let Reading { files, fingerprint } = Reading::of(path);
+        let files = files?;
         let mut directory = Directory::new();
         let update = directory.load(&files);
         let last = Update {
@@ -70,7 +78,10 @@ impl DirectorySource {
             Self {
                 path: path.to_owned(),
                 directory,
+                fingerprint,
                 last,
+                settle: SETTLE,
+                rescan: RESCAN,
             },
             update,
         ))
@@ -78,45 +89,58 @@ impl DirectorySource {
 
     /// Sends an update whenever the directory says something else, until `stop` is cancelled or nobody listens.
     pub async fn run(mut self, updates: mpsc::Sender<Update>, stop: CancellationToken) {
-        let (wake, mut woken) = mpsc::channel(1);
-        let mut watch = Watch::new(&self.path, wake);
-        // Look again at once: something may have changed between `open` and the watch.
-        let mut next = Instant::now();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(()) = woken.recv() => next = next.min(Instant::now() + DEBOUNCE),
-                () = sleep_until(next) => {
-                    // Events from here on are news again, even if this look sees what they tell.
-                    while woken.try_recv().is_ok() {}
-                    watch.renew();
-                    let Some((source, update)) = self.look().await else { return };
-                    self = source;
-                    if let Some(update) = update
-                        && updates.send(update).await.is_err()
-                    {
-                        return;
-                    }
-                    next = Instant::now() + RESCAN;
+        let look = async {
+            let (wake, mut woken) = mpsc::channel(1);
+            let mut watch = Watch::new(&self.path, wake);
+            loop {
+                // The first look is at once: something may have changed between `open` and the watch.
+                watch.renew();
+                let reading = self.settled().await?;
+                if let Some(update) = self.refresh(reading).await? {
+                    updates.send(update).await.ok()?;
                 }
+                // An event during the look is waiting already and ends the pause at once.
+                let _ = timeout(self.rescan, woken.recv()).await;
+            }
+        };
+        let _: Option<Option<()>> = stop.run_until_cancelled(look).await;
+    }
+
+    /// Reads the directory, and if it says something new, again until two readings agree: a file that is being
+    /// written is not taken for what it will be. `None` if the runtime is going down.
+    async fn settled(&self) -> Option<Reading> {
+        let mut reading = Reading::take(self.path.clone()).await?;
+        for _ in 0..MOST_READINGS {
+            if reading.fingerprint == self.fingerprint {
+                break;
+            }
+            sleep(self.settle).await;
+            let again = Reading::take(self.path.clone()).await?;
+            let settled = again.fingerprint == reading.fingerprint;
+            reading = again;
+            if settled {
+                break;
             }
         }
+        Some(reading)
     }
 
-    /// Reads the directory on a thread that may block. `None` if the runtime is going down.
-    async fn look(self) -> Option<(Self, Option<Update>)> {
-        let look = tokio::task::spawn_blocking(move || {
-            let mut source = self;
-            let update = source.refresh();
-            (source, update)
-        });
-        look.await.ok()
-    }
-
-    /// Reads the directory again and returns what differs, if anything does.
-    fn refresh(&mut self) -> Option<Update> {
-        let update = match read(&self.path) {
-            Ok(files) => self.directory.load(&files),
+    /// Takes in a reading and returns what differs from the one before, if anything does. `None` if the runtime is
+    /// going down.
+    async fn refresh(&mut self, reading: Reading) -> Option<Option<Update>> {
+        if reading.fingerprint == self.fingerprint {
+            return Some(None);
+        }
+        self.fingerprint = reading.fingerprint;
+        let update = match reading.files {
+            Ok(files) => {
+                let mut directory = std::mem::take(&mut self.directory);
+                // A large directory takes a while to parse, which is not the admin runtime's to wait for.
+                let loaded = spawn_blocking(move || (directory.load(&files), directory)).await;
+                let (update, directory) = loaded.ok()?;
+                self.directory = directory;
+                update
+            }
             Err(error) => {
                 let mut rejections = vec![directory_rejection(&self.path, &error)];
                 let known = self
@@ -138,12 +162,45 @@ impl DirectorySource {
         };
         let differs = !update.changes.is_empty() || remarks != self.last;
         self.last = remarks;
-        differs.then_some(update)
+        Some(differs.then_some(update))
     }
 }
 
-/// Quiet time after an event, so that a burst of them is looked at once.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// What one look at the directory saw.
+#[derive(Debug)]
+struct Reading {
+    files: Result<Vec<File>, SourceError>,
+    fingerprint: u64,
+}
+
+impl Reading {
+    /// Reads on a thread that may block. `None` if the runtime is going down.
+    async fn take(path: PathBuf) -> Option<Self> {
+        spawn_blocking(move || Self::of(&path)).await.ok()
+    }
+
+    fn of(path: &Path) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let mut files = read(path);
+        match &mut files {
+            Ok(files) => {
+                files.sort_by(|a, b| a.name.cmp(&b.name));
+                files.hash(&mut hasher);
+            }
+            Err(error) => format!("{error:?}").hash(&mut hasher),
+        }
+        Self {
+            files,
+            fingerprint: hasher.finish(),
+        }
+    }
+}
+
+/// The time between two readings that must agree; also makes one update of a burst of edits.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How often a directory that never comes to rest is read before it is taken as it is.
+const MOST_READINGS: usize = 20;
 
 /// The longest time between two looks.
 const RESCAN: Duration = Duration::from_secs(5);

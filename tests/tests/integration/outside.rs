@@ -9,7 +9,7 @@ use mesh_tests::{
 
 use crate::{
     captured::all_let_go,
-    checks::{SOON, churn, failing::connect, forms, standard},
+    checks::{SOON, Sight, churn, failing::connect, forms, standard},
 };
 
 const PORT: u16 = 7001;
@@ -20,12 +20,14 @@ fn a_pod_outside_the_mesh_is_not_captured_by_the_agent_of_its_node() {
         let agents = mesh.start_agents()?;
         let mut server = traffic::serve_with(mesh.pod("stranger"), "identity", PORT, &["--log"])?;
         // To itself, and to its own node's gateway: no enrolled pod takes part.
-        let target = format!("{}=stranger", at(mesh.pod("stranger").v4(), PORT));
-        let report = traffic::report(
-            mesh.pod("stranger"),
-            &["churn", "--to", &target, "--count", "200"],
+        churn::good(
+            mesh,
+            "stranger",
+            Sight::Full,
+            &at(mesh.pod("stranger").v4(), PORT),
+            "stranger",
+            200,
         )?;
-        ensure!(report["good"] == 200 && report["failed"] == 0, "{report}");
         for agent in &agents {
             ensure!(agent.accepted()? == 0, "an agent carried a stranger's connection");
         }
@@ -72,9 +74,8 @@ fn a_pod_that_is_withdrawn_has_plain_networking_again() {
         wait_until(SOON, "the other to be let go", || {
             agents[1].enrolled().is_ok_and(|names| names.is_empty())
         })?;
-        let target = format!("{}=web", at(mesh.pod("web").v6(), 7210));
-        let report = traffic::report(mesh.pod("client"), &["churn", "--to", &target, "--count", "100"])?;
-        ensure!(report["good"] == 100, "{report}");
+        let to = at(mesh.pod("web").v6(), 7210);
+        churn::good(mesh, "client", Sight::Full, &to, "web", 100)?;
         ensure!(agents[0].accepted()? == before, "still captured");
         let report = connect(mesh.pod("client"), &at(mesh.service("web").v4(), 80))?;
         ensure!(
@@ -92,11 +93,8 @@ fn a_pod_that_is_withdrawn_has_plain_networking_again() {
                     .is_ok_and(|names| node.expected().iter().all(|name| names.contains(name)))
             })?;
         }
-        let report = traffic::report(mesh.pod("client"), &["churn", "--to", &target, "--count", "100"])?;
-        ensure!(
-            report["good"] == 100 && agents[0].accepted()? >= before + 100,
-            "{report}"
-        );
+        churn::good(mesh, "client", Sight::OwnNode, &to, "web", 100)?;
+        ensure!(agents[0].accepted()? >= before + 100, "not captured again");
         agents.iter().try_for_each(all_let_go)
     });
 }
@@ -111,12 +109,15 @@ fn a_pod_that_appears_later_is_enrolled_when_its_namespace_does() {
         })?;
         let _server = traffic::serve(mesh.pod("web"), "identity", PORT)?;
         let before = agents[0].accepted()?;
-        let target = format!("{}=web", at(mesh.pod("web").v4(), PORT));
-        let report = traffic::report(mesh.pod("late"), &["churn", "--to", &target, "--count", "20"])?;
-        ensure!(
-            report["good"] == 20 && agents[0].accepted()? >= before + 20,
-            "{report}"
-        );
+        churn::good(
+            mesh,
+            "late",
+            Sight::OwnNode,
+            &at(mesh.pod("web").v4(), PORT),
+            "web",
+            20,
+        )?;
+        ensure!(agents[0].accepted()? >= before + 20, "not captured");
         Ok(())
     });
 }
@@ -161,8 +162,8 @@ fn uninstall_leaves_nothing_and_networking_is_plain() {
             // A second time there is nothing left to do.
             node.cli(&["uninstall"])?.ok()?;
         }
-        forms::python_clients(mesh)?;
-        churn::none_lost_none_misdirected(mesh, 500)
+        forms::python_clients(mesh, Sight::Full)?;
+        churn::none_lost_none_misdirected(mesh, Sight::Full, 500)
     });
 }
 

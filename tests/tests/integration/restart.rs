@@ -10,7 +10,7 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-use crate::checks::{SOON, failing::connect, standard};
+use crate::checks::{SOON, Sight, churn, failing::connect, standard};
 
 const PORT: u16 = 7001;
 
@@ -58,10 +58,7 @@ fn a_killed_agent_fails_closed_and_a_restart_recovers() {
         let agent = mesh.node("a").start_agent()?;
         for name in ["web", "near", "stranger"] {
             for address in mesh.pod(name).addresses() {
-                let target = format!("{}={name}", at(address, PORT));
-                let report =
-                    traffic::report(mesh.pod("client"), &["churn", "--to", &target, "--count", "50"])?;
-                ensure!(report["good"] == 50, "to {name} after the restart: {report}");
+                churn::good(mesh, "client", Sight::OwnNode, &at(address, PORT), name, 50)?;
             }
         }
         let before = agent.accepted()?;
@@ -219,6 +216,7 @@ impl Load {
             &until,
         ];
         args.extend(options);
+        args.extend(Sight::OwnNode.options());
         let mut targets = Vec::new();
         for name in to {
             for address in mesh.pod(name).addresses() {

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Mesh, Process, traffic};
 
-use crate::checks::standard;
+use crate::checks::{Sight, standard};
 
 const RATE: u32 = 1000;
 const SECONDS: u32 = 60;
@@ -18,9 +18,9 @@ fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
         let _servers: Vec<Process> = (0..DESTINATIONS)
             .map(|index| traffic::serve(mesh.pod("web"), "identity", 7500 + index))
             .collect::<Result<_>>()?;
-        sustained(mesh, "client").context("without agents")?;
+        sustained(mesh, Sight::Full).context("without agents")?;
         let agents = mesh.start_agents()?;
-        sustained(mesh, "client").context("through the agents")?;
+        sustained(mesh, Sight::OwnNode).context("through the agents")?;
         for agent in &agents {
             ensure!(
                 agent.accepted()? >= u64::from(RATE * SECONDS),
@@ -31,15 +31,14 @@ fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
     });
 }
 
-fn sustained(mesh: &Mesh, from: &str) -> Result<()> {
+fn sustained(mesh: &Mesh, sight: Sight) -> Result<()> {
     let pod = mesh.pod("web");
-    let targets = (0..DESTINATIONS).flat_map(|index| {
-        let address = traffic::at(pod.v4(), 7500 + index);
-        ["--to".to_owned(), format!("{address}=web")]
-    });
-    let count = (RATE * SECONDS).to_string();
-    let rate = RATE.to_string();
-    let options = [
+    let targets: Vec<String> = (0..DESTINATIONS)
+        .map(|index| format!("{}=web", traffic::at(pod.v4(), 7500 + index)))
+        .collect();
+    let (count, rate) = ((RATE * SECONDS).to_string(), RATE.to_string());
+    let mut args = vec![
+        "churn",
         "--count",
         &count,
         "--rate",
@@ -49,13 +48,9 @@ fn sustained(mesh: &Mesh, from: &str) -> Result<()> {
         "--timeout-ms",
         "30000",
     ];
-    let args: Vec<String> = ["churn".to_owned()]
-        .into_iter()
-        .chain(targets)
-        .chain(options.map(str::to_owned))
-        .collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let client = traffic::start(mesh.pod(from), &args)?;
+    args.extend(sight.options());
+    args.extend(targets.iter().flat_map(|target| ["--to", target]));
+    let client = traffic::start(mesh.pod("client"), &args)?;
     let report = client
         .wait(std::time::Duration::from_secs(u64::from(SECONDS) * 4))?
         .ok()?

@@ -65,3 +65,6 @@ fn address(text: &At<String>) -> Result<IpAddr, Fault> {
     }
     Ok(ip)
 }
+
+#[cfg(test)]
+mod tests;

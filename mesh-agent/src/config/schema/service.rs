@@ -1,6 +1,7 @@
 //! Kubernetes `v1` Service. Every field of the real object is accepted; what the mesh has no use for is not read.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use mesh_common::model::{Service, ServicePort, TargetPort};
 use serde::Deserialize;
@@ -34,7 +35,7 @@ pub(in crate::config) fn service(node: &Node) -> Result<Parsed, Vec<Fault>> {
         selector,
     };
     Ok(Parsed {
-        object: Object::Service(service),
+        object: Arc::new(Object::Service(service)),
         claims,
         ignored,
     })

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Component, PathBuf};
+use std::sync::Arc;
 
 use mesh_common::model::{Locate, Workload, WorkloadPort};
 use serde::Deserialize;
@@ -52,7 +53,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
         locate,
     };
     Ok(Parsed {
-        object: Object::Workload(workload),
+        object: Arc::new(Object::Workload(workload)),
         claims,
         ignored: Vec::new(),
     })

@@ -39,6 +39,8 @@ enum Traffic {
     Send(stream::Send),
     /// Try to connect once and say what came of it.
     Connect(single::Connect),
+    /// Time the call connect() alone.
+    Dial(single::Dial),
     /// Time connections until the server's first bytes.
     Banner(single::Banner),
     /// Time round trips over one connection to `serve echo`.
@@ -57,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         Traffic::Read(args) => args.run(),
         Traffic::Send(args) => args.run(),
         Traffic::Connect(args) => args.run(),
+        Traffic::Dial(args) => args.run(),
         Traffic::Banner(args) => args.run(),
         Traffic::Ping(args) => args.run(),
         Traffic::Hold(args) => args.run(),

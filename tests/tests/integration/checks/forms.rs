@@ -1,22 +1,22 @@
 //! Sockets of every form, from programs of several kinds, reach the right server; both ends see the truth.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     LivePod, Mesh,
     programs::{self, Linkage},
-    traffic::{self, at},
+    traffic,
 };
 use serde_json::Value;
 
-use super::destinations;
+use super::{Sight, destinations};
 
 const PORT: u16 = 7001;
 const LINKAGES: [Linkage; 2] = [Linkage::Glibc, Linkage::StaticMusl];
 
 /// Every form of socket, from glibc and from static musl programs, to every kind of destination.
-pub(crate) fn every_socket_form(mesh: &Mesh) -> Result<()> {
+pub(crate) fn every_socket_form(mesh: &Mesh, sight: Sight) -> Result<()> {
     let client = mesh.pod("client");
     let _servers: Vec<_> = super::SERVERS
         .iter()
@@ -46,7 +46,17 @@ pub(crate) fn every_socket_form(mesh: &Mesh) -> Result<()> {
                 let seen = dial(client, linkage, &form, address)
                     .and_then(|seen| {
                         let bound = (form.len() == 3).then_some(own_port);
-                        judge(&seen, client, name, address, Port(PORT), form[0], bound)?;
+                        judge(
+                            &seen,
+                            &Meant {
+                                client,
+                                server: name,
+                                address: SocketAddr::new(address, PORT),
+                                form: form[0],
+                                bound,
+                                sight,
+                            },
+                        )?;
                         Ok(())
                     })
                     .with_context(|| format!("{linkage:?} {form:?} to {name} at {address}"));
@@ -58,22 +68,32 @@ pub(crate) fn every_socket_form(mesh: &Mesh) -> Result<()> {
 }
 
 /// A socket that dissolves its connection and connects again reaches its destination again.
-pub(crate) fn a_socket_used_twice(mesh: &Mesh) -> Result<()> {
+pub(crate) fn a_socket_used_twice(mesh: &Mesh, sight: Sight) -> Result<()> {
     let client = mesh.pod("client");
     for name in super::SERVERS {
         let pod = mesh.pod(name);
         let _server = traffic::serve(pod, "identity", PORT)?;
         for address in pod.addresses() {
             let seen = dial(client, Linkage::Glibc, &["reused"], address)?;
-            judge(&seen, client, name, address, Port(PORT), "reused", None)
-                .with_context(|| format!("{name} at {address}"))?;
+            judge(
+                &seen,
+                &Meant {
+                    client,
+                    server: name,
+                    address: SocketAddr::new(address, PORT),
+                    form: "reused",
+                    bound: None,
+                    sight,
+                },
+            )
+            .with_context(|| format!("{name} at {address}"))?;
         }
     }
     Ok(())
 }
 
 /// Servers of several kinds see the real client in accept() and getpeername().
-pub(crate) fn every_kind_of_server(mesh: &Mesh) -> Result<()> {
+pub(crate) fn every_kind_of_server(mesh: &Mesh, sight: Sight) -> Result<()> {
     let client = mesh.pod("client");
     for name in super::SERVERS {
         let pod = mesh.pod(name);
@@ -92,8 +112,18 @@ pub(crate) fn every_kind_of_server(mesh: &Mesh) -> Result<()> {
                     .run()?
                     .ok()?
                     .report()?;
-                judge(&said, client, name, address, Port(port), "blocking", None)
-                    .with_context(|| format!("{name} at {address} port {port}"))?;
+                judge(
+                    &said,
+                    &Meant {
+                        client,
+                        server: name,
+                        address: SocketAddr::new(address, port),
+                        form: "blocking",
+                        bound: None,
+                        sight,
+                    },
+                )
+                .with_context(|| format!("{name} at {address} port {port}"))?;
             }
         }
     }
@@ -101,7 +131,7 @@ pub(crate) fn every_kind_of_server(mesh: &Mesh) -> Result<()> {
 }
 
 /// Python's blocking and asyncio clients.
-pub(crate) fn python_clients(mesh: &Mesh) -> Result<()> {
+pub(crate) fn python_clients(mesh: &Mesh, sight: Sight) -> Result<()> {
     let client = mesh.pod("client");
     for name in super::SERVERS {
         let pod = mesh.pod(name);
@@ -115,8 +145,18 @@ pub(crate) fn python_clients(mesh: &Mesh) -> Result<()> {
                     .run()?
                     .ok()?
                     .report()?;
-                judge(&said, client, name, address, Port(PORT), how, None)
-                    .with_context(|| format!("{how} to {name} at {address}"))?;
+                judge(
+                    &said,
+                    &Meant {
+                        client,
+                        server: name,
+                        address: SocketAddr::new(address, PORT),
+                        form: how,
+                        bound: None,
+                        sight,
+                    },
+                )
+                .with_context(|| format!("{how} to {name} at {address}"))?;
             }
         }
     }
@@ -135,18 +175,27 @@ pub(crate) fn dial(pod: &LivePod, linkage: Linkage, form: &[&str], to: IpAddr) -
         .report()
 }
 
-struct Port(u16);
+/// What was dialled, and what the server may be asked to see.
+struct Meant<'a> {
+    client: &'a LivePod,
+    server: &'a str,
+    address: SocketAddr,
+    form: &'a str,
+    /// The port the client bound its socket to.
+    bound: Option<u16>,
+    sight: Sight,
+}
 
 /// Compares what both ends saw with what was meant.
-fn judge(
-    seen: &Value,
-    client: &LivePod,
-    server: &str,
-    address: IpAddr,
-    Port(port): Port,
-    form: &str,
-    bound: Option<u16>,
-) -> Result<()> {
+fn judge(seen: &Value, meant: &Meant<'_>) -> Result<()> {
+    let &Meant {
+        client,
+        server,
+        address,
+        form,
+        bound,
+        sight,
+    } = meant;
     ensure!(seen["connected"] == true, "no connection: {seen}");
     let answer = &seen["answer"];
     ensure!(answer["server"] == server, "reached another server: {seen}");
@@ -155,26 +204,26 @@ fn judge(
         return Ok(());
     }
     ensure!(
-        seen["getpeername"] == at(address, port),
+        seen["getpeername"] == address.to_string(),
         "the client's getpeername: {seen}"
     );
-    ensure!(
-        answer["accept"] == seen["getsockname"],
-        "the server's accept: {seen}"
-    );
-    ensure!(
-        answer["getpeername"] == seen["getsockname"],
-        "the server's getpeername: {seen}"
-    );
-    ensure!(
-        answer["getsockname"] == seen["getpeername"],
-        "the server's getsockname: {seen}"
-    );
+    let own = socket_address(&seen["getsockname"])?;
     let [own4, own6] = client.addresses();
-    let own: std::net::SocketAddr = seen["getsockname"].as_str().context("getsockname")?.parse()?;
     ensure!(
         own.ip() == if address.is_ipv4() { own4 } else { own6 },
         "the client's getsockname: {seen}"
+    );
+    for call in ["accept", "getpeername"] {
+        let client = socket_address(&answer[call])?;
+        ensure!(client.ip() == own.ip(), "the server's {call}: {seen}");
+        ensure!(
+            client.port() == own.port() || !sight.of_port(server),
+            "the server's {call}: {seen}"
+        );
+    }
+    ensure!(
+        answer["getsockname"] == seen["getpeername"],
+        "the server's getsockname: {seen}"
     );
     if let Some(bound) = bound {
         ensure!(own.port() == bound, "bound to port {bound}: {seen}");
@@ -191,4 +240,11 @@ fn judge(
         );
     }
     Ok(())
+}
+
+fn socket_address(shown: &Value) -> Result<SocketAddr> {
+    shown
+        .as_str()
+        .and_then(|shown| shown.parse().ok())
+        .with_context(|| format!("{shown} is no address"))
 }
