@@ -206,13 +206,14 @@ impl Step {
                     "--workspace",
                     "--exclude",
                     "mesh-tests",
+                    "--no-fail-fast",
                     "--quiet",
                 ]);
                 tests(cargo.args(filter), counts)
             }
             Self::Integration => {
                 let agent = compile::agent(repo, Profile::Release)?;
-                let mut cargo = cargo(&["test", "--locked", "--package", "mesh-tests"]);
+                let mut cargo = cargo(&["test", "--locked", "--package", "mesh-tests", "--no-fail-fast"]);
                 cargo.env(AGENT, agent).args(filter);
                 // One at a time: they measure, and they share the machine's cgroup and bpf file systems.
                 tests(cargo.args(["--", "--test-threads=1"]), counts)
