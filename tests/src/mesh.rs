@@ -115,7 +115,7 @@ impl MeshBuilder {
         self
     }
 
-    /// Names the agent's binary; see [`agent_binary`](crate::agent_binary) for what is taken otherwise.
+    /// Names the agent's binary; see [`agent_binary`] for what is taken otherwise.
     #[must_use]
     pub fn agent(mut self, binary: &Path) -> Self {
         self.agent = Some(binary.to_owned());
