@@ -136,10 +136,10 @@ fn uninstall_leaves_nothing_and_networking_is_plain() {
             agent.terminate()?.ok()?;
         }
         for node in mesh.nodes() {
-            node.cli(&["uninstall"])?.ok()?;
+            let output = node.cli(&["uninstall"])?.ok()?;
             ensure!(
                 !node.bpffs().exists(),
-                "{} is still there",
+                "{} is still there: {output}",
                 node.bpffs().display()
             );
         }
