@@ -43,6 +43,11 @@ impl Tables {
         self.agents.insert(cgroup_id, 1, 0).map_err(map_error("AGENTS"))
     }
 
+    /// Sockets of this cgroup are no agent's any more.
+    pub fn dismiss_agent(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
+        ignore_absent(self.agents.remove(&cgroup_id)).map_err(map_error("AGENTS"))
+    }
+
     /// As [`Self::admit_agent`], and no other cgroup's are.
     pub fn admit_only(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
         let others: Vec<u64> = self
