@@ -41,13 +41,10 @@ fn on_getpeername6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getsockname4)]
 fn on_getsockname4(ctx: SockAddrContext) -> i32 {
     let shown = shown4(&ctx);
-    if shown.ip.is_loopback()
-        && let Some(record) = record_of(&ctx)
-        && record.local.ip.is_v4()
-        && !record.local.ip.is_unspecified()
-        && connected_to(&ctx, record.via.port)
+    if let Some(own) = own_address(&ctx, shown)
+        && own.ip.is_v4()
     {
-        write4(&ctx, SockAddr::new(record.local.ip, shown.port));
+        write4(&ctx, own);
     }
     1
 }
@@ -55,14 +52,28 @@ fn on_getsockname4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getsockname6)]
 fn on_getsockname6(ctx: SockAddrContext) -> i32 {
     let shown = shown6(&ctx);
-    if shown.ip.is_loopback()
-        && let Some(record) = record_of(&ctx)
-        && !record.local.ip.is_unspecified()
-        && connected_to(&ctx, record.via.port)
-    {
-        write6(&ctx, SockAddr::new(record.local.ip, shown.port));
+    if let Some(own) = own_address(&ctx, shown) {
+        write6(&ctx, own);
     }
     1
+}
+
+/// The address under which the network knows the socket, if that is not the one the kernel shows: the pod's own
+/// in place of loopback, with the port that the agent connected from where that is another.
+#[inline(always)]
+fn own_address(ctx: &SockAddrContext, shown: SockAddr) -> Option<SockAddr> {
+    let record = record_of(ctx)?;
+    let own = record.local;
+    if own.ip.is_unspecified() || !connected_to(ctx, record.via.port) {
+        return None;
+    }
+    if own.port != 0 {
+        return Some(own);
+    }
+    shown
+        .ip
+        .is_loopback()
+        .then_some(SockAddr::new(own.ip, shown.port))
 }
 
 #[inline(always)]

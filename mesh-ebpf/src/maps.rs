@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use mesh_common::kernel::{
     Config, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PodEntry, PortKey,
-    SYN_RING_BYTES, SocketRecord,
+    SYN_RING_BYTES, SockAddr, SocketRecord,
 };
 
 const MAX_PODS: usize = 1024;
@@ -55,6 +55,11 @@ pub static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 /// Records on their way from a connecting socket to the accepted one.
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, SocketRecord, MAX_PENDING> = LruHashMap::new();
+
+/// The address under which the network knows a captured connection, by the cookie of the client's socket: put in by
+/// the agent before the client is let in, taken by the client's socket when it is.
+#[btf_map]
+pub static SOURCES: LruHashMap<u64, SockAddr, MAX_PENDING> = LruHashMap::new();
 
 /// Inbound requests that are held, and by which data worker: a repetition, and the request sent on, must meet the
 /// same one. Entries are left to the LRU order; a stale one only repeats a choice.

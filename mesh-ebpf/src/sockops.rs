@@ -20,7 +20,7 @@ use aya_ebpf::{
 use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, PortKey, RecordKind, SockAddr, SocketRecord};
 
 use crate::ctx::field;
-use crate::maps::{EVENTS, FLOWS, OPEN_PORTS, PODS, SOCKETS};
+use crate::maps::{EVENTS, FLOWS, OPEN_PORTS, PODS, SOCKETS, SOURCES};
 
 const AF_INET: u32 = 2;
 const BPF_ANY: u64 = 0;
@@ -30,7 +30,7 @@ fn on_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => publish(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => take(&ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => watch_state(&ctx, false),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => learn_source(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => watch_listener(&ctx),
         BPF_SOCK_OPS_STATE_CB => on_state(&ctx),
         _ => {}
@@ -57,6 +57,29 @@ fn publish(ctx: &SockOpsContext) {
     };
     if FLOWS.insert(&key, record, BPF_ANY).is_ok() {
         watch_state(ctx, true);
+    }
+}
+
+/// The handshake is done: the client's socket learns under which address the network knows it.
+#[inline(always)]
+fn learn_source(ctx: &SockOpsContext) {
+    if ctx.cb_flags() == 0 {
+        // Nobody's concern: see `publish`.
+        return;
+    }
+    watch_state(ctx, false);
+    let Some(record) = record_of(ctx.ops, 0) else {
+        return;
+    };
+    // SAFETY: the record lives as long as the socket, which this callback holds; nobody else writes it now.
+    let record = unsafe { &mut *record };
+    if record.kind != RecordKind::Captured as u32 {
+        return;
+    }
+    // SAFETY: the entry is this socket's alone.
+    if let Some(source) = unsafe { SOURCES.get(record.cookie) } {
+        record.local = *source;
+        let _ = SOURCES.remove(record.cookie);
     }
 }
 
@@ -140,6 +163,7 @@ fn abandoned(ctx: &SockOpsContext, netns: u64) {
     if record.kind != RecordKind::Captured as u32 {
         return;
     }
+    let _ = SOURCES.remove(record.cookie);
     // SAFETY: entries are replaced whole, never modified in place.
     let pod = unsafe { PODS.get(netns) }.map_or(0, |pod| pod.pod);
     let Some(mut entry) = EVENTS.reserve_untyped::<FlowEvent>(0) else {

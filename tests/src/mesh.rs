@@ -115,7 +115,7 @@ impl MeshBuilder {
         self
     }
 
-    /// Names the agent's binary; see [`agent_binary`](crate::agent_binary) for what is taken otherwise.
+    /// Names the agent's binary; see [`agent_binary`] for what is taken otherwise.
     #[must_use]
     pub fn agent(mut self, binary: &Path) -> Self {
         self.agent = Some(binary.to_owned());
@@ -353,7 +353,7 @@ impl Mesh {
         for node in &self.nodes {
             make_cgroup(&node.place.cgroup)?;
             make_cgroup(&node.pods_cgroup)?;
-            for directory in [node.config_dir(), node.run_dir(), node.bpffs()] {
+            for directory in [node.config_dir(), node.run_dir()] {
                 fs::create_dir_all(&directory)
                     .with_context(|| format!("creating {}", directory.display()))?;
             }
@@ -488,7 +488,7 @@ impl Node {
         self.dir.join("run")
     }
 
-    /// Where the agent mounts its bpffs and pins.
+    /// Where the agent makes and mounts its bpffs, and pins.
     pub fn bpffs(&self) -> PathBuf {
         self.dir.join("bpf")
     }

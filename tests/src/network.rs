@@ -36,6 +36,9 @@ pub(crate) fn lay(layout: &Layout, plan: &Plan) -> Result<()> {
         script += &format!("netns add {}\n", pod.netns);
     }
     batch(None, &script)?;
+    for node in &plan.nodes {
+        set_up_router(&layout.node_netns(node))?;
+    }
 
     let mut script =
         "link set lo up\nlink add br0 type bridge mcast_snooping 0\nlink set br0 up\n".to_owned();
@@ -53,6 +56,13 @@ pub(crate) fn lay(layout: &Layout, plan: &Plan) -> Result<()> {
     }
     for pod in &plan.pods {
         lay_pod(layout, pod)?;
+    }
+    batch(Some(&backbone), &noticed("br0"))?;
+    for node in &plan.nodes {
+        batch(
+            Some(&layout.node_netns(node)),
+            &(noticed("up0") + &noticed("br0")),
+        )?;
     }
     Ok(())
 }
@@ -106,7 +116,6 @@ pub(crate) fn batch(netns: Option<&str>, script: &str) -> Result<()> {
 
 fn lay_node(layout: &Layout, plan: &Plan, node: &str, number: u8) -> Result<()> {
     let netns = layout.node_netns(node);
-    enable_forwarding(&netns)?;
     let mut script = "link set lo up\nlink add br0 type bridge mcast_snooping 0\n".to_owned();
     script += &addresses("br0", layout.gateway(number));
     script += &addresses("up0", layout.on_backbone(number));
@@ -145,7 +154,14 @@ fn lay_pod(layout: &Layout, pod: &PlannedPod) -> Result<()> {
         "route add default via {}\nroute add default via {}\n",
         gateway.v4, gateway.v6
     );
+    script += &noticed("eth0");
     batch(Some(&pod.netns), &script)
+}
+
+/// Makes the kernel notice at once that a link is up. It looks at links at most once a second by itself, and IPv6
+/// does not work over a link that it has not noticed; asking for the state of one brings it up to date.
+fn noticed(interface: &str) -> String {
+    format!("link show dev {interface}\n")
 }
 
 fn addresses(interface: &str, pair: Pair) -> String {
@@ -155,19 +171,18 @@ fn addresses(interface: &str, pair: Pair) -> String {
     )
 }
 
-/// The settings are per namespace, and `/proc/sys/net` shows those of the namespace of who opens it.
-fn enable_forwarding(netns: &str) -> Result<()> {
+/// Makes a node forward, and take its link-local addresses into use without first looking for duplicates for a
+/// second. The settings are per namespace, and `/proc/sys/net` shows those of the namespace of who opens it.
+fn set_up_router(netns: &str) -> Result<()> {
+    let settings = "cd /proc/sys/net && echo 1 >ipv4/ip_forward && echo 1 >ipv6/conf/all/forwarding && \
+                    echo 0 >ipv6/conf/all/accept_dad && echo 0 >ipv6/conf/default/accept_dad";
     let status = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{netns}"))
-        .args([
-            "sh",
-            "-c",
-            "echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
-        ])
+        .args(["sh", "-c", settings])
         .status()
         .context("starting nsenter (Debian package util-linux)")?;
     if !status.success() {
-        bail!("forwarding could not be switched on in {netns}: {status}");
+        bail!("{netns} could not be made a router: {status}");
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::process::{find_program, run};
 use crate::repo::{Repo, cargo_home};
 use crate::toolchain::{self, Toolchain};
 
-pub(crate) use self::wrapper::become_rustc;
+pub(crate) use self::wrapper::become_what_is_asked;
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -154,11 +154,12 @@ fn for_kernel(repo: &Repo, toolchain: &Toolchain, mut cargo: Command) -> Result<
     let linker = find_program("bpf-linker").context(
         "bpf-linker is not installed: run `cargo xtask setup`, which builds it, or see CONTRIBUTING.md",
     )?;
+    let stand_in = wrapper::install(&mut cargo, &linker)?;
     cargo
         .current_dir(repo.ebpf_crate())
         .env("RUSTC", toolchain.rustc())
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(repo, toolchain, &linker))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(repo, toolchain, &stand_in))
         .env_remove("LD_LIBRARY_PATH")
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("CARGO_BUILD_TARGET");
@@ -172,7 +173,6 @@ fn for_kernel(repo: &Repo, toolchain: &Toolchain, mut cargo: Command) -> Result<
     ] {
         cargo.env_remove(name);
     }
-    wrapper::install(&mut cargo)?;
     Ok(cargo)
 }
 

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    ebpf::become_rustc()?;
+    ebpf::become_what_is_asked()?;
     let arguments = Arguments::parse();
     let repo = Repo::find()?;
     match arguments.command {

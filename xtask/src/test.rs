@@ -180,9 +180,17 @@ impl Step {
                 "warnings",
             ])),
             Self::ClippyEbpf => ebpf::lint(repo),
+            // Private items too, and links to them from anywhere: who reads this works on it.
             Self::Docs => process::run(
-                cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"])
-                    .env("RUSTDOCFLAGS", "-D warnings"),
+                cargo(&[
+                    "doc",
+                    "--locked",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                    "--quiet",
+                ])
+                .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
             ),
             Self::Deny => {
                 const CHECKS: [&str; 4] = ["check", "bans", "licenses", "sources"];
@@ -198,13 +206,14 @@ impl Step {
                     "--workspace",
                     "--exclude",
                     "mesh-tests",
+                    "--no-fail-fast",
                     "--quiet",
                 ]);
                 tests(cargo.args(filter), counts)
             }
             Self::Integration => {
                 let agent = compile::agent(repo, Profile::Release)?;
-                let mut cargo = cargo(&["test", "--locked", "--package", "mesh-tests"]);
+                let mut cargo = cargo(&["test", "--locked", "--package", "mesh-tests", "--no-fail-fast"]);
                 cargo.env(AGENT, agent).args(filter);
                 // One at a time: they measure, and they share the machine's cgroup and bpf file systems.
                 tests(cargo.args(["--", "--test-threads=1"]), counts)

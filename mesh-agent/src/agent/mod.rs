@@ -11,12 +11,12 @@ mod follow;
 mod inspect;
 mod lifecycle;
 mod logging;
-mod preflight;
+pub(crate) mod preflight;
 
 use std::{
     io,
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant, SystemTime},
 };
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, AdminSocket, AgentLock, DialError, LockError, RunDir, ServeError, SocketError, proto},
     config,
-    kernel::{self, KernelError},
+    kernel::{self, KernelError, bpffs},
     node::{
         Netns, PodTable,
         cgroup::{Cgroup, CgroupError},
@@ -178,6 +178,9 @@ impl Agent {
         let object = kernel::load::object_bytes(options.ebpf_object.as_deref())?;
         let pods_cgroup = Cgroup::of_pods(options.pods_cgroup.as_deref())?;
         let agent_cgroup = Cgroup::of_agent()?;
+        if let Some(mounted) = bpffs::ensure(&options.bpffs).map_err(KernelError::from)? {
+            note_mount(&run_dir, &mounted);
+        }
         let loaded = kernel::load::load(
             &object,
             &options.bpffs,
@@ -186,7 +189,6 @@ impl Agent {
             worker_count(options.workers),
         )?;
         let (kernel, worker_maps, ring) = loaded;
-        note_mount(&run_dir, &kernel);
 
         let pods = Arc::new(PodTable::default());
         let flows = Arc::new(FlowLog::default());
@@ -406,11 +408,8 @@ async fn give_way(
     }
 }
 
-/// Remembers for `uninstall` that the agent mounted the BPF file system.
-fn note_mount(run_dir: &RunDir, kernel: &kernel::Kernel) {
-    let Some(mounted) = kernel.mounted() else {
-        return;
-    };
+/// Remembers for `uninstall` that the agent mounted the BPF file system, whatever becomes of the agent next.
+fn note_mount(run_dir: &RunDir, mounted: &Path) {
     if let Err(error) = std::fs::write(run_dir.bpffs_note(), mounted.as_os_str().as_encoded_bytes()) {
         tracing::warn!(%error, "`uninstall` will leave the BPF file system mounted");
     }

@@ -7,10 +7,11 @@ use nix::{
     },
     unistd::geteuid,
 };
+use procfs::{ProcError, process::Process};
 use thiserror::Error;
 
 /// The oldest kernel with every feature the kernel half uses.
-pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 18);
+const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
 /// Descriptors below which a busy node runs out.
 const FEW_DESCRIPTORS: u64 = 65_536;
@@ -24,6 +25,12 @@ pub enum PreflightError {
          sudo, or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN and CAP_SYS_PTRACE in a container"
     )]
     NotRoot,
+    /// Rights are missing.
+    #[error("the agent lacks {}; run it as root, or grant them to the container", .missing.join(", "))]
+    Capabilities {
+        /// Their names, each with its purpose.
+        missing: Vec<String>,
+    },
     /// The kernel lacks what the kernel half needs.
     #[error(
         "Linux {release} is too old: `bpf_set_retval` and the interface in sk_lookup came with {}.{}; run the agent on \
@@ -40,12 +47,42 @@ pub(super) fn check() -> Result<(), PreflightError> {
     if !geteuid().is_root() {
         return Err(PreflightError::NotRoot);
     }
+    let missing = missing_capabilities().unwrap_or_default();
+    if !missing.is_empty() {
+        return Err(PreflightError::Capabilities { missing });
+    }
     let release = release();
-    if version(&release).is_some_and(|version| version < OLDEST_KERNEL) {
+    if is_too_old(&release) {
         return Err(PreflightError::Kernel { release });
     }
     raise_descriptors();
     Ok(())
+}
+
+/// Rights the agent needs: their bits, and what for.
+const CAPABILITIES: [(u32, &str, &str); 6] = [
+    (12, "CAP_NET_ADMIN", "attach programs"),
+    (13, "CAP_NET_RAW", "answer connection requests"),
+    (19, "CAP_SYS_PTRACE", "find pods by their processes"),
+    (21, "CAP_SYS_ADMIN", "enter the pods' namespaces"),
+    (38, "CAP_PERFMON", "load programs that read kernel memory"),
+    (39, "CAP_BPF", "load programs and maps"),
+];
+
+/// The rights that this process lacks, each with its purpose.
+pub(crate) fn missing_capabilities() -> Result<Vec<String>, ProcError> {
+    let effective = Process::myself()?.status()?.capeff;
+    let missing = CAPABILITIES
+        .iter()
+        .filter(|(bit, ..)| effective & (1 << bit) == 0);
+    Ok(missing
+        .map(|(_, name, purpose)| format!("{name} (to {purpose})"))
+        .collect())
+}
+
+/// Whether a kernel of this release may have every feature; one that cannot be read may.
+pub(crate) fn is_too_old(release: &str) -> bool {
+    version(release).is_some_and(|version| version < OLDEST_KERNEL)
 }
 
 /// The release of the running kernel.
@@ -88,6 +125,7 @@ mod tests {
         assert_eq!(version("6.1.0"), Some((6, 1)));
         assert_eq!(version("6.18.44-fc-v669"), Some((6, 18)));
         assert_eq!(version("unknown"), None);
-        assert!((5, 15) < OLDEST_KERNEL && (6, 1) > OLDEST_KERNEL);
+        assert!(is_too_old("5.15.0-91-generic") && is_too_old("4.19.0"));
+        assert!(!is_too_old("5.18.0") && !is_too_old("6.1.0") && !is_too_old("unknown"));
     }
 }

@@ -4,7 +4,7 @@
 //! capture of connections before what serves it; what is not the agent's is left alone; a second run finds nothing.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs, io,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
@@ -56,7 +56,7 @@ impl UninstallArgs {
         let lock = self.lock(&run_dir)?;
         let mut report = Report::default();
         report.take_pins(&self.bpffs)?;
-        report.take_mount(&run_dir);
+        report.take_mount(&run_dir, &self.bpffs);
         report.take_cgroup();
         report.take_run_dir(&run_dir, lock);
         self.output.show(&report)?;
@@ -122,14 +122,16 @@ impl Report {
 
     /// The file system goes only if an agent noted that it had to mount it, and if nobody else has pinned anything
     /// on it since.
-    fn take_mount(&mut self, run_dir: &RunDir) {
+    fn take_mount(&mut self, run_dir: &RunDir, dir: &Path) {
         let Ok(noted) = fs::read(run_dir.bpffs_note()) else {
             return;
         };
         let point = PathBuf::from(OsString::from_vec(noted));
-        let is_empty = fs::read_dir(&point).is_ok_and(|mut entries| entries.next().is_none());
-        if is_bpffs(&point) && is_empty {
+        if is_bpffs(&point) && is_unused(&point) {
             self.note("mount", &point, umount(&point).map_err(io::Error::from));
+            if point == dir {
+                self.note("directory", dir, fs::remove_dir(dir));
+            }
         }
     }
 
@@ -167,6 +169,16 @@ impl Report {
             Err(error) => self.left.push(thing(Some(error.to_string()))),
         }
     }
+}
+
+/// True when nothing is pinned there. The kernel itself puts two files for debugging on some BPF file systems.
+fn is_unused(point: &Path) -> bool {
+    let of_the_kernel = |name: &OsStr| name == "maps.debug" || name == "progs.debug";
+    fs::read_dir(point).is_ok_and(|entries| {
+        entries
+            .filter_map(Result::ok)
+            .all(|entry| of_the_kernel(&entry.file_name()))
+    })
 }
 
 const AGENT_CGROUP: &str = "nodemesh-agent";

@@ -12,14 +12,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, ArrayOfMaps, Map, MapData, MapError, RingBuf, SkStorage},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, RingBuf, SkStorage},
     pin::PinError,
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps, SocketFilter,
         links::{FdLink, LinkError},
     },
 };
-use mesh_common::kernel::{ABI_VERSION, Config, MAX_WORKERS, SYN_RING_BYTES, SocketRecord};
+use mesh_common::kernel::{ABI_VERSION, Config, MAX_WORKERS, SYN_RING_BYTES, SockAddr, SocketRecord};
 use thiserror::Error;
 
 use super::{
@@ -135,13 +135,14 @@ pub struct Kernel {
     pub tables: Tables,
     mark: u32,
     agent: u64,
-    mounted: Option<PathBuf>,
 }
 
 /// What one data worker needs of the kernel half.
 pub struct WorkerMaps {
     /// Records on the sockets the worker accepts and opens.
     pub records: SkStorage<MapData, SocketRecord>,
+    /// Under which address the network knows a captured connection.
+    pub sources: HashMap<MapData, u64, SockAddr>,
     /// Ports on which requests need not be held.
     pub open_ports: Arc<OpenPorts>,
     /// Connection requests held for this worker.
@@ -159,7 +160,7 @@ pub fn load(
     agent: &Cgroup,
     workers: usize,
 ) -> Result<(Kernel, Vec<WorkerMaps>, RingBuf<MapData>), KernelError> {
-    let mounted = bpffs::ensure(pins_dir)?;
+    bpffs::ensure(pins_dir)?;
     let pins = Pins::below(pins_dir);
     for dir in [pins.maps(), pins.links()] {
         fs::create_dir_all(&dir).map_err(|source| KernelError::Io { path: dir, source })?;
@@ -197,6 +198,7 @@ pub fn load(
             })?;
         worker_maps.push(WorkerMaps {
             records: pinned(&pins, "SOCKETS")?,
+            sources: pinned(&pins, "SOURCES")?,
             open_ports: Arc::clone(&open_ports),
             syns: RingBuf::try_from(Map::RingBuf(ring)).map_err(map_error("SYN_RINGS"))?,
             loads: Arc::clone(&loads),
@@ -224,7 +226,6 @@ pub fn load(
         tables,
         mark,
         agent: agent.id(),
-        mounted,
     };
     Ok((kernel, worker_maps, events))
 }
@@ -276,11 +277,6 @@ impl Kernel {
     /// Where everything is pinned.
     pub fn pins(&self) -> &Pins {
         &self.pins
-    }
-
-    /// The mount point, if the agent had to mount the BPF file system.
-    pub fn mounted(&self) -> Option<&Path> {
-        self.mounted.as_deref()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kernel half, seen from user space: loading, attaching, pinning, and the maps both sides share.
 //!
 //! [`load`] brings the programs into the kernel and hands out [`Kernel`], through which enrolment writes the
-//! maps; each data worker gets a [`WorkerMaps`] of its own. [`probe()`] only tries whether everything loads.
+//! maps; each data worker gets a [`WorkerMaps`] of its own. [`mod@probe`] only tries whether everything loads.
 //! Links and shared maps are pinned and outlive the agent: a killed agent leaves its pods refused, not open.
 
 pub mod bpffs;

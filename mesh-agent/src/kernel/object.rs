@@ -1,6 +1,6 @@
 //! The kernel half's object file, embedded when it was built before the agent.
 //!
-//! The agent's build script copies the object and sets `ebpf_object`; [`super::load`] and [`super::probe()`] hand it to
+//! The agent's build script copies the object and sets `ebpf_object`; [`super::load`] and [`mod@super::probe`] hand it to
 //! the kernel. Invariant: the bytes are aligned as an ELF reader needs them.
 
 /// The eBPF object; `None` when the agent was built without `cargo xtask build-ebpf`.

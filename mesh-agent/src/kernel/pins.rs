@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Maps that outlive the agent, and that overlapping agents share. Rings and loads are each agent's own.
-pub const SHARED_MAPS: [&str; 10] = [
+pub const SHARED_MAPS: [&str; 11] = [
     "CONFIG",
     "PODS",
     "AGENTS",
@@ -14,6 +14,7 @@ pub const SHARED_MAPS: [&str; 10] = [
     "SOCKETS",
     "FLOWS",
     "HELD",
+    "SOURCES",
 ];
 
 const LOOKUP_PREFIX: &str = "sk_lookup-";

@@ -9,6 +9,7 @@
 use std::{
     ffi::CString,
     io, mem,
+    net::SocketAddr,
     num::NonZeroUsize,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -21,6 +22,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use mesh_common::kernel::MAX_WORKERS;
+use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Opens a pinned BPF object (`BPF_OBJ_GET`, Linux 4.4).
@@ -114,15 +116,32 @@ pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
 /// Lets `bind()` choose an address but leave the port to `connect()` (`IP_BIND_ADDRESS_NO_PORT`, Linux 4.2),
 /// so that ports are shared between destinations.
 pub(crate) fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_option(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Binds to an address and port that another socket may be bound to as well. The kernel allows that to a socket
+/// under repair (`TCP_REPAIR`, Linux 3.5); the two connections differ in their destination.
+pub(crate) fn bind_beside(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, 1)?;
+    let bound = socket.bind(&addr.into());
+    set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, 0)?;
+    bound
+}
+
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the value is a c_int and the length says so; it outlives the call.
     let status = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
-            libc::SOL_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            mem::size_of_val(&on) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            mem::size_of_val(&value) as libc::socklen_t,
         )
     };
     if status < 0 {

@@ -157,7 +157,7 @@ enum Leg {
     Dial {
         pod: Arc<Pod>,
         addr: SocketAddr,
-        client: SocketAddr,
+        source: Option<SocketAddr>,
     },
     /// To an application in a pod of this node.
     Deliver {
@@ -182,7 +182,7 @@ fn outbound_journey(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &S
             Ok(Leg::Dial {
                 pod: Arc::clone(pod),
                 addr,
-                client: src,
+                source: outbound::source_for(src, record.via.ip.into(), addr),
             }),
         ),
         Ok(Way::Local(target, addr)) => (
@@ -286,6 +286,9 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         remember(&path, port);
     }
     entry.connection().set_upstream(leg.addr());
+    if let (Leg::Dial { .. }, Some(cookie)) = (&leg, cookie) {
+        path.dialer.tell_source(cookie, &upstream);
+    }
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
         Ok(Some(downstream)) => {
             drop(held);
@@ -397,11 +400,7 @@ fn kind_of(refusal: Refusal) -> FlowKind {
 impl Leg {
     async fn open(&self, path: &DataPath) -> Result<TcpStream, upstream::DialError> {
         match self {
-            Self::Dial { pod, addr, client } => {
-                path.dialer
-                    .dial(&pod.netns, *addr, outbound::source_for(*client, *addr))
-                    .await
-            }
+            Self::Dial { pod, addr, source } => path.dialer.dial(&pod.netns, *addr, *source).await,
             Self::Deliver {
                 pod, addr, client, ..
             } => {

@@ -95,10 +95,12 @@ pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Pla
     }
 }
 
-/// The source address to dial from: the client's, if it chose one, else the kernel's choice.
-pub fn source_for(client: SocketAddr, addr: SocketAddr) -> Option<IpAddr> {
-    let chosen = !client.ip().is_loopback() && client.is_ipv4() == addr.is_ipv4();
-    chosen.then(|| client.ip())
+/// The source to dial from: the client's, if it bound one itself, else the kernel's choice. `listener` is the
+/// address of the agent's that the client was sent to: for a socket bound to a device it is the pod's own, and so is
+/// the source, without the client having chosen it.
+pub fn source_for(client: SocketAddr, listener: IpAddr, addr: SocketAddr) -> Option<SocketAddr> {
+    let chosen = !client.ip().is_loopback() && listener.is_loopback();
+    (chosen && client.is_ipv4() == addr.is_ipv4()).then_some(client)
 }
 
 fn way_to(pods: &PodTable, addr: SocketAddr) -> Result<Way, Unroutable> {
@@ -115,13 +117,22 @@ mod tests {
 
     #[test]
     fn only_a_source_the_client_chose_is_kept() {
-        let source = |client: &str, addr: &str| source_for(client.parse().unwrap(), addr.parse().unwrap());
-        assert_eq!(source("127.0.0.1:9", "10.0.0.2:80"), None);
-        assert_eq!(source("[::1]:9", "[fd00::2]:80"), None);
+        let source = |client: &str, listener: &str, addr: &str| {
+            source_for(
+                client.parse().unwrap(),
+                listener.parse().unwrap(),
+                addr.parse().unwrap(),
+            )
+        };
+        let bound = Some("10.0.0.1:9".parse().unwrap());
+        assert_eq!(source("10.0.0.1:9", "127.3.4.5", "10.0.0.2:80"), bound);
+        assert_eq!(source("127.0.0.1:9", "127.3.4.5", "10.0.0.2:80"), None);
+        assert_eq!(source("[::1]:9", "::1", "[fd00::2]:80"), None);
         assert_eq!(
-            source("10.0.0.1:9", "10.0.0.2:80"),
-            Some("10.0.0.1".parse().unwrap())
+            source("10.0.0.1:9", "10.0.0.1", "10.0.0.2:80"),
+            None,
+            "bound to a device"
         );
-        assert_eq!(source("10.0.0.1:9", "[fd00::2]:80"), None);
+        assert_eq!(source("10.0.0.1:9", "127.3.4.5", "[fd00::2]:80"), None);
     }
 }

@@ -175,7 +175,7 @@ impl Worker {
         let serving = Serving {
             store: Arc::clone(&shared.store),
             pods: Arc::clone(&shared.pods),
-            dialer: Dialer::new(maps.records),
+            dialer: Dialer::new(maps.records, maps.sources),
             open_ports: maps.open_ports,
             registry: Registry::new(number),
             flows: Arc::clone(&shared.flows),

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{MapData, MapError, SkStorage};
+use aya::maps::{HashMap, MapData, MapError, SkStorage};
 use mesh_common::kernel::{RecordKind, SockAddr, SocketRecord};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
@@ -31,6 +31,7 @@ const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Opens upstream connections for one data worker.
 pub struct Dialer {
     records: Mutex<SkStorage<MapData, SocketRecord>>,
+    sources: Mutex<HashMap<MapData, u64, SockAddr>>,
 }
 
 /// Why there is no upstream connection.
@@ -68,30 +69,53 @@ pub enum Refusal {
 }
 
 impl Dialer {
-    /// A dialer that writes records to this storage.
-    pub fn new(records: SkStorage<MapData, SocketRecord>) -> Self {
+    /// A dialer that writes records to this storage and source addresses to this map.
+    pub fn new(records: SkStorage<MapData, SocketRecord>, sources: HashMap<MapData, u64, SockAddr>) -> Self {
         Self {
             records: Mutex::new(records),
+            sources: Mutex::new(sources),
         }
     }
 
-    /// Connects from `netns` to `addr`; from `source` when the client chose its own source address.
+    /// Connects from `netns` to `addr`; from `source` when the client chose its own source address and port.
     pub async fn dial(
         &self,
         netns: &Netns,
         addr: SocketAddr,
-        source: Option<IpAddr>,
+        source: Option<SocketAddr>,
     ) -> Result<TcpStream, DialError> {
-        let open = || -> io::Result<TcpSocket> {
-            let socket = new_socket(netns, addr)?;
-            if let Some(source) = source {
-                raw::bind_address_no_port(&socket)?;
-                socket.bind(&SocketAddr::new(source, 0).into())?;
-            }
-            Ok(TcpSocket::from_std_stream(socket.into()))
-        };
         let fail = |source| DialError { addr, source };
-        open().map_err(fail)?.connect(addr).await.map_err(fail)
+        let Some(source) = source else {
+            let socket = new_socket(netns, addr).map_err(fail)?;
+            return TcpSocket::from_std_stream(socket.into())
+                .connect(addr)
+                .await
+                .map_err(fail);
+        };
+        match self.dial_from(netns, addr, source, raw::bind_beside).await {
+            // Another connection to the same destination had this port within the last minute.
+            Err(error) if error.source.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                let any_port = SocketAddr::new(source.ip(), 0);
+                self.dial_from(netns, addr, any_port, bind_late).await
+            }
+            other => other,
+        }
+    }
+
+    async fn dial_from(
+        &self,
+        netns: &Netns,
+        addr: SocketAddr,
+        source: SocketAddr,
+        bind: fn(&Socket, SocketAddr) -> io::Result<()>,
+    ) -> Result<TcpStream, DialError> {
+        let fail = |source| DialError { addr, source };
+        let socket = new_socket(netns, addr).map_err(fail)?;
+        bind(&socket, source).map_err(fail)?;
+        TcpSocket::from_std_stream(socket.into())
+            .connect(addr)
+            .await
+            .map_err(fail)
     }
 
     /// Connects to an application inside its own namespace, on behalf of `client`, from `source`.
@@ -104,12 +128,11 @@ impl Dialer {
     ) -> Result<TcpStream, DialError> {
         let open = || -> io::Result<TcpSocket> {
             let socket = new_socket(netns, addr)?;
-            raw::bind_address_no_port(&socket)?;
             let ip = match source {
                 Source::Loopback => loopback_source(addr.ip(), client),
                 Source::Own => addr.ip(),
             };
-            socket.bind(&SocketAddr::new(ip, 0).into())?;
+            bind_late(&socket, SocketAddr::new(ip, 0))?;
             let record = SocketRecord {
                 peer: client.into(),
                 via: SockAddr::from(addr),
@@ -131,6 +154,19 @@ impl Dialer {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(fail)
+    }
+
+    /// Lets the client whose socket has this cookie know under which address the network knows its connection.
+    /// To be called before the client is let in.
+    pub fn tell_source(&self, cookie: u64, upstream: &TcpStream) {
+        let told = upstream.local_addr().map_err(MapError::IoError).and_then(|addr| {
+            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+            sources.insert(cookie, SockAddr::from(addr), 0)
+        });
+        if let Err(error) = told {
+            // The connection works all the same; only `getsockname()` shows another port than the wire.
+            tracing::debug!(%error, "a client does not know its port");
+        }
     }
 
     /// The record of an accepted socket; `None` when the kernel half put none on it.
@@ -183,6 +219,12 @@ fn new_socket(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
     )?;
     tune(&socket)?;
     Ok(socket)
+}
+
+/// Binds to an address and leaves the port to `connect()`, which can share it between destinations.
+fn bind_late(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    raw::bind_address_no_port(socket)?;
+    socket.bind(&addr.into())
 }
 
 /// A loopback source address: for IPv4 one of sixteen million, by client; for IPv6 there is only one.

@@ -108,7 +108,8 @@ pub struct SocketRecord {
     pub peer: SockAddr,
     /// The peer the kernel connected this socket to. The record is stale when it is not the current peer.
     pub via: SockAddr,
-    /// What `getsockname()` shows in place of a loopback address; all zero leaves it as it is.
+    /// What `getsockname()` shows: with a port, this; without one, this address in place of a loopback address;
+    /// all zero, what the kernel knows.
     pub local: SockAddr,
     /// A [`RecordKind`] as a number.
     pub kind: u32,

@@ -1,7 +1,7 @@
 //! Marks the ABI as plain old data for the loader.
 
 use super::{
-    Config, FlowEvent, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey,
+    Config, FlowEvent, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey, SockAddr,
     SocketRecord, SynEvent,
 };
 
@@ -23,6 +23,7 @@ plain_old_data!(
     ListenerKey,
     PodEntry,
     PortKey,
+    SockAddr,
     SocketRecord,
     SynEvent,
 );

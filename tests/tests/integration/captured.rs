@@ -7,7 +7,7 @@ use mesh_tests::{
     wait_until,
 };
 
-use crate::checks::{SOON, Sight, churn, failing, forms, standard, streams};
+use crate::checks::{SOON, churn, failing, forms, standard, streams};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,33 +40,29 @@ pub(crate) fn all_let_go(agent: &Agent) -> Result<()> {
 
 #[test]
 fn sockets_of_every_form_reach_the_right_server_and_both_ends_see_the_truth() {
-    captured("forms", |mesh, _| forms::every_socket_form(mesh, Sight::OwnNode));
+    captured("forms", |mesh, _| forms::every_socket_form(mesh));
 }
 
 #[test]
 fn a_socket_that_is_used_twice_reaches_the_right_server_twice() {
-    captured("twice", |mesh, _| {
-        forms::a_socket_used_twice(mesh, Sight::OwnNode)
-    });
+    captured("twice", |mesh, _| forms::a_socket_used_twice(mesh));
 }
 
 #[test]
 fn servers_of_every_kind_see_the_real_client() {
-    captured("servers", |mesh, _| {
-        forms::every_kind_of_server(mesh, Sight::OwnNode)
-    });
+    captured("servers", |mesh, _| forms::every_kind_of_server(mesh));
 }
 
 #[test]
 fn python_clients_blocking_and_asyncio() {
-    captured("python", |mesh, _| forms::python_clients(mesh, Sight::OwnNode));
+    captured("python", |mesh, _| forms::python_clients(mesh));
 }
 
 #[test]
 fn twenty_thousand_short_connections_64_at_a_time() {
     captured("churn", |mesh, _| {
-        churn::none_lost_none_misdirected(mesh, Sight::OwnNode, 20_000)?;
-        churn::the_server_may_close_first(mesh, Sight::OwnNode)
+        churn::none_lost_none_misdirected(mesh, 20_000)?;
+        churn::the_server_may_close_first(mesh)
     });
 }
 
@@ -77,7 +73,7 @@ fn service_addresses_reach_their_endpoints_on_this_node_and_on_another() {
         for name in ["near", "web"] {
             let service = mesh.service(name);
             for address in [at(service.v4(), 80), at(service.v6(), 80)] {
-                churn::good(mesh, "client", Sight::OwnNode, &address, name, 200)?;
+                churn::good(mesh, "client", &address, name, 200)?;
             }
             let closed = failing::connect(mesh.pod("client"), &at(service.v4(), 81))?;
             ensure!(
@@ -96,7 +92,7 @@ fn connections_from_outside_the_mesh_come_in_and_the_server_sees_the_client() {
         let args = ["--count", "1000", "--parallel", "16", "--timeout-ms", "30000"];
         let targets = churn::targets(mesh, &["near", "web"]);
         // The client itself is not captured, so its port is on the wire.
-        let report = churn::run(mesh, "stranger", &targets, Sight::Full, &args)?;
+        let report = churn::run(mesh, "stranger", &targets, &args)?;
         ensure!(report["good"] == 1000 && report["failed"] == 0, "{report}");
         Ok(())
     });
@@ -184,14 +180,7 @@ fn closed_ports_black_holes_and_the_unreachable() {
         failing::the_unreachable_is_said_to_be(mesh)?;
         // So that both agents carried something.
         let _server = traffic::serve(mesh.pod("web"), "identity", 7001)?;
-        churn::good(
-            mesh,
-            "client",
-            Sight::OwnNode,
-            &at(mesh.pod("web").v4(), 7001),
-            "web",
-            10,
-        )?;
+        churn::good(mesh, "client", &at(mesh.pod("web").v4(), 7001), "web", 10)?;
         Ok(())
     });
 }

@@ -7,29 +7,27 @@ use mesh_tests::{
     traffic::{self, at},
 };
 
-use crate::checks::{Sight, churn, failing, forms, standard, streams};
+use crate::checks::{churn, failing, forms, standard, streams};
 
 #[test]
 fn socket_forms() {
-    Mesh::scenario(standard("direct-forms"), |mesh| {
-        forms::every_socket_form(mesh, Sight::Full)
-    });
+    Mesh::scenario(standard("direct-forms"), |mesh| forms::every_socket_form(mesh));
 }
 
 #[test]
 fn programs_of_several_kinds() {
     Mesh::scenario(standard("direct-programs"), |mesh| {
-        forms::every_kind_of_server(mesh, Sight::Full)?;
-        forms::python_clients(mesh, Sight::Full)?;
-        forms::a_socket_used_twice(mesh, Sight::Full)
+        forms::every_kind_of_server(mesh)?;
+        forms::python_clients(mesh)?;
+        forms::a_socket_used_twice(mesh)
     });
 }
 
 #[test]
 fn short_connections() {
     Mesh::scenario(standard("direct-churn"), |mesh| {
-        churn::none_lost_none_misdirected(mesh, Sight::Full, 5000)?;
-        churn::the_server_may_close_first(mesh, Sight::Full)
+        churn::none_lost_none_misdirected(mesh, 5000)?;
+        churn::the_server_may_close_first(mesh)
     });
 }
 

@@ -9,7 +9,7 @@ use mesh_tests::{
 
 use crate::{
     captured::all_let_go,
-    checks::{SOON, Sight, churn, failing::connect, forms, standard},
+    checks::{SOON, churn, failing::connect, forms, standard},
 };
 
 const PORT: u16 = 7001;
@@ -23,7 +23,6 @@ fn a_pod_outside_the_mesh_is_not_captured_by_the_agent_of_its_node() {
         churn::good(
             mesh,
             "stranger",
-            Sight::Full,
             &at(mesh.pod("stranger").v4(), PORT),
             "stranger",
             200,
@@ -75,7 +74,7 @@ fn a_pod_that_is_withdrawn_has_plain_networking_again() {
             agents[1].enrolled().is_ok_and(|names| names.is_empty())
         })?;
         let to = at(mesh.pod("web").v6(), 7210);
-        churn::good(mesh, "client", Sight::Full, &to, "web", 100)?;
+        churn::good(mesh, "client", &to, "web", 100)?;
         ensure!(agents[0].accepted()? == before, "still captured");
         let report = connect(mesh.pod("client"), &at(mesh.service("web").v4(), 80))?;
         ensure!(
@@ -93,7 +92,7 @@ fn a_pod_that_is_withdrawn_has_plain_networking_again() {
                     .is_ok_and(|names| node.expected().iter().all(|name| names.contains(name)))
             })?;
         }
-        churn::good(mesh, "client", Sight::OwnNode, &to, "web", 100)?;
+        churn::good(mesh, "client", &to, "web", 100)?;
         ensure!(agents[0].accepted()? >= before + 100, "not captured again");
         agents.iter().try_for_each(all_let_go)
     });
@@ -109,14 +108,7 @@ fn a_pod_that_appears_later_is_enrolled_when_its_namespace_does() {
         })?;
         let _server = traffic::serve(mesh.pod("web"), "identity", PORT)?;
         let before = agents[0].accepted()?;
-        churn::good(
-            mesh,
-            "late",
-            Sight::OwnNode,
-            &at(mesh.pod("web").v4(), PORT),
-            "web",
-            20,
-        )?;
+        churn::good(mesh, "late", &at(mesh.pod("web").v4(), PORT), "web", 20)?;
         ensure!(agents[0].accepted()? >= before + 20, "not captured");
         Ok(())
     });
@@ -136,10 +128,10 @@ fn uninstall_leaves_nothing_and_networking_is_plain() {
             agent.terminate()?.ok()?;
         }
         for node in mesh.nodes() {
-            node.cli(&["uninstall"])?.ok()?;
+            let output = node.cli(&["uninstall"])?.ok()?;
             ensure!(
                 !node.bpffs().exists(),
-                "{} is still there",
+                "{} is still there: {output}",
                 node.bpffs().display()
             );
         }
@@ -162,8 +154,8 @@ fn uninstall_leaves_nothing_and_networking_is_plain() {
             // A second time there is nothing left to do.
             node.cli(&["uninstall"])?.ok()?;
         }
-        forms::python_clients(mesh, Sight::Full)?;
-        churn::none_lost_none_misdirected(mesh, Sight::Full, 500)
+        forms::python_clients(mesh)?;
+        churn::none_lost_none_misdirected(mesh, 500)
     });
 }
 

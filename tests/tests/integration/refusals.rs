@@ -10,7 +10,7 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-use crate::checks::{SOON, Sight, churn, standard};
+use crate::checks::{SOON, churn, standard};
 
 #[test]
 fn an_agent_without_root_says_so() {
@@ -209,14 +209,7 @@ fn a_bad_edit_keeps_the_last_good_version_in_force() {
         mesh.write_config(file, &good.replace("port: 80\n", "port: eighty\n"))?;
         let rejection = wait_rejected(&agents[0], file)?;
         ensure!(rejection["lastGoodInForce"] == true, "{rejection}");
-        churn::good(
-            mesh,
-            "client",
-            Sight::OwnNode,
-            &at(mesh.service("web").v4(), 80),
-            "web",
-            20,
-        )?;
+        churn::good(mesh, "client", &at(mesh.service("web").v4(), 80), "web", 20)?;
         mesh.write_config(file, &good)?;
         wait_until(SOON, "the rejection to go", || {
             rejections(&agents[0]).is_ok_and(|all| all.is_empty())

@@ -10,7 +10,7 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-use crate::checks::{SOON, Sight, churn, failing::connect, standard};
+use crate::checks::{SOON, churn, failing::connect, standard};
 
 const PORT: u16 = 7001;
 
@@ -58,7 +58,7 @@ fn a_killed_agent_fails_closed_and_a_restart_recovers() {
         let agent = mesh.node("a").start_agent()?;
         for name in ["web", "near", "stranger"] {
             for address in mesh.pod(name).addresses() {
-                churn::good(mesh, "client", Sight::OwnNode, &at(address, PORT), name, 50)?;
+                churn::good(mesh, "client", &at(address, PORT), name, 50)?;
             }
         }
         let before = agent.accepted()?;
@@ -216,7 +216,6 @@ impl Load {
             &until,
         ];
         args.extend(options);
-        args.extend(Sight::OwnNode.options());
         let mut targets = Vec::new();
         for name in to {
             for address in mesh.pod(name).addresses() {

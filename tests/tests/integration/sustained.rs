@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Mesh, Process, traffic};
 
-use crate::checks::{Sight, standard};
+use crate::checks::standard;
 
 const RATE: u32 = 1000;
 const SECONDS: u32 = 60;
@@ -18,9 +18,9 @@ fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
         let _servers: Vec<Process> = (0..DESTINATIONS)
             .map(|index| traffic::serve(mesh.pod("web"), "identity", 7500 + index))
             .collect::<Result<_>>()?;
-        sustained(mesh, Sight::Full).context("without agents")?;
+        sustained(mesh).context("without agents")?;
         let agents = mesh.start_agents()?;
-        sustained(mesh, Sight::OwnNode).context("through the agents")?;
+        sustained(mesh).context("through the agents")?;
         for agent in &agents {
             ensure!(
                 agent.accepted()? >= u64::from(RATE * SECONDS),
@@ -31,7 +31,7 @@ fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
     });
 }
 
-fn sustained(mesh: &Mesh, sight: Sight) -> Result<()> {
+fn sustained(mesh: &Mesh) -> Result<()> {
     let pod = mesh.pod("web");
     let targets: Vec<String> = (0..DESTINATIONS)
         .map(|index| format!("{}=web", traffic::at(pod.v4(), 7500 + index)))
@@ -48,7 +48,6 @@ fn sustained(mesh: &Mesh, sight: Sight) -> Result<()> {
         "--timeout-ms",
         "30000",
     ];
-    args.extend(sight.options());
     args.extend(targets.iter().flat_map(|target| ["--to", target]));
     let client = traffic::start(mesh.pod("client"), &args)?;
     let report = client

@@ -13,10 +13,9 @@ use nix::{
     sys::resource::{Resource, getrlimit},
     unistd::geteuid,
 };
-use procfs::process::Process;
 
 use super::Check;
-use crate::{kernel::bpffs::is_bpffs, node::cgroup::Cgroup};
+use crate::{agent::preflight, kernel::bpffs::is_bpffs, node::cgroup::Cgroup};
 
 /// Everything about the machine.
 pub(super) fn checks(pods_cgroup: Option<&Path>, bpffs: &Path) -> Vec<Check> {
@@ -32,57 +31,30 @@ pub(super) fn checks(pods_cgroup: Option<&Path>, bpffs: &Path) -> Vec<Check> {
     ]
 }
 
-/// Rights the agent needs: their bits, and what for.
-const CAPABILITIES: [(u32, &str, &str); 6] = [
-    (12, "CAP_NET_ADMIN", "attach programs"),
-    (13, "CAP_NET_RAW", "answer connection requests"),
-    (19, "CAP_SYS_PTRACE", "find pods by their processes"),
-    (21, "CAP_SYS_ADMIN", "enter the pods' namespaces"),
-    (38, "CAP_PERFMON", "load programs that read kernel memory"),
-    (39, "CAP_BPF", "load programs and maps"),
-];
-
 fn capabilities() -> Check {
     const NAME: &str = "capabilities";
-    let effective = Process::myself()
-        .and_then(|process| process.status())
-        .map(|status| status.capeff);
-    let effective = match effective {
-        Ok(bits) => bits,
-        Err(error) => return Check::failed(NAME, format!("/proc/self/status: {error}"), "mount /proc"),
-    };
-    let missing: Vec<String> = CAPABILITIES
-        .iter()
-        .filter(|(bit, ..)| effective & (1 << bit) == 0)
-        .map(|(_, name, purpose)| format!("{name} (to {purpose})"))
-        .collect();
     if !geteuid().is_root() {
         return Check::failed(NAME, "not root", "run as root (sudo)");
     }
-    if missing.is_empty() {
-        return Check::ok(NAME, "all that are needed");
+    match preflight::missing_capabilities() {
+        Ok(missing) if missing.is_empty() => Check::ok(NAME, "all that are needed"),
+        Ok(missing) => Check::failed(
+            NAME,
+            format!("missing {}", missing.join(", ")),
+            "run as root, or grant them to the container",
+        ),
+        Err(error) => Check::failed(NAME, error.to_string(), "mount /proc"),
     }
-    Check::failed(
-        NAME,
-        format!("missing {}", missing.join(", ")),
-        "run as root, or grant them to the container",
-    )
 }
 
 /// The agent refuses older ones; for the others only the programs tell.
 fn kernel_release() -> Check {
     const NAME: &str = "kernel";
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (5, 18) => {
-            Check::ok(NAME, format!("Linux {release}"))
-        }
-        _ => Check::failed(NAME, format!("Linux {release}"), "use Linux 5.18 or newer"),
+    let release = preflight::release();
+    if preflight::is_too_old(&release) {
+        return Check::failed(NAME, format!("Linux {release}"), "use Linux 5.18 or newer");
     }
+    Check::ok(NAME, format!("Linux {release}"))
 }
 
 fn cgroup2(pods: Option<&Path>) -> Check {

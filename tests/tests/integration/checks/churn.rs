@@ -7,8 +7,6 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-use super::Sight;
-
 /// Ports on which each server of [`servers`] listens.
 pub(crate) const PORTS: std::ops::Range<u16> = 7200..7204;
 
@@ -35,22 +33,20 @@ pub(crate) fn targets(mesh: &Mesh, names: &[&str]) -> Vec<String> {
 }
 
 /// Runs `traffic churn` from a pod.
-pub(crate) fn run(mesh: &Mesh, from: &str, targets: &[String], sight: Sight, args: &[&str]) -> Result<Value> {
+pub(crate) fn run(mesh: &Mesh, from: &str, targets: &[String], args: &[&str]) -> Result<Value> {
     let mut all = vec!["churn"];
     all.extend(targets.iter().map(String::as_str));
-    all.extend(sight.options());
     all.extend(args);
     traffic::report(mesh.pod(from), &all)
 }
 
 /// So many short connections to one address and port, all of which must reach this server and be good.
-pub(crate) fn good(mesh: &Mesh, from: &str, sight: Sight, to: &str, server: &str, count: u64) -> Result<()> {
+pub(crate) fn good(mesh: &Mesh, from: &str, to: &str, server: &str, count: u64) -> Result<()> {
     let target = ["--to".to_owned(), format!("{to}={server}")];
     let report = run(
         mesh,
         from,
         &target,
-        sight,
         &["--count", &count.to_string(), "--parallel", "4"],
     )?;
     ensure!(
@@ -61,13 +57,12 @@ pub(crate) fn good(mesh: &Mesh, from: &str, sight: Sight, to: &str, server: &str
 }
 
 /// Short connections over all destinations and both families, 64 at a time.
-pub(crate) fn none_lost_none_misdirected(mesh: &Mesh, sight: Sight, count: u64) -> Result<()> {
+pub(crate) fn none_lost_none_misdirected(mesh: &Mesh, count: u64) -> Result<()> {
     let _servers = servers(mesh)?;
     let report = run(
         mesh,
         "client",
         &targets(mesh, &super::SERVERS),
-        sight,
         &[
             "--count",
             &count.to_string(),
@@ -82,14 +77,14 @@ pub(crate) fn none_lost_none_misdirected(mesh: &Mesh, sight: Sight, count: u64) 
 }
 
 /// A server that closes first leaves its clients as good as one that does not.
-pub(crate) fn the_server_may_close_first(mesh: &Mesh, sight: Sight) -> Result<()> {
+pub(crate) fn the_server_may_close_first(mesh: &Mesh) -> Result<()> {
     for name in super::SERVERS {
         let pod = mesh.pod(name);
         let _server = traffic::serve_with(pod, "identity", 7210, &["--close-first"])?;
         for address in pod.addresses() {
             let target = ["--to".to_owned(), format!("{}={name}", at(address, 7210))];
             let args = ["--count", "500", "--parallel", "8", "--timeout-ms", "30000"];
-            let report = run(mesh, "client", &target, sight, &args)?;
+            let report = run(mesh, "client", &target, &args)?;
             ensure!(
                 report["failed"] == 0 && report["good"] == 500,
                 "{name} at {address}: {report}"

@@ -28,38 +28,6 @@ pub(crate) fn standard(name: &str) -> MeshBuilder {
 /// The pods that `client` dials: on its own node, on another node, outside the mesh.
 pub(crate) const SERVERS: [&str; 3] = ["near", "web", "stranger"];
 
-/// How much of the client a server sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sight {
-    /// Address and port, on every server.
-    Full,
-    /// Address and port on the client's own node. Between nodes the agents speak plain TCP, which has no room for the
-    /// client's port: there the address alone is the client's.
-    OwnNode,
-}
-
-impl Sight {
-    /// Whether this server sees the port, too, of the pod `client`.
-    pub(crate) fn of_port(self, server: &str) -> bool {
-        self == Self::Full || server == "near"
-    }
-
-    /// The servers that may see another port, as `traffic churn` takes them.
-    pub(crate) fn options(self) -> Vec<&'static str> {
-        match self {
-            Self::Full => Vec::new(),
-            Self::OwnNode => vec![
-                "--any-port",
-                "web",
-                "--any-port",
-                "stranger",
-                "--any-port",
-                "client",
-            ],
-        }
-    }
-}
-
 /// Every server's addresses of both families.
 pub(crate) fn destinations(mesh: &Mesh) -> Vec<(&'static str, IpAddr)> {
     SERVERS
