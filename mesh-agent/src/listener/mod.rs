@@ -3,11 +3,13 @@
 //! A request comes in one of two ways. Usually the kernel half holds it ([`held`]): the worker dials first, then
 //! sends the request on ([`answer`]), so that the client learns from its own `connect()` what became of it. A
 //! request to an application that is known to accept is let through at once, and the worker dials after the
-//! accept. [`accept`] joins both; [`serve`] is the life of one connection from there.
+//! accept. [`accept`] joins both; [`journey`] says what a connection means,
+//! and [`serve`] is its life from there.
 
 pub mod accept;
 pub mod answer;
 pub mod held;
+mod journey;
 pub mod serve;
 pub mod socket;
 

@@ -11,23 +11,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::kernel::{PortKey, RecordKind, SocketRecord, SynEvent};
+use mesh_common::kernel::{RecordKind, SynEvent};
 use tokio::{net::TcpStream, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::accept::{HeldRequest, PodListener};
+use super::{
+    accept::{HeldRequest, PodListener},
+    journey::{self, Journey, Leg, remember},
+};
 use crate::{
-    balance::Active,
-    inbound,
     kernel::{raw::Loads, tables::OpenPorts},
-    node::{Pod, PodTable},
-    outbound::{self, Way},
+    node::PodTable,
     state::Store,
-    telemetry::{
-        ConnectionState, Destination, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject, Opening,
-        Process, Registry,
-    },
-    upstream::{self, Dialer, Ending, Refusal, Source},
+    telemetry::{ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry},
+    upstream::{self, Dialer, Ending, Refusal},
 };
 
 /// How long the client may take to complete a handshake that the agent let through. Its kernel answers at once
@@ -114,8 +111,8 @@ pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
     let pod = &held.listener().pod;
     let record = (event.record.kind == RecordKind::Captured as u32).then_some(event.record);
     let journey = match record {
-        Some(record) => outbound_journey(path, pod, client, &record),
-        None => inbound_journey(path, pod, client, dst),
+        Some(record) => journey::outbound(path, pod, client, &record),
+        None => journey::inbound(path, pod, client, dst),
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
@@ -134,117 +131,13 @@ pub(super) fn accepted(
     let record = path.dialer.record_of(&stream.as_raw_fd());
     let journey = match record {
         Some(record) if record.kind == RecordKind::Captured as u32 => {
-            outbound_journey(path, &listener.pod, client, &record)
+            journey::outbound(path, &listener.pod, client, &record)
         }
-        _ => inbound_journey(path, &listener.pod, client, local),
+        _ => journey::inbound(path, &listener.pod, client, local),
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
     serving.spawn(async move { serve_accepted(path, stream, journey).await });
-}
-
-/// A connection whose meaning is known.
-struct Journey {
-    opening: Opening,
-    leg: Result<Leg, String>,
-    /// Keeps the connection counted at its endpoint.
-    active: Option<Active>,
-}
-
-/// The agent's own side of a connection, to be opened.
-enum Leg {
-    /// From the pod's namespace into the network.
-    Dial {
-        pod: Arc<Pod>,
-        addr: SocketAddr,
-        source: Option<SocketAddr>,
-    },
-    /// To an application in a pod of this node.
-    Deliver {
-        pod: Arc<Pod>,
-        addr: SocketAddr,
-        client: SocketAddr,
-        inbound: bool,
-    },
-}
-
-fn outbound_journey(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
-    let dialled: SocketAddr = record.peer.into();
-    let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
-    // What the application itself believes its address to be.
-    let shown = match pod.address_like(dialled.ip()) {
-        Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
-        _ => src,
-    };
-    let (direction, leg) = match plan.way {
-        Ok(Way::Direct(addr)) => (
-            Direction::Outbound,
-            Ok(Leg::Dial {
-                pod: Arc::clone(pod),
-                addr,
-                source: outbound::source_for(src, record.via.ip.into(), addr),
-            }),
-        ),
-        Ok(Way::Local(target, addr)) => (
-            Direction::Local,
-            Ok(Leg::Deliver {
-                pod: target,
-                addr,
-                client: shown,
-                inbound: false,
-            }),
-        ),
-        Err(unroutable) => (Direction::Outbound, Err(unroutable.to_string())),
-    };
-    let opening = Opening {
-        direction,
-        workload: Arc::clone(&pod.workload),
-        client: shown,
-        client_workload: Some(pod.workload.key.clone()),
-        original_destination: dialled,
-        destination: plan.destination,
-        process: Some(Process {
-            pid: record.pid,
-            comm: record.comm,
-        }),
-        state: ConnectionState::Held,
-    };
-    Journey {
-        opening,
-        leg,
-        active: plan.active,
-    }
-}
-
-fn inbound_journey(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addressed: SocketAddr) -> Journey {
-    let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
-    let (client_workload, leg) = match resolved {
-        Ok(delivery) => (
-            delivery.client_workload,
-            Ok(Leg::Deliver {
-                pod: Arc::clone(pod),
-                addr: delivery.app,
-                client,
-                inbound: true,
-            }),
-        ),
-        Err(reason) => (None, Err(reason.to_string())),
-    };
-    let opening = Opening {
-        direction: Direction::Inbound,
-        workload: Arc::clone(&pod.workload),
-        client,
-        client_workload,
-        original_destination: addressed,
-        destination: Destination::Workload(pod.workload.key.clone()),
-        process: None,
-        state: ConnectionState::Held,
-    };
-    Journey {
-        opening,
-        leg,
-        active: None,
-    }
 }
 
 async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey, cookie: Option<u64>) {
@@ -394,71 +287,6 @@ fn kind_of(refusal: Refusal) -> FlowKind {
         Refusal::Refused => FlowKind::Refused,
         Refusal::HostUnreachable | Refusal::NetworkUnreachable => FlowKind::Unreachable,
         Refusal::Silent => FlowKind::TimedOut,
-    }
-}
-
-impl Leg {
-    async fn open(&self, path: &DataPath) -> Result<TcpStream, upstream::DialError> {
-        match self {
-            Self::Dial { pod, addr, source } => path.dialer.dial(&pod.netns, *addr, *source).await,
-            Self::Deliver {
-                pod, addr, client, ..
-            } => {
-                let dial = |source| path.dialer.deliver(&pod.netns, *addr, *client, source);
-                if addr.is_ipv4() {
-                    return dial(Source::Loopback).await;
-                }
-                // From `::1` only to ports that are known to answer; see `Source`.
-                let port = port_key(pod, *addr);
-                if path.open_ports.contains(port) {
-                    let answer = dial(Source::Loopback).await;
-                    if answer.is_ok() {
-                        return answer;
-                    }
-                }
-                let answer = dial(Source::Own).await;
-                if answer.is_ok() {
-                    remember(path, port);
-                }
-                answer
-            }
-        }
-    }
-
-    fn addr(&self) -> SocketAddr {
-        match self {
-            Self::Dial { addr, .. } | Self::Deliver { addr, .. } => *addr,
-        }
-    }
-
-    /// The port that an inbound connection proves to be open, or not.
-    fn known_open(&self) -> Option<PortKey> {
-        match self {
-            Self::Deliver {
-                pod,
-                addr,
-                inbound: true,
-                ..
-            } => Some(port_key(pod, *addr)),
-            _ => None,
-        }
-    }
-}
-
-fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {
-    let family = if addr.is_ipv4() { 4 } else { 6 };
-    PortKey {
-        netns: pod.netns.cookie(),
-        port: addr.port(),
-        family,
-        reserved: 0,
-    }
-}
-
-/// Requests to this port need not be held. That only saves them a detour; without it everything works the same.
-fn remember(path: &DataPath, port: PortKey) {
-    if let Err(error) = path.open_ports.insert(port) {
-        tracing::debug!(%error, "an open port is not remembered");
     }
 }
 

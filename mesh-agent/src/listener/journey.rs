@@ -1,0 +1,192 @@
+//! What a connection means, and the agent's own side of it.
+//!
+//! `serve` asks for a [`Journey`] once a connection and opens its [`Leg`]. Invariant: where a destination must be
+//! reached under mTLS there is no leg that reaches it in the clear.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh_common::kernel::{PortKey, SocketRecord};
+use tokio::net::TcpStream;
+
+use super::serve::DataPath;
+use crate::{
+    balance::Active,
+    inbound,
+    node::Pod,
+    outbound::{self, Way},
+    telemetry::{ConnectionState, Destination, Direction, Opening, Process},
+    upstream::{self, Source},
+};
+
+/// A connection whose meaning is known.
+pub(super) struct Journey {
+    pub(super) opening: Opening,
+    pub(super) leg: Result<Leg, String>,
+    /// Keeps the connection counted at its endpoint.
+    pub(super) active: Option<Active>,
+}
+
+/// The agent's own side of a connection, to be opened.
+pub(super) enum Leg {
+    /// From the pod's namespace into the network.
+    Dial {
+        pod: Arc<Pod>,
+        addr: SocketAddr,
+        source: Option<SocketAddr>,
+    },
+    /// To an application in a pod of this node.
+    Deliver {
+        pod: Arc<Pod>,
+        addr: SocketAddr,
+        client: SocketAddr,
+        inbound: bool,
+    },
+}
+
+/// The way of a captured connection out of `pod`.
+pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
+    let dialled: SocketAddr = record.peer.into();
+    let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
+    // What the application itself believes its address to be.
+    let shown = match pod.address_like(dialled.ip()) {
+        Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
+        _ => src,
+    };
+    let (direction, leg) = match plan.way {
+        Ok(Way::Direct(addr)) => (
+            Direction::Outbound,
+            Ok(Leg::Dial {
+                pod: Arc::clone(pod),
+                addr,
+                source: outbound::source_for(src, record.via.ip.into(), addr),
+            }),
+        ),
+        Ok(Way::Local(target, addr)) => (
+            Direction::Local,
+            Ok(Leg::Deliver {
+                pod: target,
+                addr,
+                client: shown,
+                inbound: false,
+            }),
+        ),
+        Err(unroutable) => (Direction::Outbound, Err(unroutable.to_string())),
+    };
+    let opening = Opening {
+        direction,
+        workload: Arc::clone(&pod.workload),
+        client: shown,
+        client_workload: Some(pod.workload.key.clone()),
+        original_destination: dialled,
+        destination: plan.destination,
+        process: Some(Process {
+            pid: record.pid,
+            comm: record.comm,
+        }),
+        state: ConnectionState::Held,
+    };
+    Journey {
+        opening,
+        leg,
+        active: plan.active,
+    }
+}
+
+/// The way of a connection steered to `pod`.
+pub(super) fn inbound(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addressed: SocketAddr) -> Journey {
+    let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
+    let (client_workload, leg) = match resolved {
+        Ok(delivery) => (
+            delivery.client_workload,
+            Ok(Leg::Deliver {
+                pod: Arc::clone(pod),
+                addr: delivery.app,
+                client,
+                inbound: true,
+            }),
+        ),
+        Err(reason) => (None, Err(reason.to_string())),
+    };
+    let opening = Opening {
+        direction: Direction::Inbound,
+        workload: Arc::clone(&pod.workload),
+        client,
+        client_workload,
+        original_destination: addressed,
+        destination: Destination::Workload(pod.workload.key.clone()),
+        process: None,
+        state: ConnectionState::Held,
+    };
+    Journey {
+        opening,
+        leg,
+        active: None,
+    }
+}
+
+impl Leg {
+    /// Opens the agent's own side.
+    pub(super) async fn open(&self, path: &DataPath) -> Result<TcpStream, upstream::DialError> {
+        match self {
+            Self::Dial { pod, addr, source } => path.dialer.dial(&pod.netns, *addr, *source).await,
+            Self::Deliver {
+                pod, addr, client, ..
+            } => {
+                let dial = |source| path.dialer.deliver(&pod.netns, *addr, *client, source);
+                if addr.is_ipv4() {
+                    return dial(Source::Loopback).await;
+                }
+                // From `::1` only to ports that are known to answer; see `Source`.
+                let port = port_key(pod, *addr);
+                if path.open_ports.contains(port) {
+                    let answer = dial(Source::Loopback).await;
+                    if answer.is_ok() {
+                        return answer;
+                    }
+                }
+                let answer = dial(Source::Own).await;
+                if answer.is_ok() {
+                    remember(path, port);
+                }
+                answer
+            }
+        }
+    }
+
+    /// Where it leads.
+    pub(super) fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Dial { addr, .. } | Self::Deliver { addr, .. } => *addr,
+        }
+    }
+
+    /// The port that an inbound connection proves to be open, or not.
+    pub(super) fn known_open(&self) -> Option<PortKey> {
+        match self {
+            Self::Deliver {
+                pod,
+                addr,
+                inbound: true,
+                ..
+            } => Some(port_key(pod, *addr)),
+            _ => None,
+        }
+    }
+}
+
+fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {
+    let family = if addr.is_ipv4() { 4 } else { 6 };
+    PortKey {
+        netns: pod.netns.cookie(),
+        port: addr.port(),
+        family,
+        reserved: 0,
+    }
+}
+
+/// Requests to this port need not be held. That only saves them a detour; without it everything works the same.
+pub(super) fn remember(path: &DataPath, port: PortKey) {
+    if let Err(error) = path.open_ports.insert(port) {
+        tracing::debug!(%error, "an open port is not remembered");
+    }
+}

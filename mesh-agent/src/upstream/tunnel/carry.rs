@@ -1,0 +1,146 @@
+//! Carries bytes between a TCP connection and a stream of a tunnel.
+//!
+//! The two ends mean the same things: an end of stream is an end of stream, a reset is `RST_STREAM`, and a reader that
+//! does not read stops its writer through the stream's window. Nothing is buffered while nothing flows.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream};
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream};
+
+use super::Stream;
+use crate::{
+    telemetry::{Connection, ConnectionState, Side},
+    upstream::{Ending, abort},
+};
+
+/// Bytes moved at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Carries bytes both ways until both have ended or one side breaks off. `tcp_side` is the way from the TCP
+/// connection into the tunnel.
+pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp_side: Side) -> Ending {
+    let Stream { mut send, recv } = stream;
+    let other_side = match tcp_side {
+        Side::ToUpstream => Side::ToDownstream,
+        Side::ToDownstream => Side::ToUpstream,
+    };
+    let ended = {
+        let mut into = pin!(into_tunnel(tcp, &mut send, connection, tcp_side));
+        let mut out = pin!(out_of_tunnel(tcp, recv, connection, other_side));
+        let mut broken = pin!(tcp.ready(Interest::ERROR));
+        let (mut into_done, mut out_done) = (false, false);
+        poll_fn(|cx| {
+            poll_way(into.as_mut(), &mut into_done, cx)?;
+            poll_way(out.as_mut(), &mut out_done, cx)?;
+            if into_done && out_done {
+                return Poll::Ready(Ok(()));
+            }
+            if into_done || out_done {
+                connection.set_state(ConnectionState::HalfClosed);
+            }
+            // A way that waits for the other end would not see this end break off.
+            match broken.as_mut().poll(cx) {
+                Poll::Ready(_) => Poll::Ready(Err(take_error(tcp))),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    };
+    match ended {
+        Ok(()) => Ending::Closed,
+        Err(error) => {
+            send.send_reset(Reason::CONNECT_ERROR);
+            abort(tcp);
+            Ending::Broken(error)
+        }
+    }
+}
+
+fn poll_way(
+    way: std::pin::Pin<&mut impl Future<Output = io::Result<()>>>,
+    done: &mut bool,
+    cx: &mut Context<'_>,
+) -> io::Result<()> {
+    if !*done && let Poll::Ready(ended) = way.poll(cx) {
+        ended?;
+        *done = true;
+    }
+    Ok(())
+}
+
+fn take_error(tcp: &TcpStream) -> io::Error {
+    match tcp.take_error() {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    }
+}
+
+async fn into_tunnel(
+    tcp: &TcpStream,
+    send: &mut SendStream<Bytes>,
+    connection: &Connection,
+    side: Side,
+) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        tcp.readable().await?;
+        // Capacity is asked for only now: an idle stream must not hold a share of the tunnel's window.
+        send.reserve_capacity(CHUNK);
+        let capacity = match poll_fn(|cx| send.poll_capacity(cx)).await {
+            Some(capacity) => capacity.map_err(broken_tunnel)?,
+            None => return Err(io::ErrorKind::ConnectionReset.into()),
+        };
+        buffer.reserve(capacity.min(CHUNK));
+        let room = buffer.capacity().min(capacity);
+        match tcp.try_read_buf(&mut bytes::BufMut::limit(&mut buffer, room)) {
+            Ok(0) => {
+                send.reserve_capacity(0);
+                return send.send_data(Bytes::new(), true).map_err(broken_tunnel);
+            }
+            Ok(count) => {
+                connection.count(side, count as u64);
+                send.send_data(buffer.split().freeze(), false).map_err(broken_tunnel)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn out_of_tunnel(
+    tcp: &TcpStream,
+    mut recv: RecvStream,
+    connection: &Connection,
+    side: Side,
+) -> io::Result<()> {
+    while let Some(data) = recv.data().await {
+        let data = data.map_err(broken_tunnel)?;
+        write_all(tcp, &data).await?;
+        connection.count(side, data.len() as u64);
+        recv.flow_control().release_capacity(data.len()).map_err(broken_tunnel)?;
+    }
+    SockRef::from(tcp).shutdown(std::net::Shutdown::Write)
+}
+
+async fn write_all(tcp: &TcpStream, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match tcp.try_write(data) {
+            Ok(written) => data = &data[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn broken_tunnel(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}

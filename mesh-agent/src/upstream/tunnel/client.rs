@@ -1,0 +1,164 @@
+//! The dialling side of a tunnel.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{Method, Request, StatusCode, Uri};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use super::{Stream, read_refusal, tuning, write_forwarded};
+use crate::upstream::Refusal;
+
+/// An established tunnel; streams are opened in it.
+#[derive(Clone)]
+pub struct Tunnel {
+    requests: SendRequest<Bytes>,
+    streams: Arc<AtomicUsize>,
+}
+
+/// A stream's place in its tunnel.
+pub struct Place(Arc<AtomicUsize>);
+
+/// Why there is no tunnel, or no stream in it.
+#[derive(Debug, Error)]
+pub enum TunnelError {
+    /// The handshake failed.
+    #[error("mTLS with {addr}: {source}")]
+    Tls {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// TLS or HTTP/2 took too long.
+    #[error("mTLS with {addr} did not finish in time")]
+    TimedOut {
+        /// Who was dialled.
+        addr: SocketAddr,
+    },
+    /// The tunnel broke.
+    #[error("tunnel to {addr}: {source}")]
+    Http {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// What went wrong.
+        source: h2::Error,
+    },
+    /// The other agent answered, but did not join the stream.
+    #[error("the agent of {target} answers {status}")]
+    Answered {
+        /// Who was asked for.
+        target: SocketAddr,
+        /// The answer.
+        status: StatusCode,
+        /// How the client is to be told.
+        refusal: Refusal,
+    },
+}
+
+impl Tunnel {
+    /// Shakes hands over an established TCP connection. The tunnel lives as a task of `tasks` until nobody uses it.
+    pub async fn establish(
+        tcp: TcpStream,
+        addr: SocketAddr,
+        config: Arc<ClientConfig>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, TunnelError> {
+        let handshake = async {
+            let name = ServerName::IpAddress(addr.ip().into());
+            let tls = TlsConnector::from(config)
+                .connect(name, tcp)
+                .await
+                .map_err(|source| TunnelError::Tls { addr, source })?;
+            h2::client::Builder::new()
+                .initial_window_size(tuning::STREAM_WINDOW)
+                .initial_connection_window_size(tuning::CONNECTION_WINDOW)
+                .max_frame_size(tuning::FRAME)
+                .max_header_list_size(tuning::HEADER_LIST)
+                .max_send_buffer_size(tuning::SEND_BUFFER)
+                .enable_push(false)
+                .handshake(tls)
+                .await
+                .map_err(|source| TunnelError::Http { addr, source })
+        };
+        let (requests, connection) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+            .await
+            .map_err(|_| TunnelError::TimedOut { addr })??;
+        tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%addr, %error, "a tunnel broke");
+            }
+        });
+        Ok(Self { requests, streams: Arc::default() })
+    }
+
+    /// Asks for a stream to `target` on behalf of `client`.
+    pub async fn open(&self, target: SocketAddr, client: SocketAddr) -> Result<(Stream, Place), TunnelError> {
+        let http = |source| TunnelError::Http { addr: target, source };
+        let place = Place::take(&self.streams);
+        let mut requests = self.requests.clone().ready().await.map_err(http)?;
+        let (response, send) = requests.send_request(request(target, client), false).map_err(http)?;
+        let response = response.await.map_err(http)?;
+        let (head, recv) = response.into_parts();
+        if head.status != StatusCode::OK {
+            let refusal = read_refusal(&head.headers);
+            return Err(TunnelError::Answered { target, status: head.status, refusal });
+        }
+        Ok((Stream { send, recv }, place))
+    }
+
+    /// Streams open or being opened.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+}
+
+fn request(target: SocketAddr, client: SocketAddr) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    // An address and a port are always a valid authority.
+    *request.uri_mut() = Uri::try_from(target.to_string()).unwrap_or_default();
+    write_forwarded(request.headers_mut(), client);
+    request
+}
+
+impl Place {
+    fn take(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl TunnelError {
+    /// How the client is to be told. A failed handshake is a refusal: never a reason to try in the clear.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Answered { refusal, .. } => *refusal,
+            Self::Tls { .. } | Self::TimedOut { .. } | Self::Http { .. } => Refusal::Refused,
+        }
+    }
+
+    /// True when the tunnel itself is of no use any more.
+    pub fn is_broken(&self) -> bool {
+        !matches!(self, Self::Answered { .. })
+    }
+}

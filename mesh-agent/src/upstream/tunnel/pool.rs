@@ -1,0 +1,114 @@
+//! The tunnels of one data worker.
+//!
+//! Keyed by source pod, destination address and the identity expected there: no pod ever rides another's tunnel.
+//! Requests for a tunnel that is being established wait for it; one that broke is replaced.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use mesh_common::model::SpiffeId;
+use tokio::sync::OnceCell;
+
+use super::{
+    Stream,
+    client::{Place, Tunnel, TunnelError},
+    tuning,
+};
+
+/// Streams in one tunnel before another is established beside it.
+const STREAMS_MAX: usize = 100;
+
+/// Whose tunnel to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The agent's number of the source pod.
+    pub source: u32,
+    /// The destination, on the original port.
+    pub destination: SocketAddr,
+    /// Who must be there.
+    pub expected: SpiffeId,
+    /// Which certificate of the source's was current: a renewed one makes new tunnels.
+    pub credentials: u64,
+}
+
+/// The pool.
+#[derive(Default)]
+pub struct Pool {
+    tunnels: Mutex<HashMap<Key, Vec<Slot>>>,
+}
+
+#[derive(Clone)]
+struct Slot {
+    tunnel: Arc<OnceCell<Tunnel>>,
+    used: Instant,
+}
+
+impl Pool {
+    /// A stream to `key`'s destination, in a tunnel that exists or that `establish` makes.
+    pub async fn open<E, F>(
+        &self,
+        key: &Key,
+        client: SocketAddr,
+        establish: impl Fn() -> F,
+    ) -> Result<(Stream, Place), E>
+    where
+        F: Future<Output = Result<Tunnel, E>>,
+        E: From<TunnelError>,
+    {
+        let cell = self.slot(key);
+        let fresh = !cell.initialized();
+        let tunnel = cell.get_or_try_init(&establish).await?;
+        match tunnel.open(key.destination, client).await {
+            Err(error) if error.is_broken() => {
+                self.forget(key, &cell);
+                if fresh {
+                    return Err(error.into());
+                }
+                // The tunnel had gone meanwhile, and no stream was joined: a new tunnel is a first try.
+                let cell = self.slot(key);
+                let tunnel = cell.get_or_try_init(&establish).await?;
+                tunnel.open(key.destination, client).await.map_err(E::from)
+            }
+            other => other.map_err(E::from),
+        }
+    }
+
+    /// Lets tunnels go that have had no stream for a while.
+    pub fn sweep(&self, now: Instant) {
+        self.lock().retain(|_, slots| {
+            slots.retain(|slot| {
+                let busy = slot.tunnel.get().is_none_or(|tunnel| tunnel.streams() > 0);
+                busy || now.saturating_duration_since(slot.used) < tuning::IDLE
+            });
+            !slots.is_empty()
+        });
+    }
+
+    fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
+        let mut tunnels = self.lock();
+        let slots = tunnels.entry(key.clone()).or_default();
+        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(|tunnel| tunnel.streams() < STREAMS_MAX);
+        if let Some(slot) = slots.iter_mut().find(room) {
+            slot.used = Instant::now();
+            return Arc::clone(&slot.tunnel);
+        }
+        let slot = Slot { tunnel: Arc::default(), used: Instant::now() };
+        slots.push(slot.clone());
+        slot.tunnel
+    }
+
+    fn forget(&self, key: &Key, cell: &Arc<OnceCell<Tunnel>>) {
+        if let Some(slots) = self.lock().get_mut(key) {
+            slots.retain(|slot| !Arc::ptr_eq(&slot.tunnel, cell));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Vec<Slot>>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
