@@ -80,13 +80,14 @@ impl Cgroup {
     }
 
     /// The agent's own cgroup. The programs tell the agent from others by its cgroup, so an agent that was started in
-    /// one with other processes in it, the root or a login session's for example, moves into one of its own first.
+    /// one with other programs in it, the root or a login session's for example, moves into one of its own first. An
+    /// agent that it takes over from is not another program.
     pub fn of_agent() -> Result<Self, CgroupError> {
         let mount = mount_point()?;
         let relative = relative_path(Process::myself()?)?;
         if relative != Path::new("/") {
             let current = Self::open(&below(&mount, &relative))?;
-            if current.is_mine_alone()? {
+            if current.holds_only_agents()? {
                 return Ok(current);
             }
         }
@@ -100,12 +101,20 @@ impl Cgroup {
         Self::open(&own)
     }
 
-    /// True when this process is the only one in the cgroup.
-    fn is_mine_alone(&self) -> Result<bool, CgroupError> {
+    /// True when every process in the cgroup runs this program.
+    fn holds_only_agents(&self) -> Result<bool, CgroupError> {
         let path = self.path.join("cgroup.procs");
         let processes = fs::read_to_string(&path).map_err(|source| CgroupError::Io { path, source })?;
-        let own = std::process::id().to_string();
-        Ok(processes.lines().all(|process| process == own))
+        let own = Process::myself()?.stat()?.comm;
+        let runs_this = |pid: i32| {
+            Process::new(pid)
+                .and_then(|process| process.stat())
+                .is_ok_and(|stat| stat.comm == own)
+        };
+        Ok(processes
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .all(runs_this))
     }
 
     /// The kernel's number for it.
