@@ -159,6 +159,11 @@ fn a_bad_document_is_rejected_alone_with_its_place_and_a_remedy() {
                 renamed(&good, "thief"),
                 &mesh.pod("web").v4().to_string(),
             ),
+            (
+                "00-duplicate-address.yaml",
+                renamed(&good, "thief"),
+                &mesh.pod("web").v4().to_string(),
+            ),
         ];
         for (file, text, named) in &cases {
             mesh.node("a").write_config(file, text)?;
