@@ -74,6 +74,11 @@ impl Tables {
         ignore_absent(self.pods.remove(&netns_cookie)).map_err(map_error("PODS"))
     }
 
+    /// Whether the namespace is enrolled, by this agent or one before it.
+    pub fn is_enrolled(&self, netns_cookie: u64) -> bool {
+        self.pods.get(&netns_cookie, 0).is_ok()
+    }
+
     /// The namespaces enrolled, by this agent or one before it.
     pub fn enrolled(&self) -> Vec<(u64, PodEntry)> {
         self.pods.iter().filter_map(Result::ok).collect()

@@ -40,11 +40,20 @@ pub(super) struct Roll {
     wanted: HashMap<ObjectKey, Arc<Workload>>,
     enrolled: HashMap<ObjectKey, Enrolled>,
     /// Wanted, but not found any more: refused by what stays in the kernel.
-    refused: HashMap<ObjectKey, Arc<Pod>>,
+    refused: HashMap<ObjectKey, Remains>,
     troubled: HashMap<ObjectKey, Standing>,
     leaving: Vec<(Instant, Enrolled)>,
     next_number: u32,
     seen_version: Option<u64>,
+    /// What an agent before this one left behind is still to be looked through.
+    past: bool,
+}
+
+/// What stays in the kernel of a pod that is refused. Holds nothing of the pod itself, which may end meanwhile.
+struct Remains {
+    workload: ObjectKey,
+    netns_cookie: u64,
+    addresses: Vec<IpAddr>,
 }
 
 #[derive(Debug, Error)]
@@ -97,6 +106,7 @@ impl Roll {
             leaving: Vec::new(),
             next_number: 1,
             seen_version: None,
+            past: false,
         }
     }
 
@@ -124,12 +134,10 @@ impl Roll {
             .filter(|key| !self.wanted.contains_key(*key))
             .cloned()
             .collect();
-        for pod in forgotten
-            .iter()
-            .filter_map(|key| self.refused.remove(key))
-            .collect::<Vec<_>>()
-        {
-            self.withdraw(&pod);
+        for key in forgotten {
+            if let Some(remains) = self.refused.remove(&key) {
+                self.withdraw(&remains);
+            }
         }
         let missing: Vec<Arc<Workload>> = self
             .wanted
@@ -147,6 +155,7 @@ impl Roll {
             };
         }
         self.say_farewell();
+        self.look_back();
         if changed {
             self.publish();
         }
@@ -295,50 +304,38 @@ impl Roll {
         kernel.capture_inbound(&pod.netns)
     }
 
-    /// Takes back what [`Self::steer`] and enrolment did in the kernel.
-    fn withdraw(&mut self, pod: &Pod) {
+    /// Takes back everything that enrolment did in the kernel.
+    fn withdraw(&mut self, remains: &Remains) {
         let kernel = &mut self.scope.kernel;
-        report(&pod.workload.key, kernel.tables.unenrol(pod.netns.cookie()));
-        report(&pod.workload.key, kernel.release_inbound(pod.netns.cookie()));
-        for ip in &pod.workload.addresses {
-            report(&pod.workload.key, kernel.tables.remove_inbound(Ip::from(*ip)));
+        report(&remains.workload, kernel.tables.unenrol(remains.netns_cookie));
+        report(&remains.workload, kernel.release_inbound(remains.netns_cookie));
+        for ip in &remains.addresses {
+            report(&remains.workload, kernel.tables.remove_inbound(Ip::from(*ip)));
         }
     }
 
-    /// Undoes an enrolment that failed half-way. A pod that was enrolled before stays refused, not let loose.
-    fn retreat(&mut self, pod: &Arc<Pod>) {
-        if !self.refused.contains_key(&pod.workload.key) {
-            self.withdraw(pod);
+    /// Undoes an enrolment that failed half-way. A pod that was enrolled before, by this agent or one before it, stays
+    /// refused, not let loose.
+    fn retreat(&mut self, pod: &Pod) {
+        let before = self.scope.kernel.tables.is_enrolled(pod.netns.cookie());
+        if !before && !self.refused.contains_key(&pod.workload.key) {
+            self.withdraw(&Remains::of(pod));
         }
     }
 
     /// Takes back what an enrolment before this one left in the kernel and this one did not overwrite.
-    fn replace(&mut self, before: &Pod, now: &Pod) {
-        if before.netns.cookie() != now.netns.cookie() {
-            let own: HashSet<IpAddr> = now.workload.addresses.iter().copied().collect();
-            let kernel = &mut self.scope.kernel;
-            let mut outcomes = vec![
-                kernel.tables.unenrol(before.netns.cookie()),
-                kernel.release_inbound(before.netns.cookie()),
-            ];
-            let stale = before.workload.addresses.iter().filter(|ip| !own.contains(ip));
-            outcomes.extend(stale.map(|ip| kernel.tables.remove_inbound(Ip::from(*ip))));
-            outcomes
-                .into_iter()
-                .for_each(|outcome| report(&before.workload.key, outcome));
-        } else {
-            let stale = before
-                .workload
-                .addresses
-                .iter()
-                .filter(|ip| !now.has_address(**ip));
-            for ip in stale {
-                report(
-                    &before.workload.key,
-                    self.scope.kernel.tables.remove_inbound(Ip::from(*ip)),
-                );
-            }
+    fn replace(&mut self, before: &Remains, now: &Pod) {
+        let kernel = &mut self.scope.kernel;
+        let mut outcomes = Vec::new();
+        if before.netns_cookie != now.netns.cookie() {
+            outcomes.push(kernel.tables.unenrol(before.netns_cookie));
+            outcomes.push(kernel.release_inbound(before.netns_cookie));
         }
+        let stale = before.addresses.iter().filter(|ip| !now.has_address(**ip));
+        outcomes.extend(stale.map(|ip| kernel.tables.remove_inbound(Ip::from(*ip))));
+        outcomes
+            .into_iter()
+            .for_each(|outcome| report(&before.workload, outcome));
     }
 
     fn unenrol(&mut self, key: &ObjectKey) {
@@ -347,9 +344,9 @@ impl Roll {
         };
         if self.wanted.contains_key(key) {
             tracing::info!(workload = %key, "changed or gone: refused until it is found again");
-            self.refused.insert(key.clone(), Arc::clone(&enrolled.pod));
+            self.refused.insert(key.clone(), Remains::of(&enrolled.pod));
         } else {
-            self.withdraw(&enrolled.pod);
+            self.withdraw(&Remains::of(&enrolled.pod));
             tracing::info!(workload = %key, "un-enrolled");
         }
         self.leaving.push((Instant::now() + FAREWELL, enrolled));
@@ -391,8 +388,18 @@ impl Roll {
         }
     }
 
-    /// Un-enrols what an agent before this one had enrolled and nobody wants any more, and forgets that agent.
+    /// This agent runs alone: what agents before it left behind goes, as soon as that lets no wanted pod loose.
     pub(super) fn alone(&mut self) {
+        self.past = true;
+        self.look_back();
+    }
+
+    fn look_back(&mut self) {
+        // A pod that is wanted but not enrolled may be among what is left behind: refused, and to stay so.
+        if !self.past || !self.troubled.is_empty() {
+            return;
+        }
+        self.past = false;
         if let Err(error) = self.forget_the_past() {
             tracing::error!(%error, "cleaning up after an earlier agent failed");
         }
@@ -407,14 +414,6 @@ impl Roll {
             .flat_map(|enrolled| enrolled.listener_cookies.iter().copied())
             .collect();
         kernel.tables.forget_other_listeners(&own)?;
-        // A workload that is wanted but could not be enrolled may be one of them: refused, not let loose.
-        if self
-            .troubled
-            .values()
-            .any(|standing| matches!(standing, Standing::Failed(_)))
-        {
-            return Ok(());
-        }
         let wanted: HashSet<u64> = self
             .enrolled
             .values()
@@ -463,6 +462,16 @@ impl Roll {
         self.scope
             .standings
             .store(Arc::new(enrolled.chain(troubled).collect()));
+    }
+}
+
+impl Remains {
+    fn of(pod: &Pod) -> Self {
+        Self {
+            workload: pod.workload.key.clone(),
+            netns_cookie: pod.netns.cookie(),
+            addresses: pod.workload.addresses.clone(),
+        }
     }
 }
 
