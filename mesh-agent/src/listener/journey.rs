@@ -5,17 +5,29 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use mesh_common::kernel::{PortKey, SocketRecord};
+use mesh_common::{
+    kernel::{PortKey, SocketRecord},
+    model::{ServiceAccountKey, SpiffeId, SpiffeIdError, Workload},
+};
+use thiserror::Error;
 use tokio::net::TcpStream;
 
 use super::serve::DataPath;
 use crate::{
     balance::Active,
+    identity::Expected,
     inbound,
     node::Pod,
     outbound::{self, Way},
     telemetry::{ConnectionState, Destination, Direction, Opening, Process},
-    upstream::{self, Source},
+    upstream::{
+        DialError, Refusal, Source, Upstream,
+        tunnel::{
+            ALPNS,
+            client::{Tunnel, TunnelError},
+            pool::Key,
+        },
+    },
 };
 
 /// A connection whose meaning is known.
@@ -33,6 +45,13 @@ pub(super) enum Leg {
         pod: Arc<Pod>,
         addr: SocketAddr,
         source: Option<SocketAddr>,
+    },
+    /// From the pod's namespace to a workload of the mesh on another node, under mTLS.
+    Tunnel {
+        pod: Arc<Pod>,
+        addr: SocketAddr,
+        client: SocketAddr,
+        peer: ServiceAccountKey,
     },
     /// To an application in a pod of this node.
     Deliver {
@@ -53,14 +72,17 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
         _ => src,
     };
     let (direction, leg) = match plan.way {
-        Ok(Way::Direct(addr)) => (
-            Direction::Outbound,
-            Ok(Leg::Dial {
-                pod: Arc::clone(pod),
-                addr,
-                source: outbound::source_for(src, record.via.ip.into(), addr),
-            }),
-        ),
+        Ok(Way::Direct(addr)) => {
+            let pod = Arc::clone(pod);
+            let leg = match plan.peer {
+                // Never in the clear where the mesh can do better: without a certificate it is refused.
+                Some(peer) if path.certificates.is_some() => {
+                    Leg::Tunnel { pod, addr, client: shown, peer: account_of(&peer) }
+                }
+                _ => Leg::Dial { pod, addr, source: outbound::source_for(src, record.via.ip.into(), addr) },
+            };
+            (Direction::Outbound, Ok(leg))
+        }
         Ok(Way::Local(target, addr)) => (
             Direction::Local,
             Ok(Leg::Deliver {
@@ -83,6 +105,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
             pid: record.pid,
             comm: record.comm,
         }),
+        peer: None,
         state: ConnectionState::Held,
     };
     Journey {
@@ -115,6 +138,7 @@ pub(super) fn inbound(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addre
         original_destination: addressed,
         destination: Destination::Workload(pod.workload.key.clone()),
         process: None,
+        peer: None,
         state: ConnectionState::Held,
     };
     Journey {
@@ -124,31 +148,48 @@ pub(super) fn inbound(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addre
     }
 }
 
+/// The service account that a workload runs as.
+pub(super) fn account_of(workload: &Workload) -> ServiceAccountKey {
+    ServiceAccountKey::new(Arc::clone(&workload.key.namespace), workload.service_account.as_str())
+}
+
+/// Why the agent's own side of a connection does not stand.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub(super) enum LegError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    #[error("service account {0} has no certificate (yet), and nothing goes in the clear")]
+    NoCertificate(ServiceAccountKey),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("{0}")]
+    Identity(#[from] SpiffeIdError),
+}
+
+impl LegError {
+    /// How the client is to be told.
+    pub(super) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Dial(error) => error.refusal(),
+            Self::Tunnel(error) => error.refusal(),
+            Self::NoCertificate(_) | Self::Tls(_) | Self::Identity(_) => Refusal::Refused,
+        }
+    }
+}
+
 impl Leg {
     /// Opens the agent's own side.
-    pub(super) async fn open(&self, path: &DataPath) -> Result<TcpStream, upstream::DialError> {
+    pub(super) async fn open(&self, path: &DataPath) -> Result<Upstream, LegError> {
         match self {
-            Self::Dial { pod, addr, source } => path.dialer.dial(&pod.netns, *addr, *source).await,
-            Self::Deliver {
-                pod, addr, client, ..
-            } => {
-                let dial = |source| path.dialer.deliver(&pod.netns, *addr, *client, source);
-                if addr.is_ipv4() {
-                    return dial(Source::Loopback).await;
-                }
-                // From `::1` only to ports that are known to answer; see `Source`.
-                let port = port_key(pod, *addr);
-                if path.open_ports.contains(port) {
-                    let answer = dial(Source::Loopback).await;
-                    if answer.is_ok() {
-                        return answer;
-                    }
-                }
-                let answer = dial(Source::Own).await;
-                if answer.is_ok() {
-                    remember(path, port);
-                }
-                answer
+            Self::Dial { pod, addr, source } => {
+                Ok(Upstream::Tcp(path.dialer.dial(&pod.netns, *addr, *source).await?))
+            }
+            Self::Tunnel { pod, addr, client, peer } => tunnel_to(path, pod, *addr, *client, peer).await,
+            Self::Deliver { pod, addr, client, .. } => {
+                Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?))
             }
         }
     }
@@ -156,7 +197,7 @@ impl Leg {
     /// Where it leads.
     pub(super) fn addr(&self) -> SocketAddr {
         match self {
-            Self::Dial { addr, .. } | Self::Deliver { addr, .. } => *addr,
+            Self::Dial { addr, .. } | Self::Tunnel { addr, .. } | Self::Deliver { addr, .. } => *addr,
         }
     }
 
@@ -172,6 +213,57 @@ impl Leg {
             _ => None,
         }
     }
+}
+
+/// A stream to a workload on another node, in a tunnel of the source pod's own.
+async fn tunnel_to(
+    path: &DataPath,
+    pod: &Pod,
+    addr: SocketAddr,
+    client: SocketAddr,
+    peer: &ServiceAccountKey,
+) -> Result<Upstream, LegError> {
+    let account = account_of(&pod.workload);
+    let identity = path
+        .certificates
+        .as_ref()
+        .and_then(|store| store.current(&account))
+        .ok_or(LegError::NoCertificate(account))?;
+    let expected = SpiffeId::new(identity.bundle().trust_domain(), peer)?;
+    let config = identity.client_config(Expected::OneOf(Arc::from([expected.clone()])), ALPNS)?;
+    let key = Key { source: pod.number, destination: addr, expected, credentials: identity.facts().serial.clone() };
+    let establish = || async {
+        let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
+        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)
+    };
+    let (stream, place) = path.pool.open(&key, client, establish).await?;
+    Ok(Upstream::Tunnel(stream, place))
+}
+
+/// A connection to an application of this node.
+async fn deliver(
+    path: &DataPath,
+    pod: &Pod,
+    addr: SocketAddr,
+    client: SocketAddr,
+) -> Result<TcpStream, DialError> {
+    let dial = |source| path.dialer.deliver(&pod.netns, addr, client, source);
+    if addr.is_ipv4() {
+        return dial(Source::Loopback).await;
+    }
+    // From `::1` only to ports that are known to answer; see `Source`.
+    let port = port_key(pod, addr);
+    if path.open_ports.contains(port) {
+        let answer = dial(Source::Loopback).await;
+        if answer.is_ok() {
+            return answer;
+        }
+    }
+    let answer = dial(Source::Own).await;
+    if answer.is_ok() {
+        remember(path, port);
+    }
+    answer
 }
 
 fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {

@@ -4,25 +4,28 @@
 //! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
 //! the connection was steered to.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
-use rustls::ServerConfig;
+use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use super::{
+    accept::{HeldRequest, PodListener},
+    journey::{self, account_of},
+    serve::{self, ACCEPT_DEADLINE, DataPath},
+};
 use crate::{
+    identity::{self, Identity, PeerIdentity},
     node::Pod,
+    telemetry::{FlowKind, Side},
     upstream::{
-        Refusal,
-        tunnel::{self, Stream, tuning},
+        self, Refusal, Upstream,
+        tunnel::{self, ALPNS, Stream, tuning},
     },
 };
 
@@ -32,45 +35,170 @@ const TLS_HANDSHAKE: u8 = 22;
 /// Why a connection from another agent, or a stream in it, is refused.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
-pub enum MeshError {
+enum MeshError {
     #[error("the TLS handshake failed: {0}")]
     Tls(#[source] io::Error),
     #[error("the handshake did not finish in time")]
     TimedOut,
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
+    #[error("the peer is refused: {0}")]
+    Peer(#[from] identity::Refusal),
+    #[error("the certificate names {found}, but the workload at {address} is {expected}")]
+    Impostor { found: SpiffeId, expected: SpiffeId, address: SocketAddr },
+    #[error("service account {0} has no certificate (yet)")]
+    NoCertificate(ServiceAccountKey),
+    #[error("{0} is no workload's address any more")]
+    Unknown(SocketAddr),
+    #[error("{0}")]
+    Identity(#[from] SpiffeIdError),
+}
+
+/// Whether a connection request to `pod` comes from another agent: its source is a workload of another node.
+pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addressed: SocketAddr) -> bool {
+    path.certificates.is_some()
+        && pod.has_address(addressed.ip())
+        && !pod.is_own_listener(addressed)
+        && path.store.load().workload_at(client.ip()).is_some_and(|entry| entry.workload.node != pod.workload.node)
+}
+
+/// Serves a held request of another agent: accepts at once, since what it wants is inside.
+pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, client: SocketAddr, addressed: SocketAddr) {
+    let owned = Arc::clone(path);
+    let pod = Arc::clone(&held.listener().pod);
+    path.tunnels.spawn(async move {
+        if let Ok(Some(stream)) = tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
+            drop(held);
+            serve(owned, pod, stream, client, addressed).await;
+        }
+    });
+}
+
+/// Serves a connection of another agent that was let through at once.
+pub(super) fn accepted(
+    path: &Arc<DataPath>,
+    listener: &PodListener,
+    stream: TcpStream,
+    client: SocketAddr,
+    addressed: SocketAddr,
+) {
+    let pod = Arc::clone(&listener.pod);
+    path.tunnels.spawn(serve(Arc::clone(path), pod, stream, client, addressed));
+}
+
+async fn serve(path: Arc<DataPath>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr, addressed: SocketAddr) {
+    // A workload that is not captured on its node, or not yet, speaks in the clear.
+    match tokio::time::timeout(tuning::HANDSHAKE, begins_tls(&stream)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => {
+            let journey = journey::inbound(&path, &pod, client, addressed);
+            return serve::serve_accepted(path, stream, journey).await;
+        }
+        Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
+    }
+    if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
+        path.registry.count_refused();
+        tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
+    }
+}
+
+async fn serve_tunnel(
+    path: &Arc<DataPath>,
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+    client: SocketAddr,
+) -> Result<(), MeshError> {
+    let account = account_of(&pod.workload);
+    let certificates = path.certificates.as_ref();
+    let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
+        upstream::abort(&stream);
+        return Err(MeshError::NoCertificate(account));
+    };
+    let (mut connection, peer) = handshake(stream, &identity).await?;
+    let expected = match path.store.load().workload_at(client.ip()) {
+        Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
+        None => return Err(MeshError::Unknown(client)),
+    };
+    if *peer.id() != expected {
+        return Err(MeshError::Impostor { found: peer.id().clone(), expected, address: client });
+    }
+    let mut leaving = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = path.leaving.cancelled(), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        let Some(accepted) = accepted else {
+            return Ok(());
+        };
+        let (request, respond) = accepted?;
+        if let Some(asked) = Asked::read(request, respond, pod, client) {
+            let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
+            path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+        }
+    }
+}
+
+/// The life of one stream.
+async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
+    let mut journey = journey::inbound(path, pod, asked.client, asked.target);
+    journey.opening.peer = Some(peer);
+    let entry = path.registry.open(journey.opening);
+    let opened = match &journey.leg {
+        Ok(leg) => leg.open(path).await.map_err(|error| (error.refusal(), error.to_string())),
+        Err(reason) => Err((Refusal::Refused, reason.clone())),
+    };
+    let app = match opened {
+        Ok(Upstream::Tcp(app)) => app,
+        Ok(other) => return other.abort(),
+        Err((refusal, reason)) => {
+            asked.refuse(StatusCode::SERVICE_UNAVAILABLE, refusal);
+            return serve::refused(path, &entry, serve::kind_of(refusal), reason);
+        }
+    };
+    entry.connection().set_upstream(asked.target);
+    match asked.join() {
+        Ok(stream) => {
+            let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
+            serve::attend(path, &entry, carried, || upstream::abort(&app)).await;
+        }
+        Err(error) => {
+            upstream::abort(&app);
+            serve::refused(path, &entry, FlowKind::Abandoned, error.to_string());
+        }
+    }
 }
 
 /// A request for a stream that may be joined.
-pub(super) struct Asked {
+struct Asked {
     /// Where in the pod it is to go.
-    pub(super) target: SocketAddr,
+    target: SocketAddr,
     /// Who asks, as its own agent says.
-    pub(super) client: SocketAddr,
+    client: SocketAddr,
     request: Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
 }
 
 /// Whether the first byte of a connection begins a TLS handshake. Waits for that byte.
-pub(super) async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     let read = stream.peek(&mut first).await?;
     Ok(read == 1 && first[0] == TLS_HANDSHAKE)
 }
 
-/// Shakes hands, within a deadline.
-pub(super) async fn handshake(
+/// Shakes hands as `identity`, within a deadline, and says who came.
+async fn handshake(
     stream: TcpStream,
-    config: Arc<ServerConfig>,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, rustls_pki_types::CertificateDer<'static>), MeshError> {
+    identity: &Identity,
+) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+    let config = identity.server_config(ALPNS).map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
         let tls = TlsAcceptor::from(config).accept(stream).await.map_err(MeshError::Tls)?;
-        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        let leaf = certificates
-            .first()
-            .ok_or_else(|| MeshError::Tls(io::Error::other("the peer showed no certificate")))?
-            .clone()
-            .into_owned();
+        let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let connection = h2::server::Builder::new()
             .initial_window_size(tuning::STREAM_WINDOW)
             .initial_connection_window_size(tuning::CONNECTION_WINDOW)
@@ -80,14 +208,14 @@ pub(super) async fn handshake(
             .max_send_buffer_size(tuning::SEND_BUFFER)
             .handshake(tls)
             .await?;
-        Ok((connection, leaf))
+        Ok((connection, peer))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake).await.map_err(|_| MeshError::TimedOut)?
 }
 
 impl Asked {
     /// Reads a request; answers it at once when it is none for this pod. `peer` is where the connection came from.
-    pub(super) fn read(
+    fn read(
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
@@ -113,13 +241,13 @@ impl Asked {
     }
 
     /// Joins the stream.
-    pub(super) fn join(mut self) -> Result<Stream, h2::Error> {
+    fn join(mut self) -> Result<Stream, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
         Ok(Stream { send, recv: self.request.into_body() })
     }
 
     /// Says why the stream is not joined.
-    pub(super) fn refuse(mut self, status: StatusCode, refusal: Refusal) {
+    fn refuse(mut self, status: StatusCode, refusal: Refusal) {
         answer(&mut self.respond, status, Some(refusal));
     }
 }

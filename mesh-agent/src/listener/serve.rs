@@ -18,18 +18,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accept::{HeldRequest, PodListener},
     journey::{self, Journey, Leg, remember},
+    mesh,
 };
 use crate::{
+    identity::CertificateStore,
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
-    telemetry::{ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry},
-    upstream::{self, Dialer, Ending, Refusal},
+    telemetry::{ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side},
+    upstream::{
+        self, Dialer, Ending, Refusal, Upstream,
+        tunnel::{self, pool::Pool},
+    },
 };
 
 /// How long the client may take to complete a handshake that the agent let through. Its kernel answers at once
 /// unless the client is gone.
-const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What one data worker's connections share.
 pub struct DataPath {
@@ -47,6 +52,14 @@ pub struct DataPath {
     pub flows: Arc<FlowLog>,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
+    /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
+    pub certificates: Option<Arc<CertificateStore>>,
+    /// Tunnels to other agents.
+    pub pool: Pool,
+    /// Owns the tunnels' tasks, in both directions.
+    pub tunnels: TaskTracker,
+    /// Tells tunnels that others opened to end when their streams have.
+    pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
     pub cut: CancellationToken,
     serving: AtomicU64,
@@ -63,6 +76,7 @@ pub struct Serving {
     pub open_ports: Arc<OpenPorts>,
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
+    pub certificates: Option<Arc<CertificateStore>>,
     pub tasks: TaskTracker,
     pub cut: CancellationToken,
 }
@@ -76,6 +90,10 @@ impl DataPath {
             open_ports: parts.open_ports,
             registry: parts.registry,
             flows: parts.flows,
+            certificates: parts.certificates,
+            pool: Pool::default(),
+            tunnels: TaskTracker::new(),
+            leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
             serving: AtomicU64::new(0),
@@ -95,7 +113,7 @@ impl DataPath {
     }
 
     /// Runs a connection as a task of the worker, counted in its load.
-    fn spawn(self: &Arc<Self>, connection: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(self: &Arc<Self>, connection: impl Future<Output = ()> + Send + 'static) {
         let busy = Busy::new(Arc::clone(self));
         self.tasks.spawn(async move {
             let _busy = busy;
@@ -110,6 +128,9 @@ pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
     let dst: SocketAddr = event.dst.into();
     let pod = &held.listener().pod;
     let record = (event.record.kind == RecordKind::Captured as u32).then_some(event.record);
+    if record.is_none() && mesh::is_from_mesh(path, pod, client, dst) {
+        return mesh::held(path, held, client, dst);
+    }
     let journey = match record {
         Some(record) => journey::outbound(path, pod, client, &record),
         None => journey::inbound(path, pod, client, dst),
@@ -129,6 +150,9 @@ pub(super) fn accepted(
     local: SocketAddr,
 ) {
     let record = path.dialer.record_of(&stream.as_raw_fd());
+    if record.is_none() && mesh::is_from_mesh(path, &listener.pod, client, local) {
+        return mesh::accepted(path, listener, stream, client, local);
+    }
     let journey = match record {
         Some(record) if record.kind == RecordKind::Captured as u32 => {
             journey::outbound(path, &listener.pod, client, &record)
@@ -179,8 +203,8 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         remember(&path, port);
     }
     entry.connection().set_upstream(leg.addr());
-    if let (Leg::Dial { .. }, Some(cookie)) = (&leg, cookie) {
-        path.dialer.tell_source(cookie, &upstream);
+    if let (Upstream::Tcp(upstream), Leg::Dial { .. }, Some(cookie)) = (&upstream, &leg, cookie) {
+        path.dialer.tell_source(cookie, upstream);
     }
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
         Ok(Some(downstream)) => {
@@ -188,7 +212,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
             carry(&path, &entry, downstream, upstream).await;
         }
         _ => {
-            upstream::abort(&upstream);
+            upstream.abort();
             refused(
                 &path,
                 &entry,
@@ -199,7 +223,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     }
 }
 
-async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Journey) {
+pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Journey) {
     let entry = path.registry.open(journey.opening);
     entry.connection().set_state(ConnectionState::Connecting);
     let _active = journey.active;
@@ -232,41 +256,52 @@ async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Jou
 }
 
 /// Both sides stand: carries bytes until the end.
-async fn carry(path: &DataPath, entry: &Entry, downstream: TcpStream, upstream: TcpStream) {
+async fn carry(path: &DataPath, entry: &Entry, downstream: TcpStream, upstream: Upstream) {
+    let connection = entry.connection();
+    match upstream {
+        Upstream::Tcp(upstream) => {
+            let cut = || {
+                upstream::abort(&downstream);
+                upstream::abort(&upstream);
+            };
+            attend(path, entry, upstream::relay(&downstream, &upstream, connection), cut).await;
+        }
+        Upstream::Tunnel(stream, _place) => {
+            let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
+            attend(path, entry, carried, || upstream::abort(&downstream)).await;
+        }
+    }
+}
+
+/// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off.
+pub(super) async fn attend(
+    path: &DataPath,
+    entry: &Entry,
+    carried: impl Future<Output = Ending>,
+    cut: impl FnOnce(),
+) {
     path.registry.count_accepted();
     entry.connection().set_state(ConnectionState::Open);
     record(path, entry, FlowKind::Opened, None, String::new());
     let started = std::time::Instant::now();
     let ending = tokio::select! {
-        ending = upstream::relay(&downstream, &upstream, entry.connection()) => ending,
+        ending = carried => ending,
         () = path.cut.cancelled() => {
-            upstream::abort(&downstream);
-            upstream::abort(&upstream);
+            cut();
             Ending::Broken(std::io::Error::other("cut: the agent's time to drain was over"))
         }
     };
+    let duration = Some(started.elapsed());
     match ending {
-        Ending::Closed => record(
-            path,
-            entry,
-            FlowKind::Closed,
-            Some(started.elapsed()),
-            String::new(),
-        ),
+        Ending::Closed => record(path, entry, FlowKind::Closed, duration, String::new()),
         Ending::Broken(error) => {
             path.registry.count_failed();
-            record(
-                path,
-                entry,
-                FlowKind::Reset,
-                Some(started.elapsed()),
-                error.to_string(),
-            );
+            record(path, entry, FlowKind::Reset, duration, error.to_string());
         }
     }
 }
 
-fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, reason: String) {
+pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, reason: String) {
     path.registry.count_refused();
     record(path, entry, kind, None, reason);
 }
@@ -282,7 +317,7 @@ fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Durat
     });
 }
 
-fn kind_of(refusal: Refusal) -> FlowKind {
+pub(super) fn kind_of(refusal: Refusal) -> FlowKind {
     match refusal {
         Refusal::Refused => FlowKind::Refused,
         Refusal::HostUnreachable | Refusal::NetworkUnreachable => FlowKind::Unreachable,

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use mesh_common::model::Workload;
+
 use crate::{
     balance::{self, Active},
     node::{Pod, PodTable},
@@ -25,6 +27,8 @@ pub struct Plan {
     pub way: Result<Way, Unroutable>,
     /// Keeps the connection counted at its endpoint.
     pub active: Option<Active>,
+    /// The workload at the other end, when it is one of the mesh.
+    pub peer: Option<Arc<Workload>>,
 }
 
 /// The way to a destination.
@@ -63,6 +67,7 @@ pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Pla
                     },
                     way: way_to(pods, endpoint.addr),
                     active: Some(Active::on(&**endpoint)),
+                    peer: Some(Arc::clone(&endpoint.workload)),
                 },
                 None => Plan {
                     destination: Destination::Service {
@@ -71,6 +76,7 @@ pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Pla
                     },
                     way: Err(Unroutable::NoEndpoint),
                     active: None,
+            peer: None,
                 },
             }
         }
@@ -81,16 +87,19 @@ pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Pla
             },
             way: Err(Unroutable::NoSuchPort),
             active: None,
+            peer: None,
         },
         Resolution::Workload(entry) => Plan {
             destination: Destination::Workload(entry.workload.key.clone()),
             way: way_to(pods, dialled),
             active: Some(Active::on(&**entry)),
+            peer: Some(Arc::clone(&entry.workload)),
         },
         Resolution::Unknown => Plan {
             destination: Destination::Passthrough,
             way: way_to(pods, dialled),
             active: None,
+            peer: None,
         },
     }
 }

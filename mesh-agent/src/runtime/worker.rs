@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    identity::CertificateStore,
     kernel::WorkerMaps,
     listener::{
         DataPath, PodListener, Serving,
@@ -64,6 +65,8 @@ pub struct Shared {
     pub pods: Arc<PodTable>,
     /// What became of connections.
     pub flows: Arc<FlowLog>,
+    /// Keys and certificates, if the agent has an authority.
+    pub certificates: Option<Arc<CertificateStore>>,
     /// The agent's own network namespace.
     pub home: Arc<Netns>,
 }
@@ -134,6 +137,7 @@ impl Workers {
     pub async fn drained(&self) {
         for worker in self.iter() {
             worker.path.tasks.close();
+            worker.path.pool.clear();
         }
         for worker in self.iter() {
             worker.path.tasks.wait().await;
@@ -179,6 +183,7 @@ impl Worker {
             open_ports: maps.open_ports,
             registry: Registry::new(number),
             flows: Arc::clone(&shared.flows),
+            certificates: shared.certificates.clone(),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
         };
@@ -278,6 +283,7 @@ impl State {
                 }
                 Command::Leave { pod } => self.leave(&pod),
                 Command::Stop { done } => {
+                    self.path.leaving.cancel();
                     lock(&self.listeners)
                         .drain()
                         .for_each(|(_, listener)| listener.stop());

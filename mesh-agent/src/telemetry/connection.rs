@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use mesh_common::model::{ObjectKey, Workload};
+use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 
 /// Which way a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct Connection {
     pub destination: Destination,
     /// The process that dialled, when it is on this node.
     pub process: Option<Process>,
+    /// Who the other end proved to be, under mTLS.
+    pub peer: Option<SpiffeId>,
     /// The data worker that carries it.
     pub worker: u32,
     /// When the request arrived.
@@ -110,6 +112,7 @@ pub struct Opening {
     pub original_destination: SocketAddr,
     pub destination: Destination,
     pub process: Option<Process>,
+    pub peer: Option<SpiffeId>,
     pub state: ConnectionState,
 }
 
@@ -124,6 +127,7 @@ impl Connection {
             original_destination: opening.original_destination,
             destination: opening.destination,
             process: opening.process,
+            peer: opening.peer,
             worker,
             opened_at: SystemTime::now(),
             upstream: OnceLock::new(),

@@ -4,6 +4,25 @@ pub(crate) use dial::tune;
 
 mod dial;
 mod relay;
+pub mod tunnel;
 
 pub use dial::{DialError, Dialer, Refusal, Source};
 pub use relay::{Ending, abort, relay};
+
+/// The agent's own side of a connection, established.
+pub enum Upstream {
+    /// A TCP connection.
+    Tcp(tokio::net::TcpStream),
+    /// A stream in a tunnel, and its place there.
+    Tunnel(tunnel::Stream, tunnel::client::Place),
+}
+
+impl Upstream {
+    /// Makes the coming end a reset.
+    pub fn abort(self) {
+        match self {
+            Self::Tcp(stream) => abort(&stream),
+            Self::Tunnel(mut stream, _) => stream.send.send_reset(h2::Reason::CANCEL),
+        }
+    }
+}

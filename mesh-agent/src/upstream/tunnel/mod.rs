@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::Refusal;
 
 /// What our agents agree on in the TLS handshake, on the original destination port.
-pub const ALPN: &[u8] = b"nodemesh/1";
+pub const ALPNS: &[&[u8]] = &[b"nodemesh/1"];
 
 /// Why a stream was not joined, in words that the other agent understands: see [`Refusal`].
 static REFUSAL: HeaderName = HeaderName::from_static("nodemesh-refusal");

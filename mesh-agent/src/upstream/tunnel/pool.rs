@@ -32,8 +32,8 @@ pub struct Key {
     pub destination: SocketAddr,
     /// Who must be there.
     pub expected: SpiffeId,
-    /// Which certificate of the source's was current: a renewed one makes new tunnels.
-    pub credentials: u64,
+    /// Serial number of the source's certificate: a renewed one makes new tunnels.
+    pub credentials: String,
 }
 
 /// The pool.
@@ -76,6 +76,11 @@ impl Pool {
             }
             other => other.map_err(E::from),
         }
+    }
+
+    /// Lets every tunnel go as soon as its streams have ended.
+    pub fn clear(&self) {
+        self.lock().clear();
     }
 
     /// Lets tunnels go that have had no stream for a while.
