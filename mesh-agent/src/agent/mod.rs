@@ -14,6 +14,7 @@ mod logging;
 pub(crate) mod preflight;
 
 use std::{
+    collections::BTreeSet,
     io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -30,7 +31,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, AdminSocket, AgentLock, DialError, LockError, RunDir, ServeError, SocketError, proto},
     config,
+    identity::{self, CaDirectory, CertificateStore, Clock, EmbeddedCa, Settings, authority::DirectoryError},
     kernel::{self, KernelError, bpffs},
+    listener,
     node::{
         Netns, PodTable,
         cgroup::{Cgroup, CgroupError},
@@ -52,6 +55,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const HANDOVER_GRACE: Duration = Duration::from_secs(5);
 /// How often a condition is looked at that nothing announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long the start waits for the first certificates.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 /// Workers by default: what most nodes' traffic needs; more cost memory for each pod.
 const DEFAULT_WORKERS: usize = 4;
 
@@ -72,6 +77,10 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// The kernel half, instead of the embedded one.
     pub ebpf_object: Option<PathBuf>,
+    /// Directory of the certificate authority; without one nothing is encrypted.
+    pub ca: Option<PathBuf>,
+    /// How long certificates are valid.
+    pub certificate_lifetime: Duration,
     /// Take over from the agent that runs here.
     pub takeover: bool,
     /// How long open connections may take to end after SIGTERM.
@@ -109,6 +118,8 @@ pub enum AgentError {
          `mesh-agent uninstall`, then start this one"
     )]
     Abi { found: u32 },
+    #[error(transparent)]
+    Authority(#[from] DirectoryError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
@@ -190,12 +201,24 @@ impl Agent {
         )?;
         let (kernel, worker_maps, ring) = loaded;
 
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let certificates = match &options.ca {
+            Some(directory) => {
+                let certificates = certificate_store(directory, options.certificate_lifetime)?;
+                tasks.spawn(Arc::clone(&certificates).run(stop.clone()));
+                first_certificates(&certificates, &store, &options.node).await;
+                Some(certificates)
+            }
+            None => None,
+        };
         let pods = Arc::new(PodTable::default());
         let flows = Arc::new(FlowLog::default());
         let shared = Shared {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
+            certificates: certificates.clone(),
             home: Arc::clone(&home),
         };
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);
@@ -212,14 +235,13 @@ impl Agent {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             home,
+            certificates,
             standings: Arc::clone(&standings),
         })
         .map_err(AgentError::io("starting the enrolment thread"))?;
         let enrolment = Arc::new(enrolment);
         enrolment.look().await;
 
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let lifecycle = Arc::new(Lifecycle::new(
             lock,
             options.drain_timeout,
@@ -414,6 +436,42 @@ async fn give_way(
 fn note_mount(run_dir: &RunDir, mounted: &Path) {
     if let Err(error) = std::fs::write(run_dir.bpffs_note(), mounted.as_os_str().as_encoded_bytes()) {
         tracing::warn!(%error, "`uninstall` will leave the BPF file system mounted");
+    }
+}
+
+/// The keys and certificates of this node, issued by the authority in `directory`.
+fn certificate_store(directory: &Path, lifetime: Duration) -> Result<Arc<CertificateStore>, AgentError> {
+    identity::forbid_core_dumps().map_err(AgentError::io("keeping keys out of core dumps"))?;
+    let directory = CaDirectory::new(directory);
+    let clock = Clock::system();
+    let trust_domain = directory.open(clock.now())?.trust_domain().clone();
+    let settings = Settings {
+        lifetime,
+        ..Settings::new(trust_domain)
+    };
+    let issuer = Arc::new(EmbeddedCa::new(directory, clock.clone()));
+    Ok(Arc::new(CertificateStore::new(settings, issuer, clock)))
+}
+
+/// Waits a moment for the certificates of the workloads that are here already, so that the first connections need not
+/// be refused for want of them.
+async fn first_certificates(certificates: &CertificateStore, store: &Store, node: &str) {
+    let accounts: BTreeSet<_> = store
+        .load()
+        .workloads()
+        .filter(|entry| entry.workload.node == node)
+        .map(|entry| listener::account_of(&entry.workload))
+        .collect();
+    certificates.want(accounts.clone());
+    let all = async {
+        for account in &accounts {
+            certificates.obtained(account).await;
+        }
+    };
+    if tokio::time::timeout(CERTIFICATE_PATIENCE, all).await.is_err() {
+        tracing::warn!(
+            "some workloads have no certificate yet; their connections to other nodes are refused until then"
+        );
     }
 }
 

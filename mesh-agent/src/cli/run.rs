@@ -35,6 +35,12 @@ pub(super) struct RunArgs {
     /// eBPF object to load in place of the embedded one
     #[arg(long, value_name = "PATH", env = "NODEMESH_EBPF_OBJECT")]
     ebpf_object: Option<PathBuf>,
+    /// Directory of the certificate authority (`mesh-agent ca`); with one, everything between nodes is under mTLS
+    #[arg(long, value_name = "DIR")]
+    ca: Option<PathBuf>,
+    /// How long certificates are valid; they are renewed at about half of that
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    certificate_lifetime: Duration,
     /// Replace the running agent without losing a connection; it drains and ends
     #[arg(long)]
     takeover: bool,
@@ -62,6 +68,8 @@ impl RunArgs {
             bpffs: self.bpffs,
             run_dir: self.run_dir,
             ebpf_object: self.ebpf_object,
+            ca: self.ca,
+            certificate_lifetime: self.certificate_lifetime,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
             handover_timeout: self.handover_timeout,

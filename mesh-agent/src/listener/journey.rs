@@ -76,10 +76,17 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
             let pod = Arc::clone(pod);
             let leg = match plan.peer {
                 // Never in the clear where the mesh can do better: without a certificate it is refused.
-                Some(peer) if path.certificates.is_some() => {
-                    Leg::Tunnel { pod, addr, client: shown, peer: account_of(&peer) }
-                }
-                _ => Leg::Dial { pod, addr, source: outbound::source_for(src, record.via.ip.into(), addr) },
+                Some(peer) if path.certificates.is_some() => Leg::Tunnel {
+                    pod,
+                    addr,
+                    client: shown,
+                    peer: account_of(&peer),
+                },
+                _ => Leg::Dial {
+                    pod,
+                    addr,
+                    source: outbound::source_for(src, record.via.ip.into(), addr),
+                },
             };
             (Direction::Outbound, Ok(leg))
         }
@@ -149,13 +156,15 @@ pub(super) fn inbound(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addre
 }
 
 /// The service account that a workload runs as.
-pub(super) fn account_of(workload: &Workload) -> ServiceAccountKey {
-    ServiceAccountKey::new(Arc::clone(&workload.key.namespace), workload.service_account.as_str())
+pub(crate) fn account_of(workload: &Workload) -> ServiceAccountKey {
+    ServiceAccountKey::new(
+        Arc::clone(&workload.key.namespace),
+        workload.service_account.as_str(),
+    )
 }
 
 /// Why the agent's own side of a connection does not stand.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "the messages say it")]
 pub(super) enum LegError {
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -187,10 +196,15 @@ impl Leg {
             Self::Dial { pod, addr, source } => {
                 Ok(Upstream::Tcp(path.dialer.dial(&pod.netns, *addr, *source).await?))
             }
-            Self::Tunnel { pod, addr, client, peer } => tunnel_to(path, pod, *addr, *client, peer).await,
-            Self::Deliver { pod, addr, client, .. } => {
-                Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?))
-            }
+            Self::Tunnel {
+                pod,
+                addr,
+                client,
+                peer,
+            } => tunnel_to(path, pod, *addr, *client, peer).await,
+            Self::Deliver {
+                pod, addr, client, ..
+            } => Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?)),
         }
     }
 
@@ -231,7 +245,12 @@ async fn tunnel_to(
         .ok_or(LegError::NoCertificate(account))?;
     let expected = SpiffeId::new(identity.bundle().trust_domain(), peer)?;
     let config = identity.client_config(Expected::OneOf(Arc::from([expected.clone()])), ALPNS)?;
-    let key = Key { source: pod.number, destination: addr, expected, credentials: identity.facts().serial.clone() };
+    let key = Key {
+        source: pod.number,
+        destination: addr,
+        expected,
+        credentials: identity.facts().serial.clone(),
+    };
     let establish = || async {
         let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
         Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)

@@ -34,7 +34,6 @@ const TLS_HANDSHAKE: u8 = 22;
 
 /// Why a connection from another agent, or a stream in it, is refused.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "the messages say it")]
 enum MeshError {
     #[error("the TLS handshake failed: {0}")]
     Tls(#[source] io::Error),
@@ -45,7 +44,11 @@ enum MeshError {
     #[error("the peer is refused: {0}")]
     Peer(#[from] identity::Refusal),
     #[error("the certificate names {found}, but the workload at {address} is {expected}")]
-    Impostor { found: SpiffeId, expected: SpiffeId, address: SocketAddr },
+    Impostor {
+        found: SpiffeId,
+        expected: SpiffeId,
+        address: SocketAddr,
+    },
     #[error("service account {0} has no certificate (yet)")]
     NoCertificate(ServiceAccountKey),
     #[error("{0} is no workload's address any more")]
@@ -59,7 +62,11 @@ pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addre
     path.certificates.is_some()
         && pod.has_address(addressed.ip())
         && !pod.is_own_listener(addressed)
-        && path.store.load().workload_at(client.ip()).is_some_and(|entry| entry.workload.node != pod.workload.node)
+        && path
+            .store
+            .load()
+            .workload_at(client.ip())
+            .is_some_and(|entry| entry.workload.node != pod.workload.node)
 }
 
 /// Serves a held request of another agent: accepts at once, since what it wants is inside.
@@ -83,10 +90,17 @@ pub(super) fn accepted(
     addressed: SocketAddr,
 ) {
     let pod = Arc::clone(&listener.pod);
-    path.tunnels.spawn(serve(Arc::clone(path), pod, stream, client, addressed));
+    path.tunnels
+        .spawn(serve(Arc::clone(path), pod, stream, client, addressed));
 }
 
-async fn serve(path: Arc<DataPath>, pod: Arc<Pod>, stream: TcpStream, client: SocketAddr, addressed: SocketAddr) {
+async fn serve(
+    path: Arc<DataPath>,
+    pod: Arc<Pod>,
+    stream: TcpStream,
+    client: SocketAddr,
+    addressed: SocketAddr,
+) {
     // A workload that is not captured on its node, or not yet, speaks in the clear.
     match tokio::time::timeout(tuning::HANDSHAKE, begins_tls(&stream)).await {
         Ok(Ok(true)) => {}
@@ -120,7 +134,11 @@ async fn serve_tunnel(
         None => return Err(MeshError::Unknown(client)),
     };
     if *peer.id() != expected {
-        return Err(MeshError::Impostor { found: peer.id().clone(), expected, address: client });
+        return Err(MeshError::Impostor {
+            found: peer.id().clone(),
+            expected,
+            address: client,
+        });
     }
     let mut leaving = false;
     loop {
@@ -149,7 +167,10 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
     journey.opening.peer = Some(peer);
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
-        Ok(leg) => leg.open(path).await.map_err(|error| (error.refusal(), error.to_string())),
+        Ok(leg) => leg
+            .open(path)
+            .await
+            .map_err(|error| (error.refusal(), error.to_string())),
         Err(reason) => Err((Refusal::Refused, reason.clone())),
     };
     let app = match opened {
@@ -195,9 +216,14 @@ async fn handshake(
     stream: TcpStream,
     identity: &Identity,
 ) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
-    let config = identity.server_config(ALPNS).map_err(|error| MeshError::Tls(io::Error::other(error)))?;
+    let config = identity
+        .server_config(ALPNS)
+        .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
-        let tls = TlsAcceptor::from(config).accept(stream).await.map_err(MeshError::Tls)?;
+        let tls = TlsAcceptor::from(config)
+            .accept(stream)
+            .await
+            .map_err(MeshError::Tls)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let connection = h2::server::Builder::new()
             .initial_window_size(tuning::STREAM_WINDOW)
@@ -210,7 +236,9 @@ async fn handshake(
             .await?;
         Ok((connection, peer))
     };
-    tokio::time::timeout(tuning::HANDSHAKE, shake).await.map_err(|_| MeshError::TimedOut)?
+    tokio::time::timeout(tuning::HANDSHAKE, shake)
+        .await
+        .map_err(|_| MeshError::TimedOut)?
 }
 
 impl Asked {
@@ -225,25 +253,39 @@ impl Asked {
             answer(&mut respond, StatusCode::BAD_REQUEST, None);
             return None;
         }
-        let target: Option<SocketAddr> =
-            request.uri().authority().and_then(|authority| authority.as_str().parse().ok());
+        let target: Option<SocketAddr> = request
+            .uri()
+            .authority()
+            .and_then(|authority| authority.as_str().parse().ok());
         let Some(target) = target else {
             answer(&mut respond, StatusCode::BAD_REQUEST, None);
             return None;
         };
         if !pod.has_address(target.ip()) || pod.is_own_listener(target) {
-            answer(&mut respond, StatusCode::SERVICE_UNAVAILABLE, Some(Refusal::Refused));
+            answer(
+                &mut respond,
+                StatusCode::SERVICE_UNAVAILABLE,
+                Some(Refusal::Refused),
+            );
             return None;
         }
         // An agent speaks for the pod its connection comes from, and for no other address.
         let client = tunnel::read_forwarded(request.headers()).filter(|client| client.ip() == peer.ip());
-        Some(Self { target, client: client.unwrap_or(peer), request, respond })
+        Some(Self {
+            target,
+            client: client.unwrap_or(peer),
+            request,
+            respond,
+        })
     }
 
     /// Joins the stream.
     fn join(mut self) -> Result<Stream, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(Stream { send, recv: self.request.into_body() })
+        Ok(Stream {
+            send,
+            recv: self.request.into_body(),
+        })
     }
 
     /// Says why the stream is not joined.

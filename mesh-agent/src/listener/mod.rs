@@ -15,4 +15,5 @@ pub mod serve;
 pub mod socket;
 
 pub use accept::PodListener;
+pub(crate) use journey::account_of;
 pub use serve::{DataPath, Serving};

@@ -264,7 +264,13 @@ async fn carry(path: &DataPath, entry: &Entry, downstream: TcpStream, upstream: 
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
             };
-            attend(path, entry, upstream::relay(&downstream, &upstream, connection), cut).await;
+            attend(
+                path,
+                entry,
+                upstream::relay(&downstream, &upstream, connection),
+                cut,
+            )
+            .await;
         }
         Upstream::Tunnel(stream, _place) => {
             let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);

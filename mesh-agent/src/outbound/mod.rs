@@ -76,7 +76,7 @@ pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Pla
                     },
                     way: Err(Unroutable::NoEndpoint),
                     active: None,
-            peer: None,
+                    peer: None,
                 },
             }
         }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use self::roll::Roll;
 use crate::{
+    identity::CertificateStore,
     kernel::Kernel,
     node::{Netns, Pod, PodTable},
     runtime::Workers,
@@ -75,6 +76,7 @@ pub(super) struct Scope {
     pub(super) store: Arc<Store>,
     pub(super) pods: Arc<PodTable>,
     pub(super) home: Arc<Netns>,
+    pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) standings: Standings,
 }
 

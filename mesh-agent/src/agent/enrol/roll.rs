@@ -22,7 +22,7 @@ use thiserror::Error;
 use super::{Scope, Standing};
 use crate::{
     kernel::KernelError,
-    listener::{answer::Answerer, socket},
+    listener::{self, answer::Answerer, socket},
     node::{
         Netns, Pod,
         locate::{self, LocateError},
@@ -175,6 +175,14 @@ impl Roll {
             .map(|workload| (workload.key.clone(), Arc::clone(workload)))
             .collect();
         self.troubled.retain(|key, _| self.wanted.contains_key(key));
+        if let Some(certificates) = &self.scope.certificates {
+            certificates.want(
+                self.wanted
+                    .values()
+                    .map(|workload| listener::account_of(workload))
+                    .collect(),
+            );
+        }
         true
     }
 

@@ -107,7 +107,8 @@ async fn into_tunnel(
             }
             Ok(count) => {
                 connection.count(side, count as u64);
-                send.send_data(buffer.split().freeze(), false).map_err(broken_tunnel)?;
+                send.send_data(buffer.split().freeze(), false)
+                    .map_err(broken_tunnel)?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),
             Err(error) => return Err(error),
@@ -125,7 +126,9 @@ async fn out_of_tunnel(
         let data = data.map_err(broken_tunnel)?;
         write_all(tcp, &data).await?;
         connection.count(side, data.len() as u64);
-        recv.flow_control().release_capacity(data.len()).map_err(broken_tunnel)?;
+        recv.flow_control()
+            .release_capacity(data.len())
+            .map_err(broken_tunnel)?;
     }
     SockRef::from(tcp).shutdown(std::net::Shutdown::Write)
 }

@@ -102,7 +102,10 @@ impl Tunnel {
                 tracing::debug!(%addr, %error, "a tunnel broke");
             }
         });
-        Ok(Self { requests, streams: Arc::default() })
+        Ok(Self {
+            requests,
+            streams: Arc::default(),
+        })
     }
 
     /// Asks for a stream to `target` on behalf of `client`.
@@ -110,12 +113,18 @@ impl Tunnel {
         let http = |source| TunnelError::Http { addr: target, source };
         let place = Place::take(&self.streams);
         let mut requests = self.requests.clone().ready().await.map_err(http)?;
-        let (response, send) = requests.send_request(request(target, client), false).map_err(http)?;
+        let (response, send) = requests
+            .send_request(request(target, client), false)
+            .map_err(http)?;
         let response = response.await.map_err(http)?;
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
             let refusal = read_refusal(&head.headers);
-            return Err(TunnelError::Answered { target, status: head.status, refusal });
+            return Err(TunnelError::Answered {
+                target,
+                status: head.status,
+                refusal,
+            });
         }
         Ok((Stream { send, recv }, place))
     }

@@ -91,9 +91,12 @@ mod tests {
 
     #[test]
     fn refusals_survive_the_tunnel() {
-        for refusal in
-            [Refusal::Refused, Refusal::HostUnreachable, Refusal::NetworkUnreachable, Refusal::Silent]
-        {
+        for refusal in [
+            Refusal::Refused,
+            Refusal::HostUnreachable,
+            Refusal::NetworkUnreachable,
+            Refusal::Silent,
+        ] {
             let mut headers = HeaderMap::new();
             write_refusal(&mut headers, refusal);
             assert_eq!(read_refusal(&headers), refusal);
@@ -110,7 +113,10 @@ mod tests {
             assert_eq!(read_forwarded(&headers), Some(client));
         }
         let mut headers = HeaderMap::new();
-        headers.insert(http::header::FORWARDED, HeaderValue::from_static("by=x; for=\"10.0.0.1:1\";host=y"));
+        headers.insert(
+            http::header::FORWARDED,
+            HeaderValue::from_static("by=x; for=\"10.0.0.1:1\";host=y"),
+        );
         assert_eq!(read_forwarded(&headers), Some("10.0.0.1:1".parse().unwrap()));
         headers.insert(http::header::FORWARDED, HeaderValue::from_static("for=unknown"));
         assert_eq!(read_forwarded(&headers), None);

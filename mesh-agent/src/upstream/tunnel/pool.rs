@@ -97,12 +97,19 @@ impl Pool {
     fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
         let mut tunnels = self.lock();
         let slots = tunnels.entry(key.clone()).or_default();
-        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(|tunnel| tunnel.streams() < STREAMS_MAX);
+        let room = |slot: &&mut Slot| {
+            slot.tunnel
+                .get()
+                .is_none_or(|tunnel| tunnel.streams() < STREAMS_MAX)
+        };
         if let Some(slot) = slots.iter_mut().find(room) {
             slot.used = Instant::now();
             return Arc::clone(&slot.tunnel);
         }
-        let slot = Slot { tunnel: Arc::default(), used: Instant::now() };
+        let slot = Slot {
+            tunnel: Arc::default(),
+            used: Instant::now(),
+        };
         slots.push(slot.clone());
         slot.tunnel
     }
