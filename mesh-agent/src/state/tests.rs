@@ -41,6 +41,7 @@ fn workload(name: &str, pairs: &str, addresses: &str) -> Workload {
             app_protocol: None,
         }],
         ready: true,
+        policies: Vec::new(),
         locate: None,
     }
 }
