@@ -10,6 +10,7 @@ use super::*;
 use crate::balance::Active;
 use crate::config::{Change, Rejection};
 
+mod policies;
 mod random;
 
 fn labels(text: &str) -> BTreeMap<String, String> {
