@@ -6,6 +6,8 @@ use mesh_common::model::{Locate, ObjectKey, Service, ServicePort, TargetPort, Wo
 
 use crate::config::{Change, Directory, File};
 
+mod policies;
+
 /// Loads one file and returns its only object, or the rejections.
 fn load(text: &str) -> Result<Change, Vec<String>> {
     let file = File {
