@@ -80,7 +80,11 @@ impl<'a> AgentStart<'a> {
             .arg("--run-dir")
             .arg(node.run_dir())
             .args(self.args)
-            .args(std::env::var("NODEMESH_AGENT_ARGS").unwrap_or_default().split_whitespace())
+            .args(
+                std::env::var("NODEMESH_AGENT_ARGS")
+                    .unwrap_or_default()
+                    .split_whitespace(),
+            )
             .spawn()?;
         let client = Client::of(node, binary);
         Ok(Agent { process, client })

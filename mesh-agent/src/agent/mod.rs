@@ -23,7 +23,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mesh_common::kernel::{ABI_VERSION, MAX_WORKERS};
+use mesh_common::{
+    kernel::{ABI_VERSION, MAX_WORKERS},
+    model::TrustDomain,
+};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -79,6 +82,8 @@ pub struct Options {
     pub ebpf_object: Option<PathBuf>,
     /// Directory of the certificate authority; without one nothing is encrypted.
     pub ca: Option<PathBuf>,
+    /// The trust domain, for an agent without an authority to name it.
+    pub trust_domain: TrustDomain,
     /// How long certificates are valid.
     pub certificate_lifetime: Duration,
     /// Take over from the agent that runs here.
@@ -219,6 +224,10 @@ impl Agent {
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             certificates: certificates.clone(),
+            trust_domain: match &certificates {
+                Some(certificates) => certificates.trust_domain().clone(),
+                None => options.trust_domain.clone(),
+            },
             home: Arc::clone(&home),
         };
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
-use mesh_common::kernel::MAX_WORKERS;
+use mesh_common::{kernel::MAX_WORKERS, model::TrustDomain};
 
 use super::{
     agent::{BPFFS, RUN_DIR},
@@ -38,6 +38,9 @@ pub(super) struct RunArgs {
     /// Directory of the certificate authority (`mesh-agent ca`); with one, everything between nodes is under mTLS
     #[arg(long, value_name = "DIR")]
     ca: Option<PathBuf>,
+    /// Trust domain of identities, where no certificate authority says it
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
     /// How long certificates are valid; they are renewed at about half of that
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     certificate_lifetime: Duration,
@@ -69,6 +72,7 @@ impl RunArgs {
             run_dir: self.run_dir,
             ebpf_object: self.ebpf_object,
             ca: self.ca,
+            trust_domain: self.trust_domain,
             certificate_lifetime: self.certificate_lifetime,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
