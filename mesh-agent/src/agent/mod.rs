@@ -63,6 +63,8 @@ pub struct Options {
     pub config: PathBuf,
     /// Name of the node; workloads with this `node` are enrolled.
     pub node: String,
+    /// The namespace whose policies concern the whole mesh.
+    pub root_namespace: String,
     /// Data workers; by default one a core, at most four.
     pub workers: Option<NonZeroUsize>,
     /// The cgroup above all pods; by default the kubelet's, else the whole hierarchy.
@@ -169,7 +171,7 @@ impl Agent {
             "starting"
         );
 
-        let store = Arc::new(Store::new());
+        let store = Arc::new(Store::with_root_namespace(&options.root_namespace));
         let (source, first) = config::DirectorySource::open(&options.config)?;
         apply(&store, first);
 
@@ -433,7 +435,7 @@ fn apply(store: &Store, update: config::Update) {
         tracing::warn!(%rejection, "configuration rejected; the last good version stays");
     }
     for remark in &update.ignored {
-        tracing::info!(%remark, "configuration without effect");
+        tracing::info!(%remark, "configuration accepted with a remark");
     }
     store.set_rejections(update.rejections);
     store.apply(&update.changes);
