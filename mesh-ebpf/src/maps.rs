@@ -11,6 +11,8 @@ use mesh_common::kernel::{
 };
 
 const MAX_PODS: usize = 1024;
+/// Two addresses a pod, 16 workers, and as many again while one agent takes over from another.
+const MAX_LISTENERS: usize = 64 * MAX_PODS;
 const MAX_PENDING: usize = 32 * 1024;
 const MMAPABLE: usize = 1 << 10;
 
@@ -33,11 +35,11 @@ pub static INBOUND: HashMap<Ip, InboundEntry, { 4 * MAX_PODS }, { BPF_F_NO_PREAL
 
 /// The agent's listeners, by pod address and data worker.
 #[btf_map]
-pub static LISTENER_SOCKETS: SockHash<ListenerKey, { 16 * MAX_PODS }> = SockHash::new();
+pub static LISTENER_SOCKETS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
 
 /// What is known of each listener, by its socket cookie.
 #[btf_map]
-pub static LISTENERS: HashMap<u64, ListenerEntry, { 16 * MAX_PODS }, { BPF_F_NO_PREALLOC as usize }> =
+pub static LISTENERS: HashMap<u64, ListenerEntry, MAX_LISTENERS, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
 /// Connections held by each data worker; the agent maps this array and writes it, `connect` and `lookup` choose by it.

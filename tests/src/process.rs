@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn tail_keeps_the_last_lines() {
         assert_eq!(tail("a\nb\nc\n", 2), "b\nc\n");
-        assert_eq!(tail("a\nb", 5), "a\nb\n");
+        assert_eq!(tail("a\nb", 5), "a\nb");
         assert_eq!(tail("", 1), "");
     }
 }

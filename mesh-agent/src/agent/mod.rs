@@ -7,6 +7,7 @@
 
 mod enrol;
 mod events;
+mod follow;
 mod inspect;
 mod lifecycle;
 mod logging;
@@ -23,10 +24,7 @@ use std::{
 use arc_swap::ArcSwap;
 use mesh_common::kernel::{ABI_VERSION, MAX_WORKERS};
 use thiserror::Error;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -42,6 +40,7 @@ use crate::{
     telemetry::FlowLog,
 };
 use enrol::{Enrolment, Scope};
+use follow::Configuration;
 use inspect::Inspector;
 use lifecycle::{Lifecycle, Phase};
 pub use logging::LogFormat;
@@ -172,8 +171,7 @@ impl Agent {
         );
 
         let store = Arc::new(Store::with_root_namespace(&options.root_namespace));
-        let (source, first) = config::DirectorySource::open(&options.config)?;
-        apply(&store, first);
+        let configuration = Configuration::open(&options.config, Arc::clone(&store))?;
 
         let home = Arc::new(
             Netns::open("/proc/self/ns/net".as_ref())
@@ -206,7 +204,7 @@ impl Agent {
         let standings = Arc::new(ArcSwap::default());
 
         let (lock, generation) = match predecessor {
-            Some(predecessor) => give_way(predecessor, &run_dir).await?,
+            Some(predecessor) => give_way(predecessor, &run_dir, agent_cgroup.id()).await?,
             None => (lock, 0),
         };
         let enrolment = Enrolment::start(Scope {
@@ -251,7 +249,7 @@ impl Agent {
             }
         });
         tasks.spawn(events::run(ring, Arc::clone(&workers), pods, flows, stop.clone()));
-        tasks.spawn(follow(source, store, Arc::clone(&enrolment), stop.clone()));
+        tasks.spawn(configuration.follow(Arc::clone(&enrolment), stop.clone()));
         if generation == 0 {
             enrolment.alone();
         }
@@ -385,10 +383,12 @@ async fn take_lock(
 async fn give_way(
     mut running: admin::AdminClient,
     run_dir: &RunDir,
+    cgroup_id: u64,
 ) -> Result<(Option<AgentLock>, u32), AgentError> {
     let request = proto::HandoverRequest {
         pid: std::process::id(),
         abi: ABI_VERSION,
+        cgroup_id,
     };
     let reply = running
         .handover(request)
@@ -410,35 +410,6 @@ async fn give_way(
             Err(error) => return Err(AgentError::Lock(error)),
         }
     }
-}
-
-/// Follows the configuration.
-async fn follow(
-    source: config::DirectorySource,
-    store: Arc<Store>,
-    enrolment: Arc<Enrolment>,
-    stop: CancellationToken,
-) {
-    let (sender, mut updates) = mpsc::channel(1);
-    let watching = source.run(sender, stop);
-    let applying = async {
-        while let Some(update) = updates.recv().await {
-            apply(&store, update);
-            enrolment.look_soon();
-        }
-    };
-    tokio::join!(watching, applying);
-}
-
-fn apply(store: &Store, update: config::Update) {
-    for rejection in &update.rejections {
-        tracing::warn!(%rejection, "configuration rejected; the last good version stays");
-    }
-    for remark in &update.ignored {
-        tracing::info!(%remark, "configuration accepted with a remark");
-    }
-    store.set_rejections(update.rejections);
-    store.apply(&update.changes);
 }
 
 /// Remembers for `uninstall` that the agent mounted the BPF file system, whatever becomes of the agent next.

@@ -137,7 +137,7 @@ impl Report {
 
     /// The cgroup an agent makes for itself when it is started in the root.
     fn take_cgroup(&mut self) {
-        let path = cgroup::mount_point().map(|mount| mount.join(AGENT_CGROUP));
+        let path = cgroup::mount_point().map(|mount| mount.join(cgroup::AGENT_CGROUP));
         if let Ok(path) = path
             && Cgroup::open(&path).is_ok()
         {
@@ -180,8 +180,6 @@ fn is_unused(point: &Path) -> bool {
             .all(|entry| of_the_kernel(&entry.file_name()))
     })
 }
-
-const AGENT_CGROUP: &str = "nodemesh-agent";
 
 fn is_mount_point(dir: &Path) -> bool {
     let mounts = Process::myself().and_then(|process| process.mountinfo());

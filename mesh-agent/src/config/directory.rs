@@ -3,22 +3,25 @@
 //! `source` hands in the files' text; out come the differences to the state before. Pure: no file system, no
 //! clock, and the result depends only on the text and on the state before.
 //!
-//! Files count in the order of their names and documents in the order of their lines; of two that want the same
-//! name or the same address, the later yields. Whatever is wrong with an object keeps its last good version in
-//! place, at the position of the document that is wrong. A document that could be any object keeps all those that
-//! its file defined and that no document defines now.
+//! What is in use goes before what is new: an object keeps its name and its addresses as long as its document is
+//! there and claims them, wherever in the directory another document wants them too. Whatever is wrong with a
+//! document, a claim to what others have included, keeps the object's last good version in place. A document
+//! that could be any object keeps all those of its file that no document in that file defines. Only among new
+//! objects, and among those edited to want the same free address, does order decide: files by name, documents by line.
 //!
 //! Invariant: the objects in use have distinct names and distinct addresses.
 
-use std::collections::hash_map::Entry as MapEntry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fault::{Fault, Place};
-use super::object::{Claim, Entry, Id, Identity, Kind, Object, entries};
+use mesh_common::model::ObjectKey;
+
+use super::claims::{Party, settle};
+use super::fault::Fault;
+use super::object::{Claim, Entry, Id, Identity, Kind, Object, Parsed, entries};
 use super::{Change, Rejection};
 
 /// One file of the directory.
@@ -63,6 +66,7 @@ struct Held {
     ips: Vec<IpAddr>,
     file: PathBuf,
     line: u32,
+    column: u32,
 }
 
 impl Directory {
@@ -77,23 +81,13 @@ impl Directory {
         files.sort_by(|a, b| a.name.cmp(&b.name));
         files.dedup_by(|a, b| a.name == b.name);
         let entries = self.parse(&files);
-        let mut names = Names::default();
-        for (file, entries) in &entries {
-            names.collect(&file.name, entries);
+        let documents = Documents::find(&entries, &self.held);
+        let standing = Standing::settle(&documents, &self.held);
+        let mut update = Update::default();
+        for (number, (file, entries)) in entries.iter().enumerate() {
+            standing.report(number, file, entries, &documents, &mut update);
         }
-        let mut merge = Merge {
-            before: &self.held,
-            names,
-            after: BTreeMap::new(),
-            owners: HashMap::new(),
-            update: Update::default(),
-        };
-        for (file, entries) in &entries {
-            merge.file(file, entries);
-        }
-        let Merge {
-            after, mut update, ..
-        } = merge;
+        let after = standing.objects;
         update.changes = changes(&self.held, &after);
         self.held = after;
         update
@@ -121,43 +115,157 @@ impl Directory {
     }
 }
 
-/// Which document defines which name: the first that says so.
-#[derive(Default)]
-struct Names(HashMap<Id, (PathBuf, u32, u32)>);
+/// Which document speaks for which object.
+struct Documents<'a>(BTreeMap<&'a Id, Document<'a>>);
 
-impl Names {
-    fn collect(&mut self, file: &Path, entries: &[Entry]) {
-        for entry in entries {
-            if let Identity::Known(id) = &entry.identity {
-                let Place { line, column, .. } = entry.place;
-                self.0
-                    .entry(id.clone())
-                    .or_insert_with(|| (file.to_owned(), line, column));
+/// The document that speaks for an object.
+struct Document<'a> {
+    file: &'a Path,
+    line: u32,
+    column: u32,
+    /// Its number among all files and in its file; none if it only may be there, in a part that cannot be read.
+    position: Option<(usize, usize)>,
+    /// Its object, if there is nothing wrong with it.
+    parsed: Option<&'a Parsed>,
+}
+
+impl<'a> Documents<'a> {
+    /// Finds the document of each object: of one in use the document that it is from, of a new one the first.
+    fn find(files: &'a [(&'a File, Arc<[Entry]>)], held: &'a BTreeMap<Id, Held>) -> Self {
+        let mut found: BTreeMap<&Id, (_, Document<'_>)> = BTreeMap::new();
+        let mut near: HashSet<(&Path, &Id)> = HashSet::new();
+        let mut obscure: HashSet<&Path> = HashSet::new();
+        for (number, (file, entries)) in files.iter().enumerate() {
+            if file.content.is_err() {
+                obscure.insert(&file.name);
             }
+            for (index, entry) in entries.iter().enumerate() {
+                match &entry.identity {
+                    Identity::Known(id) => {
+                        let document = Document::new(&file.name, entry, (number, index));
+                        let likeness = held.get(id).map(|held| document.likeness(held));
+                        if found.get(id).is_none_or(|(best, _)| likeness > *best) {
+                            found.insert(id, (likeness, document));
+                        }
+                    }
+                    Identity::Near(id) => _ = near.insert((&file.name, id)),
+                    Identity::Unknown => _ = obscure.insert(&file.name),
+                    Identity::Foreign => {}
+                }
+            }
+        }
+        let mut documents = Self(found.into_iter().map(|(id, (_, found))| (id, found)).collect());
+        for (id, held) in held {
+            let file = held.file.as_path();
+            let here = documents.0.get(id).is_some_and(|found| found.file == file);
+            if !here && (obscure.contains(file) || near.contains(&(file, id))) {
+                documents.0.insert(id, Document::hidden(held));
+            }
+        }
+        documents
+    }
+}
+
+impl<'a> Document<'a> {
+    fn new(file: &'a Path, entry: &'a Entry, position: (usize, usize)) -> Self {
+        Self {
+            file,
+            line: entry.place.line,
+            column: entry.place.column,
+            position: Some(position),
+            parsed: entry.result.as_ref().ok(),
         }
     }
 
-    /// The place of the first definition, if it is another one.
-    fn elsewhere(&self, id: &Id, file: &Path, place: &Place) -> Option<String> {
-        let (first, line, column) = self.0.get(id)?;
-        let here = first == file && (*line, *column) == (place.line, place.column);
-        (!here).then(|| format!("{}:{line}:{column}", first.display()))
+    fn hidden(held: &'a Held) -> Self {
+        Self {
+            file: &held.file,
+            line: held.line,
+            column: held.column,
+            position: None,
+            parsed: None,
+        }
+    }
+
+    /// How much it looks like the document that an object in use is from; the greater, the more.
+    fn likeness(&self, held: &Held) -> (bool, bool, bool) {
+        (
+            self.file == held.file,
+            self.parsed.is_some_and(|parsed| parsed.object == held.object),
+            (self.line, self.column) == (held.line, held.column),
+        )
+    }
+
+    fn hold(&self, object: &Arc<Object>, ips: Vec<IpAddr>) -> Held {
+        Held {
+            object: Arc::clone(object),
+            ips,
+            file: self.file.to_owned(),
+            line: self.line,
+            column: self.column,
+        }
     }
 }
 
-/// One walk over all documents, in order.
-struct Merge<'a> {
-    before: &'a BTreeMap<Id, Held>,
-    names: Names,
-    after: BTreeMap<Id, Held>,
+/// The objects in use once all names and addresses are settled.
+struct Standing {
+    objects: BTreeMap<Id, Held>,
+    /// The new versions that could not be taken.
+    refused: HashSet<Id>,
     owners: HashMap<IpAddr, Id>,
-    update: Update,
 }
 
-impl Merge<'_> {
-    fn file(&mut self, file: &File, entries: &[Entry]) {
+impl Standing {
+    fn settle(documents: &Documents<'_>, before: &BTreeMap<Id, Held>) -> Self {
+        let mut order: Vec<_> = documents
+            .0
+            .iter()
+            .map(|(id, document)| (*id, document, before.get(*id)))
+            .filter(|(_, document, held)| held.is_some() || document.parsed.is_some())
+            .collect();
+        order.sort_by_key(|(_, document, held)| (held.is_none(), document.position));
+        let ips = |parsed: &Parsed| parsed.claims.iter().map(|claim| claim.ip).collect();
+        let parties: Vec<_> = order
+            .iter()
+            .map(|(_, document, held)| Party {
+                holds: held.map_or(&[], |held| &held.ips),
+                wants: document.parsed.map(ips),
+            })
+            .collect();
+        let granted = settle(&parties);
+        let mut standing = Self {
+            objects: BTreeMap::new(),
+            refused: HashSet::new(),
+            owners: HashMap::new(),
+        };
+        for (number, (id, document, held)) in order.into_iter().enumerate() {
+            let held = match (document.parsed, held) {
+                (Some(parsed), _) if granted[number] => Some(document.hold(&parsed.object, ips(parsed))),
+                (_, held) => {
+                    standing.refused.insert(id.clone());
+                    held.map(|held| document.hold(&held.object, held.ips.clone()))
+                }
+            };
+            if let Some(held) = held {
+                let owned = held.ips.iter().map(|ip| (*ip, id.clone()));
+                standing.owners.extend(owned);
+                standing.objects.insert(id.clone(), held);
+            }
+        }
+        standing
+    }
+
+    /// Tells what is wrong with a file, in the order of its lines.
+    fn report(
+        &self,
+        number: usize,
+        file: &File,
+        entries: &[Entry],
+        documents: &Documents<'_>,
+        update: &mut Update,
+    ) {
         if let Err(reason) = &file.content {
-            self.update.rejections.push(Rejection {
+            update.rejections.push(Rejection {
                 file: file.name.clone(),
                 line: 0,
                 column: 0,
@@ -167,145 +275,77 @@ impl Merge<'_> {
                 remedy: "make it a UTF-8 text that the agent may read; its objects stay as they were"
                     .to_owned(),
             });
-            self.retain_file(&file.name);
         }
-        for entry in entries {
-            self.entry(&file.name, entry);
-        }
-    }
-
-    fn entry(&mut self, file: &Path, entry: &Entry) {
-        if let Err(faults) = &entry.result {
-            for fault in faults {
-                let rejection = rejection(file, entry.title.clone(), fault);
-                self.update.rejections.push(rejection);
+        for (index, entry) in entries.iter().enumerate() {
+            let reject = |fault: &Fault| rejection(&file.name, entry.title.clone(), fault);
+            if let Err(faults) = &entry.result {
+                update.rejections.extend(faults.iter().map(reject));
             }
-        }
-        match &entry.identity {
-            Identity::Known(id) => self.known(file, entry, id),
-            Identity::Near(id) => {
-                let ours = self.before.get(id).is_some_and(|held| held.file == file);
-                if ours && !self.names.0.contains_key(id) {
-                    self.retain(id);
+            let Identity::Known(id) = &entry.identity else {
+                continue;
+            };
+            match documents.0.get(id) {
+                Some(document) if document.position != Some((number, index)) => {
+                    let fault = elsewhere(entry, document);
+                    update.rejections.push(reject(&fault));
+                }
+                _ => {
+                    let Ok(parsed) = &entry.result else { continue };
+                    if self.refused.contains(id) {
+                        let faults = self.conflicts(id, parsed);
+                        update.rejections.extend(faults.iter().map(reject));
+                    } else {
+                        update.ignored.extend(parsed.ignored.iter().map(reject));
+                    }
                 }
             }
-            Identity::Foreign => {}
-            Identity::Unknown => self.retain_file(file),
         }
     }
 
-    /// A document that defines an object, rightly or wrongly.
-    fn known(&mut self, file: &Path, entry: &Entry, id: &Id) {
-        if let Some(first) = self.names.elsewhere(id, file, &entry.place) {
-            let fault = entry.place.fault(
-                format!("already defined at {first}"),
-                "rename or remove one of the two",
+    /// Which addresses others have.
+    fn conflicts(&self, id: &Id, parsed: &Parsed) -> Vec<Fault> {
+        let conflict = |claim: &Claim| {
+            let owner = self.owners.get(&claim.ip).filter(|owner| *owner != id)?;
+            let held = self.objects.get(owner)?;
+            let reason = format!(
+                "{} is the address of {owner} ({}:{}) already",
+                claim.ip,
+                held.file.display(),
+                held.line
             );
-            self.reject(file, id, &fault);
-            return;
-        }
-        let Ok(parsed) = &entry.result else {
-            self.retain(id);
-            return;
+            Some(claim.place.fault(reason, "give each object addresses of its own"))
         };
-        let mut free = true;
-        for claim in &parsed.claims {
-            if let Some(fault) = self.taken(claim, id) {
-                self.reject(file, id, &fault);
-                free = false;
-            }
-        }
-        if free {
-            self.update.ignored.extend(
-                parsed
-                    .ignored
-                    .iter()
-                    .map(|fault| rejection(file, Some(id.title()), fault)),
-            );
-            self.place(
-                id,
-                Held {
-                    object: Arc::clone(&parsed.object),
-                    ips: parsed.claims.iter().map(|claim| claim.ip).collect(),
-                    file: file.to_owned(),
-                    line: entry.place.line,
-                },
-            );
-        } else {
-            self.retain(id);
-        }
+        parsed.claims.iter().filter_map(conflict).collect()
     }
+}
 
-    /// Why an address cannot be had, if it cannot.
-    fn taken(&self, claim: &Claim, id: &Id) -> Option<Fault> {
-        let owner = self.owners.get(&claim.ip).filter(|owner| *owner != id)?;
-        let at = self
-            .after
-            .get(owner)
-            .map(|held| format!(" ({}:{})", held.file.display(), held.line));
-        let reason = format!(
-            "{} is the address of {owner}{} already",
-            claim.ip,
-            at.unwrap_or_default()
-        );
-        Some(claim.place.fault(reason, "give each object addresses of its own"))
-    }
-
-    fn place(&mut self, id: &Id, held: Held) {
-        for ip in &held.ips {
-            self.owners.insert(*ip, id.clone());
-        }
-        self.after.insert(id.clone(), held);
-    }
-
-    /// Leaves an object as it was, unless one of its addresses has gone to an object before it.
-    fn retain(&mut self, id: &Id) {
-        let Some(held) = self.before.get(id) else { return };
-        if self.after.contains_key(id) {
-            return;
-        }
-        for ip in &held.ips {
-            if let MapEntry::Occupied(owner) = self.owners.entry(*ip) {
-                let place = Place {
-                    line: held.line,
-                    column: 1,
-                    field: String::new(),
-                };
-                let reason = format!(
-                    "{ip}, an address of its last good version, is now the address of {}; it is not in use any more",
-                    owner.get()
-                );
-                self.update.rejections.push(rejection(
-                    &held.file,
-                    Some(id.title()),
-                    &place.fault(reason, "correct the object, or give back its address"),
-                ));
-                return;
-            }
-        }
-        self.place(id, held.clone());
-    }
-
-    /// Leaves all objects of a file as they were, but for those that a document defines.
-    fn retain_file(&mut self, file: &Path) {
-        let before = self.before;
-        for (id, _) in before.iter().filter(|(_, held)| held.file == file) {
-            if !self.names.0.contains_key(id) {
-                self.retain(id);
-            }
-        }
-    }
-
-    fn reject(&mut self, file: &Path, id: &Id, fault: &Fault) {
-        self.update
-            .rejections
-            .push(rejection(file, Some(id.title()), fault));
+/// What is wrong with an entry whose name another document has.
+fn elsewhere(
+    entry: &Entry,
+    Document {
+        file,
+        line,
+        column,
+        position,
+        ..
+    }: &Document<'_>,
+) -> Fault {
+    let at = format!("{}:{line}:{column}", file.display());
+    match position {
+        Some(_) => entry.place.fault(
+            format!("already defined at {at}"),
+            "rename or remove one of the two",
+        ),
+        None => entry.place.fault(
+            format!("already in use from {at}, which cannot be read now"),
+            "correct or remove that file's document, or rename this one",
+        ),
     }
 }
 
 fn rejection(
     file: &Path,
-    object: Option<(String, mesh_common::model::ObjectKey)>,
+    object: Option<(String, ObjectKey)>,
     Fault {
         place,
         reason,

@@ -9,6 +9,7 @@
 //! in that version until its document is good again or gone.
 
 mod change;
+mod claims;
 mod decode;
 mod directory;
 mod document;

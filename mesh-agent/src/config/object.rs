@@ -138,12 +138,6 @@ impl Kind {
     }
 }
 
-impl Id {
-    pub(super) fn title(&self) -> (String, ObjectKey) {
-        (self.kind.name().to_owned(), self.key.clone())
-    }
-}
-
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.kind.name(), self.key)

@@ -27,6 +27,15 @@ pub enum BpffsError {
         /// What went wrong.
         source: nix::Error,
     },
+    /// The agent could only mount one for itself.
+    #[error(
+        "no BPF file system at {path}, and one mounted here would end with this container or service, and every pin \
+         with it; run `mount -t bpf bpf {path}` on the host, and let the agent see it"
+    )]
+    Private {
+        /// The mount point.
+        path: PathBuf,
+    },
     /// A directory could not be made.
     #[error("making {path}: {source}; name a writable place with --bpffs")]
     Directory {
@@ -47,6 +56,11 @@ pub fn ensure(dir: &Path) -> Result<Option<PathBuf>, BpffsError> {
         } else {
             dir
         };
+        if is_private() {
+            return Err(BpffsError::Private {
+                path: point.to_owned(),
+            });
+        }
         fs::create_dir_all(point).map_err(|source| BpffsError::Directory {
             path: point.to_owned(),
             source,
@@ -74,6 +88,12 @@ pub fn ensure(dir: &Path) -> Result<Option<PathBuf>, BpffsError> {
 /// True when `path` lies on a BPF file system.
 pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// True when mounts of this process are not those of the machine's first process.
+fn is_private() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    matches!((namespace("self"), namespace("1")), (Some(own), Some(first)) if own != first)
 }
 
 fn existing_ancestor(path: &Path) -> &Path {

@@ -269,6 +269,15 @@ impl Kernel {
         Ok(())
     }
 
+    /// Forgets this agent, unless its successor lives in the same cgroup.
+    pub fn bow_out(&mut self, successor: u64) -> Result<(), KernelError> {
+        if successor == self.agent {
+            return Ok(());
+        }
+        self.tables.dismiss_agent(self.agent)?;
+        remove_pin(&self.pins.agent_link(self.agent))
+    }
+
     /// The mark of connection requests that the agent sends on.
     pub fn mark(&self) -> u32 {
         self.mark

@@ -43,6 +43,11 @@ impl Tables {
         self.agents.insert(cgroup_id, 1, 0).map_err(map_error("AGENTS"))
     }
 
+    /// Sockets of this cgroup are no agent's any more.
+    pub fn dismiss_agent(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
+        ignore_absent(self.agents.remove(&cgroup_id)).map_err(map_error("AGENTS"))
+    }
+
     /// As [`Self::admit_agent`], and no other cgroup's are.
     pub fn admit_only(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
         let others: Vec<u64> = self
@@ -67,6 +72,11 @@ impl Tables {
     /// Lets the pod's next outbound connections go direct.
     pub fn unenrol(&mut self, netns_cookie: u64) -> Result<(), KernelError> {
         ignore_absent(self.pods.remove(&netns_cookie)).map_err(map_error("PODS"))
+    }
+
+    /// Whether the namespace is enrolled, by this agent or one before it.
+    pub fn is_enrolled(&self, netns_cookie: u64) -> bool {
+        self.pods.get(&netns_cookie, 0).is_ok()
     }
 
     /// The namespaces enrolled, by this agent or one before it.

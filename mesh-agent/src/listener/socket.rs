@@ -39,6 +39,9 @@ fn listen(domain: Domain, addr: SocketAddr) -> io::Result<Socket> {
     // Accepted sockets inherit these.
     upstream::tune(&socket)?;
     socket.bind(&addr.into())?;
+    // Accepted sockets hold the port that was dialled, an application's, as its own would: an application that sets
+    // this itself, as servers do, can listen on its port again beside them. After `bind`, for the port is ours alone.
+    socket.set_reuse_address(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }

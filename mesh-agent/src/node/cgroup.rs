@@ -9,6 +9,9 @@ use std::{
 use procfs::{ProcError, process::Process};
 use thiserror::Error;
 
+/// The cgroup that an agent makes for itself, below the mount point.
+pub const AGENT_CGROUP: &str = "nodemesh-agent";
+
 /// Why a cgroup could not be found or joined.
 #[derive(Debug, Error)]
 pub enum CgroupError {
@@ -76,15 +79,19 @@ impl Cgroup {
         Self::open(kubelet.iter().find(|path| path.is_dir()).unwrap_or(&mount))
     }
 
-    /// The agent's own cgroup. An agent started in the root moves into one of its own first: the root holds
-    /// everybody, and the programs tell the agent from others by its cgroup.
+    /// The agent's own cgroup. The programs tell the agent from others by its cgroup, so an agent that was started in
+    /// one with other programs in it, the root or a login session's for example, moves into one of its own first. An
+    /// agent that it takes over from is not another program.
     pub fn of_agent() -> Result<Self, CgroupError> {
         let mount = mount_point()?;
         let relative = relative_path(Process::myself()?)?;
         if relative != Path::new("/") {
-            return Self::open(&below(&mount, &relative));
+            let current = Self::open(&below(&mount, &relative))?;
+            if current.holds_only_agents()? {
+                return Ok(current);
+            }
         }
-        let own = mount.join("nodemesh-agent");
+        let own = mount.join(AGENT_CGROUP);
         let io_error = |source| CgroupError::Io {
             path: own.clone(),
             source,
@@ -92,6 +99,22 @@ impl Cgroup {
         fs::create_dir_all(&own).map_err(io_error)?;
         fs::write(own.join("cgroup.procs"), std::process::id().to_string()).map_err(io_error)?;
         Self::open(&own)
+    }
+
+    /// True when every process in the cgroup runs this program.
+    fn holds_only_agents(&self) -> Result<bool, CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        let processes = fs::read_to_string(&path).map_err(|source| CgroupError::Io { path, source })?;
+        let own = Process::myself()?.stat()?.comm;
+        let runs_this = |pid: i32| {
+            Process::new(pid)
+                .and_then(|process| process.stat())
+                .is_ok_and(|stat| stat.comm == own)
+        };
+        Ok(processes
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .all(runs_this))
     }
 
     /// The kernel's number for it.

@@ -261,7 +261,10 @@ impl State {
     ) {
         let own = TaskTracker::new();
         let held = held::run(ring, Arc::clone(&self.listeners), Arc::clone(&self.path));
-        let held = own.spawn(held);
+        let held = own.spawn(async move {
+            let Err(error) = held.await;
+            tracing::error!(%error, "held requests are not answered any more; restart the agent");
+        });
         while let Some(command) = inbox.recv().await {
             match command {
                 Command::Listen {

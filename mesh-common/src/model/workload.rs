@@ -52,7 +52,7 @@ pub enum Locate {
     NetnsName(String),
     /// A network namespace by the path of its file.
     NetnsPath(PathBuf),
-    /// The namespace of the processes in a cgroup, by its path below the cgroup mount or below the pods' cgroup.
+    /// The namespace of the processes in a cgroup, by its path, whole or below the cgroup mount.
     Cgroup(PathBuf),
     /// The namespace of a process of the node.
     Pid(u32),

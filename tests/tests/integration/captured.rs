@@ -207,3 +207,18 @@ fn servers_that_speak_first_are_heard_without_delay() {
         Ok(())
     });
 }
+
+#[test]
+fn a_server_can_listen_again_on_its_port_while_old_connections_linger() {
+    captured("rebind", |mesh, _| {
+        for _ in 0..3 {
+            let server = traffic::serve(mesh.pod("web"), "identity", 7350)?;
+            // From outside too: there the agent's own socket is at the server's port.
+            for client in ["client", "stranger"] {
+                churn::good(mesh, client, &at(mesh.pod("web").v4(), 7350), "web", 50)?;
+            }
+            drop(server);
+        }
+        Ok(())
+    });
+}

@@ -34,6 +34,24 @@ fn an_agent_without_root_says_so() {
 }
 
 #[test]
+fn an_agent_on_a_kernel_that_is_too_old_says_so_and_changes_nothing() {
+    Mesh::scenario(standard("old-kernel"), |mesh| {
+        // A process of this personality is told that the kernel is 2.6.
+        let output = mesh
+            .node("a")
+            .command("setarch")
+            .arg("--uname-2.6")
+            .arg(agent_binary()?)
+            .args(run_args(mesh))
+            .run()?;
+        refused(&output, &["2.6", "too old", "5.18"])?;
+        let links = mesh.node("a").bpffs().join("links");
+        ensure!(!links.exists(), "{} was made", links.display());
+        Ok(())
+    });
+}
+
+#[test]
 fn an_agent_without_cgroup2_says_what_to_mount() {
     Mesh::scenario(standard("no-cgroup2"), |mesh| {
         let unmount = "for point in $(grep ' - cgroup2 ' /proc/self/mountinfo | cut -d' ' -f5 | sort -r); do \
@@ -156,6 +174,11 @@ fn a_bad_document_is_rejected_alone_with_its_place_and_a_remedy() {
             ),
             (
                 "zz-duplicate-address.yaml",
+                renamed(&good, "thief"),
+                &mesh.pod("web").v4().to_string(),
+            ),
+            (
+                "00-duplicate-address.yaml",
                 renamed(&good, "thief"),
                 &mesh.pod("web").v4().to_string(),
             ),

@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, MapInfo, SockHash},
 };
 use mesh_common::kernel::{
-    FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey, SocketRecord,
+    FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey, SockAddr, SocketRecord,
 };
 use serde::Serialize;
 
@@ -109,6 +109,8 @@ fn entries(name: &str, data: MapData, max: u32) -> Option<u64> {
         "LISTENERS" => keys::<u64, ListenerEntry>(map, most),
         "OPEN_PORTS" => keys::<PortKey, u32>(map, most),
         "FLOWS" => keys::<FlowKey, SocketRecord>(map, most),
+        "HELD" => keys::<FlowKey, u32>(map, most),
+        "SOURCES" => keys::<u64, SockAddr>(map, most),
         "LISTENER_SOCKETS" => {
             let sockets: SockHash<MapData, ListenerKey> = map.try_into().ok()?;
             count(sockets.keys(), most)

@@ -68,6 +68,27 @@ fn check(steps: &[(&[File], &[&str], &[&str])]) {
     }
 }
 
+/// That a workload may not have an address which another workload has.
+fn taken(title: &str, ip: &str, owner: &str) -> String {
+    format!(
+        "{title}: spec.addresses[0]: {ip} is the address of Workload shop/{owner} already; \
+         give each object addresses of its own"
+    )
+}
+
+/// That a document may not have a name which another one has.
+fn defined(title: &str, first: &str) -> String {
+    format!("{title}: already defined at {first}; rename or remove one of the two")
+}
+
+/// That a document may not have a name which one that cannot be read may have.
+fn hidden(title: &str, at: &str) -> String {
+    format!(
+        "{title}: already in use from {at}, which cannot be read now; \
+         correct or remove that file's document, or rename this one"
+    )
+}
+
 #[test]
 fn objects_come_change_and_go_with_their_documents() {
     let web = |address| workload("web", address);
@@ -150,11 +171,20 @@ fn a_document_that_could_be_anything_keeps_what_its_file_had() {
                 "a.yaml:8:19: metadata.name: \"Db\" is not a DNS name; use lower-case letters, digits and inner hyphens",
             ],
         ),
-        // Defined elsewhere now: nothing is left to keep.
+        // Another file's documents stay out as long as it may be here that the objects are defined.
         (
             &[file("a.yaml", "kind: [\n"), file("b.yaml", &good)],
+            &[],
+            &[
+                "a.yaml:1:7: not valid YAML: unclosed bracket '['; correct the syntax of this document",
+                &hidden("b.yaml:1:1: Workload shop/web", "a.yaml:1:1"),
+                &hidden("b.yaml:6:1: Workload shop/db", "a.yaml:6:1"),
+            ],
+        ),
+        (
+            &[file("a.yaml", ""), file("b.yaml", &good)],
             &["+W web 10.1.0.1"],
-            &["a.yaml:1:7: not valid YAML: unclosed bracket '['; correct the syntax of this document"],
+            &[],
         ),
     ]);
 }
@@ -289,7 +319,7 @@ fn the_first_with_an_address_has_it() {
 }
 
 #[test]
-fn a_last_good_version_holds_its_addresses_against_later_objects() {
+fn a_last_good_version_holds_its_addresses() {
     let broken = workload("web", "10.1.0.1").replace("node:", "nodes:");
     let unknown = "a.yaml:4:9: Workload shop/web: spec.nodes: unknown field; did you mean node?";
     check(&[
@@ -310,18 +340,180 @@ fn a_last_good_version_holds_its_addresses_against_later_objects() {
              (a.yaml:1) already; give each object addresses of its own",
             ],
         ),
-        // Against an earlier one it yields.
         (
             &[
                 file("0.yaml", &workload("db", "10.1.0.1")),
                 file("a.yaml", &broken),
             ],
-            &["-W web", "+W db 10.1.0.1"],
+            &[],
             &[
+                &taken("0.yaml:4:35: Workload shop/db", "10.1.0.1", "web (a.yaml:1)"),
                 unknown,
-                "a.yaml:1:1: Workload shop/web: 10.1.0.1, an address of its last good version, is now the address of \
-             Workload shop/db; it is not in use any more; correct the object, or give back its address",
             ],
+        ),
+    ]);
+}
+
+#[test]
+fn a_name_in_use_stays_with_its_document() {
+    let old = file("m.yaml", &workload("web", "10.1.0.1"));
+    let new = file("a.yaml", &workload("web", "10.1.0.2"));
+    let refused = defined("a.yaml:1:1: Workload shop/web", "m.yaml:1:1");
+    let broken = workload("web", "10.1.0.1").replace("node:", "nodes:");
+    let in_one_file = |first: &str| documents(&[workload("web", first), workload("web", "10.1.0.1")]);
+    check(&[
+        (std::slice::from_ref(&old), &["+W web 10.1.0.1"], &[]),
+        (&[new.clone(), old.clone()], &[], &[&refused]),
+        // Also while its own document is edited or wrong.
+        (
+            &[new.clone(), file("m.yaml", &workload("web", "10.1.0.3"))],
+            &["+W web 10.1.0.3"],
+            &[&refused],
+        ),
+        (
+            &[new.clone(), file("m.yaml", &broken)],
+            &[],
+            &[
+                &refused,
+                "m.yaml:4:9: Workload shop/web: spec.nodes: unknown field; did you mean node?",
+            ],
+        ),
+        (
+            &[
+                new.clone(),
+                file(
+                    "m.yaml",
+                    &workload("web", "10.1.0.3").replace("Workload", "Wrokload"),
+                ),
+            ],
+            &[],
+            &[
+                &hidden("a.yaml:1:1: Workload shop/web", "m.yaml:1:1"),
+                "m.yaml:2:7: Wrokload shop/web: kind: nodemesh.io/v1alpha1 Wrokload is not a known kind; \
+                 did you mean Workload? known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
+            ],
+        ),
+        // The newcomer comes in when the other goes.
+        (std::slice::from_ref(&new), &["+W web 10.1.0.2"], &[]),
+        (
+            &[new.clone(), old.clone()],
+            &[],
+            &[&defined("m.yaml:1:1: Workload shop/web", "a.yaml:1:1")],
+        ),
+    ]);
+    check(&[
+        (
+            &[file("m.yaml", &workload("web", "10.1.0.1"))],
+            &["+W web 10.1.0.1"],
+            &[],
+        ),
+        (
+            &[file("m.yaml", &in_one_file("10.1.0.2"))],
+            &[],
+            &[&defined("m.yaml:1:1: Workload shop/web", "m.yaml:6:1")],
+        ),
+        // Edited where it stands.
+        (
+            &[file(
+                "m.yaml",
+                &in_one_file("10.1.0.2").replace("10.1.0.1", "10.1.0.3"),
+            )],
+            &["+W web 10.1.0.3"],
+            &[&defined("m.yaml:1:1: Workload shop/web", "m.yaml:6:1")],
+        ),
+    ]);
+}
+
+#[test]
+fn an_address_in_use_stays_with_its_object() {
+    let web = |ip| file("m.yaml", &workload("web", ip));
+    let db = |ip| file("a.yaml", &workload("db", ip));
+    let refused = taken("a.yaml:4:35: Workload shop/db", "10.1.0.1", "web (m.yaml:1)");
+    check(&[
+        (&[web("10.1.0.1")], &["+W web 10.1.0.1"], &[]),
+        (&[db("10.1.0.1"), web("10.1.0.1")], &[], &[&refused]),
+        // Also if its holder changes otherwise.
+        (
+            &[db("10.1.0.1"), web("10.1.0.1, 10.1.0.9")],
+            &["+W web 10.1.0.1 10.1.0.9"],
+            &[&refused],
+        ),
+        // Given up, or gone with its document: taken at the same load.
+        (
+            &[db("10.1.0.1"), web("10.1.0.9")],
+            &["+W db 10.1.0.1", "+W web 10.1.0.9"],
+            &[],
+        ),
+        // An edit to what another has is refused, and what was stays.
+        (
+            &[db("10.1.0.9"), web("10.1.0.9")],
+            &[],
+            &[&taken(
+                "a.yaml:4:35: Workload shop/db",
+                "10.1.0.9",
+                "web (m.yaml:1)",
+            )],
+        ),
+        (
+            &[db("10.1.0.1"), web("10.1.0.1")],
+            &[],
+            &[&taken(
+                "m.yaml:4:35: Workload shop/web",
+                "10.1.0.1",
+                "db (a.yaml:1)",
+            )],
+        ),
+        (&[db("10.1.0.9")], &["-W web", "+W db 10.1.0.9"], &[]),
+    ]);
+}
+
+#[test]
+fn addresses_change_hands_in_one_load_if_all_hands_are_free() {
+    let three = |ips: [&str; 3]| {
+        ["a", "b", "c"]
+            .into_iter()
+            .zip(ips)
+            .map(|(name, ip)| file(&format!("{name}.yaml"), &workload(name, ip)))
+            .collect::<Vec<_>>()
+    };
+    let mut stuck = three(["10.1.0.2", "10.1.0.3", "10.1.0.1"]);
+    stuck[2].content = Ok(workload("c", "nowhere"));
+    let nowhere = Directory::new().load(&stuck[2..]);
+    check(&[
+        (
+            &three(["10.1.0.1", "10.1.0.2", "10.1.0.3"]),
+            &["+W a 10.1.0.1", "+W b 10.1.0.2", "+W c 10.1.0.3"],
+            &[],
+        ),
+        // `c` keeps its address, so `b` has to as well, and then `a`.
+        (
+            &stuck,
+            &[],
+            &[
+                &taken("a.yaml:4:35: Workload shop/a", "10.1.0.2", "b (b.yaml:1)"),
+                &taken("b.yaml:4:35: Workload shop/b", "10.1.0.3", "c (c.yaml:1)"),
+                &nowhere.rejections[0].to_string(),
+            ],
+        ),
+        (
+            &three(["10.1.0.2", "10.1.0.3", "10.1.0.1"]),
+            &["+W a 10.1.0.2", "+W b 10.1.0.3", "+W c 10.1.0.1"],
+            &[],
+        ),
+        // In use goes before new, for a free address too.
+        (
+            &[
+                three(["10.1.0.2", "10.1.0.3", "10.1.0.4"]),
+                vec![file("0.yaml", &workload("new", "10.1.0.4"))],
+            ]
+            .concat(),
+            &["+W c 10.1.0.4"],
+            &[&taken(
+                "0.yaml:4:35: Workload shop/new",
+                "10.1.0.4",
+                "c (c.yaml:1)",
+            )],
         ),
     ]);
 }
@@ -344,10 +536,14 @@ fn an_unreadable_file_keeps_its_objects() {
         (std::slice::from_ref(&unreadable), &[], &[message]),
         (
             &[unreadable.clone(), file("b.yaml", &workload("db", "10.1.0.3"))],
-            &["+W db 10.1.0.3"],
-            &[message],
+            &[],
+            &[message, &hidden("b.yaml:1:1: Workload shop/db", "a.yaml:6:1")],
         ),
-        (&[file("b.yaml", &workload("db", "10.1.0.3"))], &["-W web"], &[]),
+        (
+            &[file("b.yaml", &workload("db", "10.1.0.3"))],
+            &["-W web", "+W db 10.1.0.3"],
+            &[],
+        ),
     ]);
 }
 
@@ -451,6 +647,18 @@ fn any_files() -> impl Strategy<Value = Vec<File>> {
     })
 }
 
+/// The names of the workloads that a random file defines.
+fn names(file: &File) -> Vec<String> {
+    let lines = file.content.as_deref().unwrap_or_default().lines();
+    let name = |line: &str| Some(line.split_once("name: ")?.1.split_once(',')?.0.to_owned());
+    lines.filter_map(name).collect()
+}
+
+/// The name in a change as [`changes`] writes it.
+fn name_in(change: &str) -> String {
+    change.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
 proptest! {
     #[test]
     fn names_and_addresses_stay_distinct_and_changes_real(steps in prop::collection::vec(any_files(), 1..6)) {
@@ -458,13 +666,17 @@ proptest! {
         let mut mirror: BTreeMap<ObjectKey, mesh_common::model::Workload> = BTreeMap::new();
         for files in steps {
             let update = directory.load(&files);
+            let defined: BTreeSet<_> = files.iter().flat_map(names).collect();
             for change in update.changes {
                 match change {
                     Change::PutWorkload(workload) => {
                         prop_assert_ne!(mirror.get(&workload.key), Some(&workload), "no real difference");
                         mirror.insert(workload.key.clone(), workload);
                     }
-                    Change::RemoveWorkload(key) => prop_assert!(mirror.remove(&key).is_some()),
+                    Change::RemoveWorkload(key) => {
+                        prop_assert!(mirror.remove(&key).is_some());
+                        prop_assert!(!defined.contains(&*key.name), "{} is still defined", key);
+                    }
                     other => prop_assert!(false, "{:?}", other),
                 }
             }
@@ -475,11 +687,32 @@ proptest! {
             let again = directory.load(&files);
             prop_assert_eq!(again.changes, [], "the same files again change nothing");
 
+            prop_assert_eq!(&again.rejections, &update.rejections, "nor what is wrong with them");
+
             let nothing_wrong = update.rejections.is_empty();
             if nothing_wrong {
                 let fresh = Directory::new().load(&files);
                 let put: Vec<_> = mirror.values().cloned().map(Change::PutWorkload).collect();
                 prop_assert_eq!(fresh.changes, put, "good files mean the same whatever was before");
+            }
+        }
+    }
+
+    #[test]
+    fn an_added_file_disturbs_nothing(
+        files in any_files(), added in any_files(), order in prop::sample::select(vec!["-", "0-", "1-", "z"]),
+    ) {
+        let mut directory = Directory::new();
+        let before = directory.load(&files);
+        let used: BTreeSet<_> = changes(&before).iter().map(|change| name_in(change)).collect();
+        let added = added.into_iter().map(|file| File {
+            name: format!("{order}{}", file.name.display()).into(),
+            ..file
+        });
+        let all: Vec<_> = files.iter().cloned().chain(added).collect();
+        for files in [all, files] {
+            for change in changes(&directory.load(&files)) {
+                prop_assert!(!used.contains(&name_in(&change)), "{}", change);
             }
         }
     }

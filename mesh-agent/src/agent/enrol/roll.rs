@@ -1,89 +1,59 @@
-//! Enrolment: which pods of this node the agent carries, and the kernel half that makes it so.
+//! The roll of enrolled pods, and every step on and off it.
 //!
-//! One thread owns the shared maps and the links. It compares what the snapshot says should be enrolled with what
-//! is, whenever the snapshot changes and a few times a second, since namespaces come and go without telling.
-//!
-//! Order is everything. Enrolling: listeners first, then what steers inbound connections to them, then the entry
-//! that captures outbound ones. Un-enrolling: the reverse, and the listeners stay a little for requests already
-//! on their way. Invariant: whatever happens in between, a connection is carried or refused, never let past.
+//! A pod that should be enrolled but cannot be found any more is not let loose: its listeners go, what captures its
+//! connections stays, and whatever is left of it is refused until it is found again or nobody wants it.
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, mpsc},
-    thread::JoinHandle,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use mesh_common::{
     kernel::{InboundEntry, Ip, ListenerEntry, MAX_WORKERS, PodEntry},
     model::{Locate, ObjectKey, Workload},
 };
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
-use tokio::sync::oneshot;
 
+use super::{Scope, Standing};
 use crate::{
-    kernel::{Kernel, KernelError},
+    kernel::KernelError,
     listener::{answer::Answerer, socket},
     node::{
-        Netns, Pod, PodTable,
+        Netns, Pod,
         locate::{self, LocateError},
-        netns::NetnsId,
+        netns::{self, NetnsId},
     },
-    runtime::Workers,
-    state::Store,
 };
 
-/// How often namespaces are looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long listeners of a pod that left stay for requests already on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How long a look around may take at most before the thread counts as stuck.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Where each local workload stands; read by the admin API.
-pub(super) type Standings = Arc<ArcSwap<HashMap<ObjectKey, Standing>>>;
-
-/// Where a local workload stands.
-#[derive(Clone, Debug)]
-pub(super) enum Standing {
-    /// Its traffic is carried.
-    Enrolled(Arc<Pod>),
-    /// Something it needs is not there yet.
-    Waiting(String),
-    /// It cannot be enrolled; its connections are refused if it was before.
-    Failed(String),
+/// Which pods are enrolled, which should be, and which are on their way out.
+pub(super) struct Roll {
+    scope: Scope,
+    /// The local workloads of the snapshot that was looked at last.
+    wanted: HashMap<ObjectKey, Arc<Workload>>,
+    enrolled: HashMap<ObjectKey, Enrolled>,
+    /// Wanted, but not found any more: refused by what stays in the kernel.
+    refused: HashMap<ObjectKey, Remains>,
+    troubled: HashMap<ObjectKey, Standing>,
+    leaving: Vec<(Instant, Enrolled)>,
+    next_number: u32,
+    seen_version: Option<u64>,
+    /// What an agent before this one left behind is still to be looked through.
+    past: bool,
 }
 
-/// The enrolment thread, seen from outside.
-pub(super) struct Enrolment {
-    orders: mpsc::Sender<Order>,
-    thread: JoinHandle<()>,
-}
-
-enum Order {
-    /// Look now, and say when that is done.
-    Look(Option<oneshot::Sender<()>>),
-    /// Touch nothing from now on: a successor does.
-    Freeze(mpsc::Sender<()>),
-    /// Forget other agents: this one runs alone now.
-    Alone,
-}
-
-/// What enrolment works on.
-pub(super) struct Scope {
-    pub(super) node: String,
-    pub(super) kernel: Kernel,
-    pub(super) workers: Arc<Workers>,
-    pub(super) store: Arc<Store>,
-    pub(super) pods: Arc<PodTable>,
-    pub(super) home: Arc<Netns>,
-    pub(super) standings: Standings,
+/// What stays in the kernel of a pod that is refused. Holds nothing of the pod itself, which may end meanwhile.
+struct Remains {
+    workload: ObjectKey,
+    netns_cookie: u64,
+    addresses: Vec<IpAddr>,
 }
 
 #[derive(Debug, Error)]
@@ -101,7 +71,7 @@ enum EnrolError {
     #[error("its network namespace is workload {0}'s; correct the `locate` of one of them")]
     SameNetns(ObjectKey),
     #[error("address {0} is not configured in its network namespace yet; it is looked for again")]
-    NoAddress(std::net::IpAddr),
+    NoAddress(IpAddr),
     #[error("opening sockets in its network namespace: {0}")]
     Sockets(#[source] io::Error),
     #[error(transparent)]
@@ -125,127 +95,32 @@ struct Enrolled {
     listener_cookies: Vec<u64>,
 }
 
-impl Enrolment {
-    /// Starts the thread.
-    pub(super) fn start(scope: Scope) -> io::Result<Self> {
-        let (orders, inbox) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("enrolment".to_owned())
-            .spawn(move || Enroller::new(scope).run(&inbox))?;
-        Ok(Self { orders, thread })
-    }
-
-    /// Looks at once, and returns when that is done.
-    pub(super) async fn look(&self) {
-        let (done, looked) = oneshot::channel();
-        self.order(Order::Look(Some(done)));
-        // An error means that the thread is gone, which is reported where it is joined.
-        let _ = looked.await;
-    }
-
-    /// Looks soon.
-    pub(super) fn look_soon(&self) {
-        self.order(Order::Look(None));
-    }
-
-    /// Leaves the kernel half to a successor. False when the thread does not answer; otherwise nothing of the
-    /// kernel half is touched any more once this returns.
-    pub(super) fn freeze(&self) -> bool {
-        let (done, frozen) = mpsc::channel();
-        self.order(Order::Freeze(done));
-        frozen.recv_timeout(FREEZE_PATIENCE).is_ok()
-    }
-
-    /// This agent runs alone: what agents before it left behind goes.
-    pub(super) fn alone(&self) {
-        self.order(Order::Alone);
-    }
-
-    /// Ends the thread. Pins, maps and links stay: the pods' connections are refused until an agent comes.
-    pub(super) fn join(self) {
-        drop(self.orders);
-        if self.thread.join().is_err() {
-            tracing::error!("the enrolment thread had panicked");
-        }
-    }
-
-    fn order(&self, order: Order) {
-        if self.orders.send(order).is_err() {
-            tracing::error!(
-                "the enrolment thread is gone; pods are neither enrolled nor un-enrolled any more"
-            );
-        }
-    }
-}
-
-struct Enroller {
-    scope: Scope,
-    enrolled: HashMap<ObjectKey, Enrolled>,
-    troubled: HashMap<ObjectKey, Standing>,
-    leaving: Vec<(Instant, Enrolled)>,
-    next_number: u32,
-    seen_version: Option<u64>,
-}
-
-impl Enroller {
-    fn new(scope: Scope) -> Self {
+impl Roll {
+    pub(super) fn new(scope: Scope) -> Self {
         Self {
             scope,
+            wanted: HashMap::new(),
             enrolled: HashMap::new(),
+            refused: HashMap::new(),
             troubled: HashMap::new(),
             leaving: Vec::new(),
             next_number: 1,
             seen_version: None,
-        }
-    }
-
-    fn run(mut self, inbox: &mpsc::Receiver<Order>) {
-        loop {
-            let order = match inbox.recv_timeout(LOOK_AGAIN) {
-                Ok(order) => order,
-                Err(mpsc::RecvTimeoutError::Timeout) => Order::Look(None),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            };
-            match order {
-                Order::Look(done) => {
-                    self.look();
-                    if let Some(done) = done {
-                        // Whoever asked may have gone.
-                        let _ = done.send(());
-                    }
-                }
-                Order::Alone => self.alone(),
-                Order::Freeze(done) => {
-                    // Whoever asked may have gone; frozen all the same.
-                    let _ = done.send(());
-                    // Until the agent ends.
-                    while inbox.recv().is_ok() {}
-                    return;
-                }
-            }
+            past: false,
         }
     }
 
     /// Brings what is enrolled in line with what should be.
-    fn look(&mut self) {
-        let snapshot = Arc::clone(&self.scope.store.load());
-        let version = snapshot.version();
-        let wanted: HashMap<ObjectKey, Arc<Workload>> = snapshot
-            .workloads()
-            .map(|entry| &entry.workload)
-            .filter(|workload| workload.node == self.scope.node)
-            .map(|workload| (workload.key.clone(), Arc::clone(workload)))
-            .collect();
-        let mut changed = self.seen_version != Some(version);
-        self.seen_version = Some(version);
-
+    pub(super) fn look(&mut self) {
+        let mut changed = self.learn();
         let gone: Vec<ObjectKey> = self
             .enrolled
             .iter()
             .filter(|(key, enrolled)| {
-                !wanted
+                !self
+                    .wanted
                     .get(*key)
-                    .is_some_and(|workload| self.still_stands(enrolled, workload))
+                    .is_some_and(|workload| still_stands(&enrolled.pod, workload))
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -253,37 +128,54 @@ impl Enroller {
             changed = true;
             self.unenrol(&key);
         }
-        self.troubled.retain(|key, _| wanted.contains_key(key));
-        for (key, workload) in &wanted {
-            if self.enrolled.contains_key(key) {
-                continue;
+        let forgotten: Vec<ObjectKey> = self
+            .refused
+            .keys()
+            .filter(|key| !self.wanted.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in forgotten {
+            if let Some(remains) = self.refused.remove(&key) {
+                self.withdraw(&remains);
             }
-            changed |= match self.enrol(workload) {
+        }
+        let missing: Vec<Arc<Workload>> = self
+            .wanted
+            .values()
+            .filter(|workload| !self.enrolled.contains_key(&workload.key))
+            .cloned()
+            .collect();
+        for workload in missing {
+            changed |= match self.enrol(&workload) {
                 Ok(()) => {
-                    self.troubled.remove(key);
+                    self.troubled.remove(&workload.key);
                     true
                 }
-                Err(error) => self.trouble(key, &error),
+                Err(error) => self.trouble(&workload.key, &error),
             };
         }
         self.say_farewell();
+        self.look_back();
         if changed {
             self.publish();
         }
     }
 
-    /// True when the pod is still the one that was enrolled.
-    fn still_stands(&self, enrolled: &Enrolled, workload: &Workload) -> bool {
-        let before = &enrolled.pod.workload;
-        before.addresses == workload.addresses
-            && before.locate == workload.locate
-            && before.service_account == workload.service_account
-            && workload
-                .locate
-                .as_ref()
-                .and_then(|locate| locate::netns_path(locate).ok())
-                .and_then(|path| NetnsId::at(&path).ok())
-                == Some(enrolled.pod.netns.id())
+    /// Reads the snapshot if it is a new one.
+    fn learn(&mut self) -> bool {
+        let snapshot = Arc::clone(&self.scope.store.load());
+        if self.seen_version == Some(snapshot.version()) {
+            return false;
+        }
+        self.seen_version = Some(snapshot.version());
+        self.wanted = snapshot
+            .workloads()
+            .map(|entry| &entry.workload)
+            .filter(|workload| workload.node == self.scope.node)
+            .map(|workload| (workload.key.clone(), Arc::clone(workload)))
+            .collect();
+        self.troubled.retain(|key, _| self.wanted.contains_key(key));
+        true
     }
 
     fn trouble(&mut self, key: &ObjectKey, error: &EnrolError) -> bool {
@@ -341,7 +233,7 @@ impl Enroller {
             listener_cookies,
         };
         if let Err(error) = self.steer(&enrolled, &sockets) {
-            self.withdraw(&enrolled);
+            self.retreat(&enrolled.pod);
             return Err(error.into());
         }
         for (worker, socket) in self.scope.workers.iter().zip(sockets) {
@@ -354,8 +246,11 @@ impl Enroller {
             .tables
             .enrol(enrolled.pod.netns.cookie(), pod_entry(&enrolled.pod))
         {
-            self.withdraw(&enrolled);
+            self.retreat(&enrolled.pod);
             return Err(error.into());
+        }
+        if let Some(before) = self.refused.remove(&workload.key) {
+            self.replace(&before, &enrolled.pod);
         }
         tracing::info!(workload = %workload.key, netns = %enrolled.pod.netns.path().display(), "enrolled");
         self.enrolled.insert(workload.key.clone(), enrolled);
@@ -409,29 +304,69 @@ impl Enroller {
         kernel.capture_inbound(&pod.netns)
     }
 
-    /// Takes back what [`Self::steer`] and enrolment did in the kernel.
-    fn withdraw(&mut self, enrolled: &Enrolled) {
-        let pod = &enrolled.pod;
+    /// Takes back everything that enrolment did in the kernel.
+    fn withdraw(&mut self, remains: &Remains) {
         let kernel = &mut self.scope.kernel;
-        let report = |result: Result<(), KernelError>| {
-            if let Err(error) = result {
-                tracing::error!(workload = %pod.workload.key, %error, "un-enrolling left something behind");
-            }
-        };
-        report(kernel.tables.unenrol(pod.netns.cookie()));
-        report(kernel.release_inbound(pod.netns.cookie()));
-        for ip in &pod.workload.addresses {
-            report(kernel.tables.remove_inbound(Ip::from(*ip)));
+        report(&remains.workload, kernel.tables.unenrol(remains.netns_cookie));
+        report(&remains.workload, kernel.release_inbound(remains.netns_cookie));
+        for ip in &remains.addresses {
+            report(&remains.workload, kernel.tables.remove_inbound(Ip::from(*ip)));
         }
+    }
+
+    /// Undoes an enrolment that failed half-way. A pod that was enrolled before, by this agent or one before it, stays
+    /// refused, not let loose.
+    fn retreat(&mut self, pod: &Pod) {
+        let before = self.scope.kernel.tables.is_enrolled(pod.netns.cookie());
+        if !before && !self.refused.contains_key(&pod.workload.key) {
+            self.withdraw(&Remains::of(pod));
+        }
+    }
+
+    /// Takes back what an enrolment before this one left in the kernel and this one did not overwrite.
+    fn replace(&mut self, before: &Remains, now: &Pod) {
+        let kernel = &mut self.scope.kernel;
+        let mut outcomes = Vec::new();
+        if before.netns_cookie != now.netns.cookie() {
+            outcomes.push(kernel.tables.unenrol(before.netns_cookie));
+            outcomes.push(kernel.release_inbound(before.netns_cookie));
+        }
+        let stale = before.addresses.iter().filter(|ip| !now.has_address(**ip));
+        outcomes.extend(stale.map(|ip| kernel.tables.remove_inbound(Ip::from(*ip))));
+        outcomes
+            .into_iter()
+            .for_each(|outcome| report(&before.workload, outcome));
     }
 
     fn unenrol(&mut self, key: &ObjectKey) {
         let Some(enrolled) = self.enrolled.remove(key) else {
             return;
         };
-        self.withdraw(&enrolled);
-        tracing::info!(workload = %key, "un-enrolled");
+        if self.wanted.contains_key(key) {
+            tracing::info!(workload = %key, "changed or gone: refused until it is found again");
+            self.refused.insert(key.clone(), Remains::of(&enrolled.pod));
+        } else {
+            self.withdraw(&Remains::of(&enrolled.pod));
+            tracing::info!(workload = %key, "un-enrolled");
+        }
         self.leaving.push((Instant::now() + FAREWELL, enrolled));
+    }
+
+    /// A successor serves now: forgets what is this agent's alone.
+    pub(super) fn bow_out(mut self, successor: u64) {
+        let gone = self
+            .enrolled
+            .into_values()
+            .chain(self.leaving.into_iter().map(|(_, enrolled)| enrolled));
+        let cookies: Vec<u64> = gone.flat_map(|enrolled| enrolled.listener_cookies).collect();
+        let kernel = &mut self.scope.kernel;
+        let forgotten = cookies
+            .into_iter()
+            .try_for_each(|cookie| kernel.tables.forget_listener(cookie))
+            .and_then(|()| kernel.bow_out(successor));
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "something of this agent's stays in the kernel half");
+        }
     }
 
     /// Closes the listeners of pods that left a while ago.
@@ -447,14 +382,24 @@ impl Enroller {
                 }
             }
             // A thread keeps the namespace it is in alive, and this one was in it.
-            if let Err(error) = crate::node::netns::leave(enrolled.pod.netns.id(), &self.scope.home) {
+            if let Err(error) = netns::leave(enrolled.pod.netns.id(), &self.scope.home) {
                 tracing::warn!(%error, "leaving a pod's network namespace failed");
             }
         }
     }
 
-    /// Un-enrols what an agent before this one had enrolled and nobody wants any more, and forgets that agent.
-    fn alone(&mut self) {
+    /// This agent runs alone: what agents before it left behind goes, as soon as that lets no wanted pod loose.
+    pub(super) fn alone(&mut self) {
+        self.past = true;
+        self.look_back();
+    }
+
+    fn look_back(&mut self) {
+        // A pod that is wanted but not enrolled may be among what is left behind: refused, and to stay so.
+        if !self.past || !self.troubled.is_empty() {
+            return;
+        }
+        self.past = false;
         if let Err(error) = self.forget_the_past() {
             tracing::error!(%error, "cleaning up after an earlier agent failed");
         }
@@ -469,14 +414,6 @@ impl Enroller {
             .flat_map(|enrolled| enrolled.listener_cookies.iter().copied())
             .collect();
         kernel.tables.forget_other_listeners(&own)?;
-        // A workload that is wanted but could not be enrolled may be one of them: refused, not let loose.
-        if self
-            .troubled
-            .values()
-            .any(|standing| matches!(standing, Standing::Failed(_)))
-        {
-            return Ok(());
-        }
         let wanted: HashSet<u64> = self
             .enrolled
             .values()
@@ -528,6 +465,35 @@ impl Enroller {
     }
 }
 
+impl Remains {
+    fn of(pod: &Pod) -> Self {
+        Self {
+            workload: pod.workload.key.clone(),
+            netns_cookie: pod.netns.cookie(),
+            addresses: pod.workload.addresses.clone(),
+        }
+    }
+}
+
+fn report(workload: &ObjectKey, outcome: Result<(), KernelError>) {
+    if let Err(error) = outcome {
+        tracing::error!(%workload, %error, "un-enrolling left something behind");
+    }
+}
+
+/// True when the pod is still the one that was enrolled.
+fn still_stands(pod: &Pod, workload: &Workload) -> bool {
+    let before = &pod.workload;
+    let found = || {
+        let path = locate::netns_path(workload.locate.as_ref()?).ok()?;
+        NetnsId::at(&path).ok()
+    };
+    before.addresses == workload.addresses
+        && before.locate == workload.locate
+        && before.service_account == workload.service_account
+        && found() == Some(pod.netns.id())
+}
+
 fn pod_entry(pod: &Pod) -> PodEntry {
     let own = |v4: bool| {
         let found = pod.workload.addresses.iter().find(|ip| ip.is_ipv4() == v4);
@@ -553,7 +519,7 @@ fn worker_count(count: usize) -> u32 {
 
 /// Whether the namespace the thread is in has this address and it may be used (IPv6 addresses are checked for
 /// duplicates first).
-fn is_configured(ip: std::net::IpAddr) -> bool {
+fn is_configured(ip: IpAddr) -> bool {
     let addr = SocketAddr::new(ip, 0);
     Socket::new(Domain::for_address(addr), Type::DGRAM.cloexec(), None)
         .and_then(|socket| socket.bind(&addr.into()))
