@@ -70,6 +70,8 @@ pub struct Options {
     pub config: PathBuf,
     /// Name of the node; workloads with this `node` are enrolled.
     pub node: String,
+    /// The namespace whose policies concern the whole mesh.
+    pub root_namespace: String,
     /// Data workers; by default one a core, at most four.
     pub workers: Option<NonZeroUsize>,
     /// The cgroup above all pods; by default the kubelet's, else the whole hierarchy.
@@ -184,7 +186,7 @@ impl Agent {
             "starting"
         );
 
-        let store = Arc::new(Store::new());
+        let store = Arc::new(Store::with_root_namespace(&options.root_namespace));
         let configuration = Configuration::open(&options.config, Arc::clone(&store))?;
 
         let home = Arc::new(

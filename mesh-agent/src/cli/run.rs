@@ -10,16 +10,20 @@ use super::{
     failure::Failure,
 };
 use crate::agent::{self, LogFormat, Options};
+use crate::policy::ROOT_NAMESPACE;
 
 /// What `run` takes.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RunArgs {
-    /// Directory of YAML files with the mesh's workloads and services; watched for changes
+    /// Directory of YAML files with the mesh's workloads, services and policies; watched for changes
     #[arg(long, value_name = "DIR")]
     config: PathBuf,
     /// Name of this node; workloads that name it are enrolled here
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
+    /// Namespace whose policies concern the whole mesh
+    #[arg(long, value_name = "NAME", default_value = ROOT_NAMESPACE)]
+    root_namespace: String,
     /// Data workers, each a thread with a core of its own, at most 16; one a core by default, at most 4
     #[arg(long, value_name = "N", value_parser = worker_count)]
     workers: Option<NonZeroUsize>,
@@ -66,6 +70,7 @@ impl RunArgs {
         let options = Options {
             config: self.config,
             node: self.node,
+            root_namespace: self.root_namespace,
             workers: self.workers,
             pods_cgroup: self.pods_cgroup,
             bpffs: self.bpffs,

@@ -53,6 +53,24 @@ impl CompiledPolicy {
         &self.policy
     }
 
+    /// What it does that its author may not expect.
+    pub fn remark(&self) -> Option<&'static str> {
+        match self.policy.action {
+            Action::Custom => Some("no external authorizer: denies what it selects"),
+            Action::Deny | Action::Audit if self.rules.is_empty() => Some("no rules: never matches"),
+            Action::Allow if self.rules.is_empty() => Some("no rules: allows nothing"),
+            Action::Allow
+                if self
+                    .rules
+                    .iter()
+                    .all(|rule| matches!(rule, CompiledRule::Never(_))) =>
+            {
+                Some("rules about requests only: allows no TCP connection")
+            }
+            Action::Allow | Action::Deny | Action::Audit => None,
+        }
+    }
+
     /// Whether it decides, and does not only rehearse.
     pub(super) fn is_enforced(&self) -> bool {
         self.policy.enforcement == Enforcement::Enforced
