@@ -13,6 +13,7 @@ mod checks;
 mod direct;
 mod harness;
 mod outside;
+mod policy;
 mod refusals;
 mod restart;
 mod sustained;
