@@ -50,8 +50,9 @@ pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Co
         if up.is_ready() != down.is_ready() {
             connection.set_state(ConnectionState::HalfClosed);
         }
-        // A way that waits for a slow reader does not read, and would not see its own side break off.
-        if to_upstream.is_blocked() || to_downstream.is_blocked() {
+        // A way that waits for a slow reader does not read, nor does one that has ended: neither would see its own
+        // side break off.
+        if to_upstream.is_deaf() || to_downstream.is_deaf() {
             return broken.as_mut().poll(cx).map(Err);
         }
         Poll::Pending
@@ -119,9 +120,9 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// True while bytes wait for a slow reader.
-    fn is_blocked(&self) -> bool {
-        !self.kept.is_empty()
+    /// True while nothing is read: bytes wait for a slow reader, or the reader has ended.
+    fn is_deaf(&self) -> bool {
+        !self.kept.is_empty() || self.state == State::Ended
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Poll<io::Result<()>> {
