@@ -173,6 +173,19 @@ pub(crate) struct Loads {
     slots: ptr::NonNull<AtomicU64>,
     length: NonZeroUsize,
 }
+/// True when the next byte to be read is urgent data (`SIOCATMARK`, tcp(7)).
+pub(crate) fn at_urgent_mark(socket: &impl AsFd) -> io::Result<bool> {
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    let mut at_mark: libc::c_int = 0;
+    // SAFETY: the request writes one c_int, which outlives the call.
+    let status = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCATMARK, &raw mut at_mark) };
+    if status < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(at_mark != 0)
+    }
+}
+
 
 // SAFETY: the mapping is shared memory made of atomics; it is unmapped only when the last owner drops it.
 unsafe impl Send for Loads {}
