@@ -135,6 +135,7 @@ pub struct Kernel {
     pub tables: Tables,
     mark: u32,
     agent: u64,
+    stamp: u32,
 }
 
 /// What one data worker needs of the kernel half.
@@ -206,7 +207,8 @@ pub fn load(
     }
     let events = take(&mut ebpf, "EVENTS")?;
     let mut tables = Tables::open(&mut ebpf)?;
-    tables.admit_agent(agent.id())?;
+    let stamp = rand::random();
+    tables.admit_agent(agent.id(), stamp)?;
 
     let place = Place {
         pins: &pins,
@@ -226,6 +228,7 @@ pub fn load(
         tables,
         mark,
         agent: agent.id(),
+        stamp,
     };
     Ok((kernel, worker_maps, events))
 }
@@ -269,10 +272,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// Forgets this agent, unless its successor lives in the same cgroup.
-    pub fn bow_out(&mut self, successor: u64) -> Result<(), KernelError> {
-        if successor == self.agent {
-            return Ok(());
+    /// Forgets this agent, unless another one has come to live in its cgroup.
+    pub fn bow_out(&mut self) -> Result<(), KernelError> {
+        if self.tables.dismiss_agent(self.agent, self.stamp)? {
+            remove_pin(&self.pins.agent_link(self.agent))?;
         }
         Ok(())
     }

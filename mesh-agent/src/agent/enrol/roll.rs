@@ -353,7 +353,7 @@ impl Roll {
     }
 
     /// A successor serves now: forgets what is this agent's alone.
-    pub(super) fn bow_out(mut self, successor: u64) {
+    pub(super) fn bow_out(mut self) {
         let gone = self
             .enrolled
             .into_values()
@@ -363,7 +363,7 @@ impl Roll {
         let forgotten = cookies
             .into_iter()
             .try_for_each(|cookie| kernel.tables.forget_listener(cookie))
-            .and_then(|()| kernel.bow_out(successor));
+            .and_then(|()| kernel.bow_out());
         if let Err(error) = forgotten {
             tracing::warn!(%error, "something of this agent's stays in the kernel half");
         }
