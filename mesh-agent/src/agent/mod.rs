@@ -250,6 +250,8 @@ impl Agent {
         tasks.spawn(configuration.follow(Arc::clone(&enrolment), stop.clone()));
         if generation == 0 {
             enrolment.alone();
+        } else {
+            enrolment.succeed();
         }
         lifecycle.ready();
         tracing::info!(generation, "ready");

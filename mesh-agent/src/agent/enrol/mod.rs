@@ -60,8 +60,10 @@ enum Order {
     Look(Option<oneshot::Sender<()>>),
     /// Touch nothing from now on but, at the end, what is this agent's alone: a successor does the rest.
     Freeze { frozen: mpsc::Sender<()> },
-    /// Forget other agents: this one runs alone now.
+    /// Forget other agents, and take over what they left: this one runs alone now.
     Alone,
+    /// Take over what the replaced agent left.
+    Succeed,
 }
 
 /// What enrolment works on.
@@ -111,6 +113,11 @@ impl Enrolment {
         self.order(Order::Alone);
     }
 
+    /// The agent before this one has given way: the pods it had enrolled and nobody wants any more go.
+    pub(super) fn succeed(&self) {
+        self.order(Order::Succeed);
+    }
+
     /// Ends the thread. Pins, maps and links stay: the pods' connections are refused until an agent comes.
     pub(super) fn join(self) {
         drop(self.orders);
@@ -141,6 +148,7 @@ fn serve(mut roll: Roll, inbox: &mpsc::Receiver<Order>) {
             }
             Err(mpsc::RecvTimeoutError::Timeout) => roll.look(),
             Ok(Order::Alone) => roll.alone(),
+            Ok(Order::Succeed) => roll.succeed(),
             Ok(Order::Freeze { frozen }) => {
                 // Whoever asked may have gone; frozen all the same.
                 let _ = frozen.send(());
