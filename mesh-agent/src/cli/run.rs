@@ -18,7 +18,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     config: PathBuf,
     /// Name of this node; workloads that name it are enrolled here
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     node: String,
     /// Data workers, each a thread with a core of its own, at most 16; one a core by default, at most 4
     #[arg(long, value_name = "N", value_parser = worker_count)]
