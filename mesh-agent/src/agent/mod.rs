@@ -236,7 +236,7 @@ impl Agent {
         let standings = Arc::new(ArcSwap::default());
 
         let (lock, generation) = match predecessor {
-            Some(predecessor) => give_way(predecessor, &run_dir, agent_cgroup.id()).await?,
+            Some(predecessor) => give_way(predecessor, &run_dir).await?,
             None => (lock, 0),
         };
         let enrolment = Enrolment::start(Scope {
@@ -283,6 +283,8 @@ impl Agent {
         tasks.spawn(configuration.follow(Arc::clone(&enrolment), stop.clone()));
         if generation == 0 {
             enrolment.alone();
+        } else {
+            enrolment.succeed();
         }
         lifecycle.ready();
         tracing::info!(generation, "ready");
@@ -414,12 +416,10 @@ async fn take_lock(
 async fn give_way(
     mut running: admin::AdminClient,
     run_dir: &RunDir,
-    cgroup_id: u64,
 ) -> Result<(Option<AgentLock>, u32), AgentError> {
     let request = proto::HandoverRequest {
         pid: std::process::id(),
         abi: ABI_VERSION,
-        cgroup_id,
     };
     let reply = running
         .handover(request)

@@ -10,6 +10,7 @@
 
 mod captured;
 mod checks;
+mod corners;
 mod direct;
 mod harness;
 mod outside;
