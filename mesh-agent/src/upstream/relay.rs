@@ -15,6 +15,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
+use super::in_order;
 use crate::{
     kernel::raw,
     telemetry::{Connection, ConnectionState, Side},
@@ -62,7 +63,11 @@ pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Co
     })
     .await;
     match ended {
-        Ok(()) => Ending::Closed,
+        Ok(()) => {
+            in_order(downstream);
+            in_order(upstream);
+            Ending::Closed
+        }
         Err(error) => {
             abort(downstream);
             abort(upstream);

@@ -13,14 +13,16 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode, Uri};
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
 use super::{Stream, read_refusal, tuning, write_forwarded};
-use crate::upstream::Refusal;
+use crate::{
+    identity::server_name,
+    upstream::{Refusal, in_order},
+};
 
 /// An established tunnel; streams are opened in it.
 #[derive(Clone)]
@@ -77,10 +79,11 @@ impl Tunnel {
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
+        // A tunnel that ends tells so itself, with a GOAWAY.
+        in_order(&tcp);
         let handshake = async {
-            let name = ServerName::IpAddress(addr.ip().into());
             let tls = TlsConnector::from(config)
-                .connect(name, tcp)
+                .connect(server_name(addr.ip()), tcp)
                 .await
                 .map_err(|source| TunnelError::Tls { addr, source })?;
             h2::client::Builder::new()
