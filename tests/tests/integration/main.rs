@@ -12,6 +12,7 @@ mod captured;
 mod checks;
 mod direct;
 mod harness;
+mod mtls;
 mod outside;
 mod refusals;
 mod restart;

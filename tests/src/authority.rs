@@ -1,0 +1,55 @@
+//! A certificate authority, made by the agent's own CLI; nodes are told of it with [`Node::trust`].
+//!
+//! Its directory lies in that of the mesh and goes with it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Node;
+
+/// An authority with a root of its own.
+#[derive(Debug)]
+pub struct Authority {
+    dir: PathBuf,
+}
+
+impl Authority {
+    pub(crate) fn make(node: &Node, dir: PathBuf) -> Result<Self> {
+        let binary = node.agent_binary()?;
+        let output = Command::new(&binary)
+            .args(["ca", "init", "--dir"])
+            .arg(&dir)
+            .output()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        ensure!(
+            output.status.success(),
+            "mesh-agent ca init: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(Self { dir })
+    }
+
+    /// The directory that agents are given.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Puts the directory out of reach: whoever asks the authority gets no answer.
+    pub fn hide(&self) -> Result<()> {
+        fs::rename(&self.dir, self.hidden()).with_context(|| format!("hiding {}", self.dir.display()))
+    }
+
+    /// Puts the directory back.
+    pub fn reveal(&self) -> Result<()> {
+        fs::rename(self.hidden(), &self.dir).with_context(|| format!("revealing {}", self.dir.display()))
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.dir.with_extension("hidden")
+    }
+}
