@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod listener;
 pub mod node;
 pub mod outbound;
+pub mod policy;
 pub mod runtime;
 pub mod state;
 pub mod telemetry;

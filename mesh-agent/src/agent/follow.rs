@@ -69,7 +69,7 @@ fn log(rejected: &[Rejection], ignored: &[Rejection], update: &Update) {
         tracing::warn!(%rejection, "configuration rejected; the last good version stays");
     }
     for remark in fresh(ignored, &update.ignored) {
-        tracing::info!(%remark, "configuration without effect");
+        tracing::info!(%remark, "configuration accepted with a remark");
     }
     for (file, object) in mended(rejected, &update.rejections) {
         let object = object.map(|(kind, key)| format!("{kind} {key}"));

@@ -23,7 +23,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mesh_common::kernel::{ABI_VERSION, MAX_WORKERS};
+use mesh_common::{
+    kernel::{ABI_VERSION, MAX_WORKERS},
+    model::TrustDomain,
+};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,6 +70,8 @@ pub struct Options {
     pub config: PathBuf,
     /// Name of the node; workloads with this `node` are enrolled.
     pub node: String,
+    /// The namespace whose policies concern the whole mesh.
+    pub root_namespace: String,
     /// Data workers; by default one a core, at most four.
     pub workers: Option<NonZeroUsize>,
     /// The cgroup above all pods; by default the kubelet's, else the whole hierarchy.
@@ -79,6 +84,8 @@ pub struct Options {
     pub ebpf_object: Option<PathBuf>,
     /// Directory of the certificate authority; without one nothing is encrypted.
     pub ca: Option<PathBuf>,
+    /// The trust domain, for an agent without an authority to name it.
+    pub trust_domain: TrustDomain,
     /// How long certificates are valid.
     pub certificate_lifetime: Duration,
     /// Take over from the agent that runs here.
@@ -179,7 +186,7 @@ impl Agent {
             "starting"
         );
 
-        let store = Arc::new(Store::new());
+        let store = Arc::new(Store::with_root_namespace(&options.root_namespace));
         let configuration = Configuration::open(&options.config, Arc::clone(&store))?;
 
         let home = Arc::new(
@@ -219,6 +226,10 @@ impl Agent {
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             certificates: certificates.clone(),
+            trust_domain: match &certificates {
+                Some(certificates) => certificates.trust_domain().clone(),
+                None => options.trust_domain.clone(),
+            },
             home: Arc::clone(&home),
         };
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);

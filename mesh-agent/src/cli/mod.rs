@@ -6,6 +6,7 @@
 
 mod agent;
 mod bpf;
+mod ca;
 mod check;
 mod completions;
 mod connections;
@@ -84,6 +85,12 @@ enum Command {
     /// Show what is in the kernel, also when no agent runs
     #[command(subcommand, after_help = "Example:\n  mesh-agent bpf maps -o wide")]
     Bpf(bpf::BpfCommand),
+    /// Make and change the embedded certificate authority
+    #[command(
+        subcommand,
+        after_help = "Example:\n  mesh-agent ca init --dir /etc/nodemesh/ca"
+    )]
+    Ca(ca::CaCommand),
     /// Change what the running agent logs
     #[command(after_help = "Example:\n  mesh-agent log info,mesh_agent::outbound=debug")]
     Log(log::LogArgs),
@@ -112,6 +119,7 @@ impl Command {
             Self::Connections(args) => args.run(),
             Self::Flows(args) => args.run(),
             Self::Bpf(command) => command.run(),
+            Self::Ca(command) => command.run(),
             Self::Log(args) => args.run(),
             Self::Drain(args) => args.run(),
             Self::Version(args) => args.run(),

@@ -3,23 +3,27 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
-use mesh_common::kernel::MAX_WORKERS;
+use mesh_common::{kernel::MAX_WORKERS, model::TrustDomain};
 
 use super::{
     agent::{BPFFS, RUN_DIR},
     failure::Failure,
 };
 use crate::agent::{self, LogFormat, Options};
+use crate::policy::ROOT_NAMESPACE;
 
 /// What `run` takes.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RunArgs {
-    /// Directory of YAML files with the mesh's workloads and services; watched for changes
+    /// Directory of YAML files with the mesh's workloads, services and policies; watched for changes
     #[arg(long, value_name = "DIR")]
     config: PathBuf,
     /// Name of this node; workloads that name it are enrolled here
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
+    /// Namespace whose policies concern the whole mesh
+    #[arg(long, value_name = "NAME", default_value = ROOT_NAMESPACE)]
+    root_namespace: String,
     /// Data workers, each a thread with a core of its own, at most 16; one a core by default, at most 4
     #[arg(long, value_name = "N", value_parser = worker_count)]
     workers: Option<NonZeroUsize>,
@@ -38,6 +42,9 @@ pub(super) struct RunArgs {
     /// Directory of the certificate authority (`mesh-agent ca`); with one, everything between nodes is under mTLS
     #[arg(long, value_name = "DIR")]
     ca: Option<PathBuf>,
+    /// Trust domain of identities, where no certificate authority says it
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
     /// How long certificates are valid; they are renewed at about half of that
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     certificate_lifetime: Duration,
@@ -63,12 +70,14 @@ impl RunArgs {
         let options = Options {
             config: self.config,
             node: self.node,
+            root_namespace: self.root_namespace,
             workers: self.workers,
             pods_cgroup: self.pods_cgroup,
             bpffs: self.bpffs,
             run_dir: self.run_dir,
             ebpf_object: self.ebpf_object,
             ca: self.ca,
+            trust_domain: self.trust_domain,
             certificate_lifetime: self.certificate_lifetime,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,

@@ -1,6 +1,6 @@
 //! One difference between what a source said before and what it says now.
 
-use mesh_common::model::{ObjectKey, Service, Workload};
+use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Service, Workload};
 
 /// One object that came, changed or went. A source emits only real differences.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,4 +13,12 @@ pub enum Change {
     PutService(Service),
     /// The service is gone.
     RemoveService(ObjectKey),
+    /// The authorization policy is new, or differs from the one with its key.
+    PutAuthorizationPolicy(AuthorizationPolicy),
+    /// The authorization policy is gone.
+    RemoveAuthorizationPolicy(ObjectKey),
+    /// The peer authentication is new, or differs from the one with its key.
+    PutPeerAuthentication(PeerAuthentication),
+    /// The peer authentication is gone.
+    RemovePeerAuthentication(ObjectKey),
 }

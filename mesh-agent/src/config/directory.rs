@@ -40,7 +40,8 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// Everything that is wrong now, whether it is new or not, in the order of files and lines.
     pub rejections: Vec<Rejection>,
-    /// Parts of accepted objects that have no effect, such as the UDP ports of a service.
+    /// Parts of accepted objects that have no effect, such as the UDP ports of a service, or another one than
+    /// elsewhere, such as external authorization.
     pub ignored: Vec<Rejection>,
 }
 
@@ -369,6 +370,8 @@ fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Chang
         .map(|id| match id.kind {
             Kind::Workload => Change::RemoveWorkload(id.key.clone()),
             Kind::Service => Change::RemoveService(id.key.clone()),
+            Kind::AuthorizationPolicy => Change::RemoveAuthorizationPolicy(id.key.clone()),
+            Kind::PeerAuthentication => Change::RemovePeerAuthentication(id.key.clone()),
         });
     let different = |id: &Id, held: &Held| before.get(id).is_none_or(|old| old.object != held.object);
     let put = after
@@ -377,6 +380,8 @@ fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Chang
         .map(|(_, held)| match &*held.object {
             Object::Workload(workload) => Change::PutWorkload(workload.clone()),
             Object::Service(service) => Change::PutService(service.clone()),
+            Object::AuthorizationPolicy(policy) => Change::PutAuthorizationPolicy(policy.clone()),
+            Object::PeerAuthentication(policy) => Change::PutPeerAuthentication(policy.clone()),
         });
     gone.chain(put).collect()
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{ObjectKey, Service, Workload};
+use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Service, Workload};
 
 use super::document;
 use super::fault::{Fault, Place};
@@ -19,6 +19,8 @@ use super::tree::{self, Node, Value};
 pub(super) enum Kind {
     Workload,
     Service,
+    AuthorizationPolicy,
+    PeerAuthentication,
 }
 
 /// Names one object among all kinds.
@@ -33,6 +35,8 @@ pub(super) struct Id {
 pub(super) enum Object {
     Workload(Workload),
     Service(Service),
+    AuthorizationPolicy(AuthorizationPolicy),
+    PeerAuthentication(PeerAuthentication),
 }
 
 /// A checked object, and what only its file can tell.
@@ -93,20 +97,35 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::Service, Self::Workload];
+    const ALL: [Self; 4] = [
+        Self::Service,
+        Self::Workload,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Workload => "Workload",
             Self::Service => "Service",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+        }
+    }
+
+    /// The versions that the kind has, the one to use first. All of them name the same object.
+    fn api_versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Workload => &["nodemesh.io/v1alpha1"],
+            Self::Service => &["v1"],
+            Self::AuthorizationPolicy | Self::PeerAuthentication => {
+                &["security.istio.io/v1", "security.istio.io/v1beta1"]
+            }
         }
     }
 
     fn api_version(self) -> &'static str {
-        match self {
-            Self::Workload => "nodemesh.io/v1alpha1",
-            Self::Service => "v1",
-        }
+        self.api_versions()[0]
     }
 
     fn named(name: &str) -> Option<Self> {
@@ -187,6 +206,8 @@ fn entry(node: &Node) -> Entry {
             let result = match kind {
                 Kind::Workload => schema::workload(node),
                 Kind::Service => schema::service(node),
+                Kind::AuthorizationPolicy => schema::authorization_policy(node),
+                Kind::PeerAuthentication => schema::peer_authentication(node),
             };
             (key.map(|key| Identity::Known(Id { kind, key })), result)
         }
@@ -224,14 +245,14 @@ fn classify(node: &Node) -> Class {
     let ((kind, kind_place), (version, version_place)) = (kind, version);
     let near_kind = closest(kind, Kind::ALL.map(Kind::name)).and_then(Kind::named);
     match Kind::named(kind) {
-        Some(known) if known.api_version() == version => Class::Known(known),
+        Some(known) if known.api_versions().contains(&version) => Class::Known(known),
         Some(known) => {
             let fault = version_place.fault(
                 format!("{version} is not a known version of {kind}"),
                 format!("use {}", known.api_version()),
             );
             let meant = group(version) == group(known.api_version())
-                || closest(version, [known.api_version()]).is_some();
+                || closest(version, known.api_versions().iter().copied()).is_some();
             if meant {
                 Class::Near(known, fault)
             } else {

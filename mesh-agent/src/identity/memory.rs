@@ -15,3 +15,17 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     prctl::set_dumpable(false)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::resource::getrlimit;
+
+    use super::*;
+
+    #[test]
+    fn there_are_no_core_dumps() {
+        forbid_core_dumps().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+        assert!(!prctl::get_dumpable().unwrap());
+    }
+}

@@ -17,6 +17,12 @@ pub fn certificates<'a>(chain: impl IntoIterator<Item = &'a CertificateDer<'stat
     chain.into_iter().map(|der| encode(CERTIFICATE, der)).collect()
 }
 
+/// A signing request as text.
+#[cfg(test)]
+pub(crate) fn request(csr: &[u8]) -> String {
+    encode("CERTIFICATE REQUEST", csr)
+}
+
 /// One block. It is allocated at its full size at once, so that growing leaves no copy.
 pub(super) fn encode(label: &str, der: &[u8]) -> String {
     let coded = der.len().div_ceil(3) * 4;

@@ -1,7 +1,11 @@
 //! From a connection steered to an enrolled pod to the application in it.
 //!
-//! The listener asks [`resolve`] once a connection. Invariant: a connection goes to the pod it was addressed to
+//! The listener asks [`resolve`] once a connection, and a [`Guard`] whether it may be. Invariant: a connection goes to the pod it was addressed to
 //! and to no other, and never back to the agent.
+
+mod authorize;
+
+pub use authorize::{Denied, Guard, Proof};
 
 use std::net::SocketAddr;
 

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{ServiceAccountKey, SpiffeId, SpiffeIdError, Workload},
+    model::{PeerMode, ServiceAccountKey, SpiffeId, SpiffeIdError, Workload},
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -16,7 +16,7 @@ use super::serve::DataPath;
 use crate::{
     balance::Active,
     identity::Expected,
-    inbound,
+    inbound::{self, Guard, Proof},
     node::Pod,
     outbound::{self, Way},
     telemetry::{ConnectionState, Destination, Direction, Opening, Process},
@@ -36,6 +36,24 @@ pub(super) struct Journey {
     pub(super) leg: Result<Leg, String>,
     /// Keeps the connection counted at its endpoint.
     pub(super) active: Option<Active>,
+    /// What must hold as long as the connection lives, where this agent stands before the destination.
+    pub(super) guard: Option<Guard>,
+}
+
+impl Journey {
+    /// Asks the destination's policies; denied, the journey leads nowhere.
+    fn authorized(mut self, path: &DataPath) -> Self {
+        let snapshot = path.store.load();
+        if let Some(guard) = &self.guard
+            && self.leg.is_ok()
+        {
+            guard.report(&snapshot);
+            if let Err(denied) = guard.check(&snapshot) {
+                self.leg = Err(denied.to_string());
+            }
+        }
+        self
+    }
 }
 
 /// The agent's own side of a connection, to be opened.
@@ -71,12 +89,13 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
         Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
         _ => src,
     };
+    let mut guard = None;
     let (direction, leg) = match plan.way {
         Ok(Way::Direct(addr)) => {
             let pod = Arc::clone(pod);
             let leg = match plan.peer {
                 // Never in the clear where the mesh can do better: without a certificate it is refused.
-                Some(peer) if path.certificates.is_some() => Leg::Tunnel {
+                Some(peer) if path.certificates.is_some() && takes_mtls(path, &peer, addr) => Leg::Tunnel {
                     pod,
                     addr,
                     client: shown,
@@ -90,15 +109,22 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
             };
             (Direction::Outbound, Ok(leg))
         }
-        Ok(Way::Local(target, addr)) => (
-            Direction::Local,
-            Ok(Leg::Deliver {
-                pod: target,
-                addr,
-                client: shown,
-                inbound: false,
-            }),
-        ),
+        Ok(Way::Local(target, addr)) => {
+            guard = local_guard(path, pod, &target, shown, addr);
+            let leg = match &guard {
+                Some(_) => Ok(Leg::Deliver {
+                    pod: target,
+                    addr,
+                    client: shown,
+                    inbound: false,
+                }),
+                None => Err(format!(
+                    "service account {} can have no identity",
+                    account_of(&pod.workload)
+                )),
+            };
+            (Direction::Local, leg)
+        }
         Err(unroutable) => (Direction::Outbound, Err(unroutable.to_string())),
     };
     let opening = Opening {
@@ -119,11 +145,19 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
         opening,
         leg,
         active: plan.active,
+        guard,
     }
+    .authorized(path)
 }
 
-/// The way of a connection steered to `pod`.
-pub(super) fn inbound(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addressed: SocketAddr) -> Journey {
+/// The way of a connection steered to `pod`, from somebody who proved who it is, or did not.
+pub(super) fn inbound(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    client: SocketAddr,
+    addressed: SocketAddr,
+    proof: Proof,
+) -> Journey {
     let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
     let (client_workload, leg) = match resolved {
         Ok(delivery) => (
@@ -145,14 +179,49 @@ pub(super) fn inbound(path: &DataPath, pod: &Arc<Pod>, client: SocketAddr, addre
         original_destination: addressed,
         destination: Destination::Workload(pod.workload.key.clone()),
         process: None,
-        peer: None,
+        peer: match &proof {
+            Proof::Certificate(id) | Proof::Kernel(id) => Some(id.clone()),
+            Proof::None => None,
+        },
         state: ConnectionState::Held,
+    };
+    let guard = Guard {
+        workload: Arc::clone(&pod.workload),
+        proof,
+        client,
+        addressed,
     };
     Journey {
         opening,
         leg,
         active: None,
+        guard: Some(guard),
     }
+    .authorized(path)
+}
+
+/// Whether a workload takes mutual TLS on this port: all do unless a PeerAuthentication says DISABLE.
+fn takes_mtls(path: &DataPath, workload: &Workload, addr: SocketAddr) -> bool {
+    let snapshot = path.store.load();
+    let entry = snapshot.workload(&workload.key);
+    entry.is_none_or(|entry| snapshot.policy_of(entry).modes().at(addr.port()).mode != PeerMode::Disable)
+}
+
+/// What must hold for a connection between two pods of this node: the kernel knows which pod it comes from.
+fn local_guard(
+    path: &DataPath,
+    source: &Pod,
+    target: &Pod,
+    client: SocketAddr,
+    addressed: SocketAddr,
+) -> Option<Guard> {
+    let id = SpiffeId::new(&path.trust_domain, &account_of(&source.workload)).ok()?;
+    Some(Guard {
+        workload: Arc::clone(&target.workload),
+        proof: Proof::Kernel(id),
+        client,
+        addressed,
+    })
 }
 
 /// The service account that a workload runs as.

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     identity::{self, Identity, PeerIdentity},
+    inbound::Proof,
     node::Pod,
     telemetry::{FlowKind, Side},
     upstream::{
@@ -41,7 +42,7 @@ enum MeshError {
     TimedOut,
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
-    #[error("the peer is refused: {0}")]
+    #[error("{0}")]
     Peer(#[from] identity::Refusal),
     #[error("the certificate names {found}, but the workload at {address} is {expected}")]
     Impostor {
@@ -55,6 +56,15 @@ enum MeshError {
     Unknown(SocketAddr),
     #[error("{0}")]
     Identity(#[from] SpiffeIdError),
+}
+
+impl MeshError {
+    fn handshake(error: io::Error) -> Self {
+        match identity::Refusal::of_io(&error) {
+            Some(refusal) => Self::Peer(refusal),
+            None => Self::Tls(error),
+        }
+    }
 }
 
 /// Whether a connection request to `pod` comes from another agent: its source is a workload of another node.
@@ -105,7 +115,7 @@ async fn serve(
     match tokio::time::timeout(tuning::HANDSHAKE, begins_tls(&stream)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => {
-            let journey = journey::inbound(&path, &pod, client, addressed);
+            let journey = journey::inbound(&path, &pod, client, addressed, Proof::None);
             return serve::serve_accepted(path, stream, journey).await;
         }
         Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
@@ -163,15 +173,17 @@ async fn serve_tunnel(
 
 /// The life of one stream.
 async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
-    let mut journey = journey::inbound(path, pod, asked.client, asked.target);
-    journey.opening.peer = Some(peer);
+    let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
         Ok(leg) => leg
             .open(path)
             .await
             .map_err(|error| (error.refusal(), error.to_string())),
-        Err(reason) => Err((Refusal::Refused, reason.clone())),
+        Err(reason) => {
+            asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
+            return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
+        }
     };
     let app = match opened {
         Ok(Upstream::Tcp(app)) => app,
@@ -185,7 +197,10 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
     match asked.join() {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
-            serve::attend(path, &entry, carried, || upstream::abort(&app)).await;
+            serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
+                upstream::abort(&app)
+            })
+            .await;
         }
         Err(error) => {
             upstream::abort(&app);
@@ -223,7 +238,7 @@ async fn handshake(
         let tls = TlsAcceptor::from(config)
             .accept(stream)
             .await
-            .map_err(MeshError::Tls)?;
+            .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let connection = h2::server::Builder::new()
             .initial_window_size(tuning::STREAM_WINDOW)

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::kernel::{RecordKind, SynEvent};
+use mesh_common::{
+    kernel::{RecordKind, SynEvent},
+    model::TrustDomain,
+};
 use tokio::{net::TcpStream, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,6 +25,7 @@ use super::{
 };
 use crate::{
     identity::CertificateStore,
+    inbound::{Denied, Guard, Proof},
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
@@ -54,6 +58,8 @@ pub struct DataPath {
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
     pub certificates: Option<Arc<CertificateStore>>,
+    /// The trust domain of identities that the kernel proves.
+    pub trust_domain: TrustDomain,
     /// Tunnels to other agents.
     pub pool: Pool,
     /// Owns the tunnels' tasks, in both directions.
@@ -77,6 +83,7 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
     pub certificates: Option<Arc<CertificateStore>>,
+    pub trust_domain: TrustDomain,
     pub tasks: TaskTracker,
     pub cut: CancellationToken,
 }
@@ -91,6 +98,7 @@ impl DataPath {
             registry: parts.registry,
             flows: parts.flows,
             certificates: parts.certificates,
+            trust_domain: parts.trust_domain,
             pool: Pool::default(),
             tunnels: TaskTracker::new(),
             leaving: CancellationToken::new(),
@@ -133,7 +141,7 @@ pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
     }
     let journey = match record {
         Some(record) => journey::outbound(path, pod, client, &record),
-        None => journey::inbound(path, pod, client, dst),
+        None => journey::inbound(path, pod, client, dst, Proof::None),
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
@@ -157,7 +165,7 @@ pub(super) fn accepted(
         Some(record) if record.kind == RecordKind::Captured as u32 => {
             journey::outbound(path, &listener.pod, client, &record)
         }
-        _ => journey::inbound(path, &listener.pod, client, local),
+        _ => journey::inbound(path, &listener.pod, client, local, Proof::None),
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
@@ -209,7 +217,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
         Ok(Some(downstream)) => {
             drop(held);
-            carry(&path, &entry, downstream, upstream).await;
+            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
         }
         _ => {
             upstream.abort();
@@ -241,7 +249,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     match dialled {
         Ok(upstream) => {
             entry.connection().set_upstream(leg.addr());
-            carry(&path, &entry, downstream, upstream).await;
+            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
         }
         Err(error) => {
             if let Some(port) = leg.known_open()
@@ -256,7 +264,13 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
 }
 
 /// Both sides stand: carries bytes until the end.
-async fn carry(path: &DataPath, entry: &Entry, downstream: TcpStream, upstream: Upstream) {
+async fn carry(
+    path: &DataPath,
+    entry: &Entry,
+    guard: Option<&Guard>,
+    downstream: TcpStream,
+    upstream: Upstream,
+) {
     let connection = entry.connection();
     match upstream {
         Upstream::Tcp(upstream) => {
@@ -267,6 +281,7 @@ async fn carry(path: &DataPath, entry: &Entry, downstream: TcpStream, upstream: 
             attend(
                 path,
                 entry,
+                guard,
                 upstream::relay(&downstream, &upstream, connection),
                 cut,
             )
@@ -274,15 +289,17 @@ async fn carry(path: &DataPath, entry: &Entry, downstream: TcpStream, upstream: 
         }
         Upstream::Tunnel(stream, _place) => {
             let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
-            attend(path, entry, carried, || upstream::abort(&downstream)).await;
+            attend(path, entry, guard, carried, || upstream::abort(&downstream)).await;
         }
     }
 }
 
-/// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off.
+/// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
+/// drain is over or `guard` does not hold any more.
 pub(super) async fn attend(
     path: &DataPath,
     entry: &Entry,
+    guard: Option<&Guard>,
     carried: impl Future<Output = Ending>,
     cut: impl FnOnce(),
 ) {
@@ -296,6 +313,10 @@ pub(super) async fn attend(
             cut();
             Ending::Broken(std::io::Error::other("cut: the agent's time to drain was over"))
         }
+        denied = no_longer_allowed(path, guard) => {
+            cut();
+            Ending::Broken(std::io::Error::other(denied))
+        }
     };
     let duration = Some(started.elapsed());
     match ending {
@@ -303,6 +324,23 @@ pub(super) async fn attend(
         Ending::Broken(error) => {
             path.registry.count_failed();
             record(path, entry, FlowKind::Reset, duration, error.to_string());
+        }
+    }
+}
+
+/// Waits until a change of the configuration denies the connection.
+async fn no_longer_allowed(path: &DataPath, guard: Option<&Guard>) -> Denied {
+    let Some(guard) = guard else {
+        return std::future::pending().await;
+    };
+    let mut versions = path.store.subscribe();
+    loop {
+        if let Err(denied) = guard.check(&path.store.load()) {
+            return denied;
+        }
+        if versions.changed().await.is_err() {
+            // The store outlives every connection.
+            return std::future::pending().await;
         }
     }
 }

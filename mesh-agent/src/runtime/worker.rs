@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use mesh_common::model::TrustDomain;
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
@@ -67,6 +68,8 @@ pub struct Shared {
     pub flows: Arc<FlowLog>,
     /// Keys and certificates, if the agent has an authority.
     pub certificates: Option<Arc<CertificateStore>>,
+    /// The trust domain of this mesh.
+    pub trust_domain: TrustDomain,
     /// The agent's own network namespace.
     pub home: Arc<Netns>,
 }
@@ -184,6 +187,7 @@ impl Worker {
             registry: Registry::new(number),
             flows: Arc::clone(&shared.flows),
             certificates: shared.certificates.clone(),
+            trust_domain: shared.trust_domain.clone(),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
         };

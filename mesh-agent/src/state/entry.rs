@@ -1,12 +1,14 @@
 //! What a snapshot is made of: objects, and what follows from several of them together.
 //!
 //! Invariant: an entry is never changed after it was published; an update replaces it and hands its [`Load`] on.
+//! Counters and kept answers inside it do change.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_common::model::{Service, ServicePort, Workload};
 
+use super::policies::Answer;
 use crate::balance::{Load, Loaded};
 
 /// A workload of the mesh.
@@ -16,6 +18,8 @@ pub struct WorkloadEntry {
     pub workload: Arc<Workload>,
     /// Connections to one of its own addresses, not through a service. Outlives changes of the workload.
     pub load: Arc<Load>,
+    /// The last answer to which policies concern it.
+    pub(super) answer: Answer,
 }
 
 /// A service of the mesh.

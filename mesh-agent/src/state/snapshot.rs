@@ -4,17 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
-use mesh_common::model::ObjectKey;
+use mesh_common::model::{ObjectKey, PeerAuthentication};
 
 use super::{ServiceEntry, WorkloadEntry};
+use crate::policy::{CompiledPolicy, ROOT_NAMESPACE};
 
 /// The mesh at one moment. Cheap to clone; clones share everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     pub(super) version: u64,
     pub(super) workloads: OrdMap<ObjectKey, Arc<WorkloadEntry>>,
     pub(super) services: OrdMap<ObjectKey, Arc<ServiceEntry>>,
     pub(super) addresses: HashMap<IpAddr, Holder>,
+    pub(super) authorization: OrdMap<ObjectKey, Arc<CompiledPolicy>>,
+    pub(super) peer_authentications: OrdMap<ObjectKey, Arc<PeerAuthentication>>,
+    /// The version at which the policies of a namespace, or the services that they are bound to, last changed.
+    pub(super) policies_changed: HashMap<Arc<str>, u64>,
+    pub(super) root_namespace: Arc<str>,
 }
 
 /// Whose address it is.
@@ -25,6 +31,20 @@ pub(super) enum Holder {
 }
 
 impl Snapshot {
+    /// An empty mesh, in which the policies of one namespace concern every other.
+    pub(super) fn new(root_namespace: &str) -> Self {
+        Self {
+            version: 0,
+            workloads: OrdMap::new(),
+            services: OrdMap::new(),
+            addresses: HashMap::new(),
+            authorization: OrdMap::new(),
+            peer_authentications: OrdMap::new(),
+            policies_changed: HashMap::new(),
+            root_namespace: root_namespace.into(),
+        }
+    }
+
     /// How many updates led here; each publishes a greater number.
     pub fn version(&self) -> u64 {
         self.version
@@ -73,7 +93,15 @@ impl Snapshot {
     }
 }
 
-fn in_namespace<'a, V>(
+/// An empty mesh with the usual root namespace.
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(ROOT_NAMESPACE)
+    }
+}
+
+/// The part of an ordered map that belongs to one namespace.
+pub(super) fn in_namespace<'a, V>(
     map: &'a OrdMap<ObjectKey, V>,
     namespace: &Arc<str>,
 ) -> impl Iterator<Item = &'a V> + use<'a, V> {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Snapshot;
 use crate::config::{Change, Rejection};
+use crate::policy::ROOT_NAMESPACE;
 
 /// The current snapshot, and what was kept out of it.
 pub struct Store {
@@ -21,10 +22,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store that knows nothing yet.
+    /// A store that knows nothing yet, with the usual root namespace.
     pub fn new() -> Self {
+        Self::with_root_namespace(ROOT_NAMESPACE)
+    }
+
+    /// A store that knows nothing yet. Policies of `root_namespace` concern the whole mesh.
+    pub fn with_root_namespace(root_namespace: &str) -> Self {
         Self {
-            current: ArcSwap::from_pointee(Snapshot::default()),
+            current: ArcSwap::from_pointee(Snapshot::new(root_namespace)),
             rejections: ArcSwap::from_pointee(Vec::new()),
             writer: Mutex::new(()),
             version: watch::Sender::new(0),

@@ -10,6 +10,7 @@ use super::*;
 use crate::balance::Active;
 use crate::config::{Change, Rejection};
 
+mod policies;
 mod random;
 
 fn labels(text: &str) -> BTreeMap<String, String> {
@@ -41,6 +42,7 @@ fn workload(name: &str, pairs: &str, addresses: &str) -> Workload {
             app_protocol: None,
         }],
         ready: true,
+        policies: Vec::new(),
         locate: None,
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use mesh_common::model::{ObjectKey, Service, ServicePort, TargetPort, Workload};
 
+use super::policies::Answer;
 use super::{Endpoint, Family, ServiceBackend, ServiceEntry, Snapshot, WorkloadEntry, snapshot::Holder};
 use crate::config::Change;
 
@@ -23,17 +24,48 @@ impl Snapshot {
                 Change::RemoveWorkload(key) => self.remove_workload(key, &mut touched),
                 Change::PutService(service) => self.put_service(service, &mut touched),
                 Change::RemoveService(key) => self.remove_service(key, &mut touched),
+                Change::PutAuthorizationPolicy(policy) => {
+                    if self.put_authorization(policy) {
+                        touched.policies.insert(Arc::clone(&policy.key.namespace));
+                    }
+                }
+                Change::RemoveAuthorizationPolicy(key) => {
+                    if self.authorization.remove(key).is_some() {
+                        touched.policies.insert(Arc::clone(&key.namespace));
+                    }
+                }
+                Change::PutPeerAuthentication(policy) => {
+                    if self.put_peer_authentication(policy) {
+                        touched.policies.insert(Arc::clone(&policy.key.namespace));
+                    }
+                }
+                Change::RemovePeerAuthentication(key) => {
+                    if self.peer_authentications.remove(key).is_some() {
+                        touched.policies.insert(Arc::clone(&key.namespace));
+                    }
+                }
             }
         }
         if touched.is_empty() {
             return false;
         }
+        let targets: Vec<_> = touched
+            .services
+            .keys()
+            .filter(|key| self.is_target(key))
+            .collect();
+        touched
+            .policies
+            .extend(targets.into_iter().map(|key| Arc::clone(&key.namespace)));
         for namespace in touched.namespaces() {
             for (entry, candidates) in self.affected(&namespace, &touched) {
                 self.refresh(&entry, candidates, touched.services.get(&entry.service.key));
             }
         }
         self.version += 1;
+        for namespace in touched.policies {
+            self.policies_changed.insert(namespace, self.version);
+        }
         true
     }
 
@@ -53,6 +85,7 @@ impl Snapshot {
         let entry = Arc::new(WorkloadEntry {
             workload: Arc::new(workload.clone()),
             load,
+            answer: Answer::default(),
         });
         for ip in &workload.addresses {
             self.addresses.insert(*ip, Holder::Workload(Arc::clone(&entry)));
@@ -215,11 +248,13 @@ type Candidates = BTreeMap<ObjectKey, Option<Arc<WorkloadEntry>>>;
 struct Touched {
     workloads: BTreeMap<ObjectKey, Option<Arc<WorkloadEntry>>>,
     services: BTreeMap<ObjectKey, Option<Arc<ServiceEntry>>>,
+    /// The namespaces in which policies came, changed or went.
+    policies: BTreeSet<Arc<str>>,
 }
 
 impl Touched {
     fn is_empty(&self) -> bool {
-        self.workloads.is_empty() && self.services.is_empty()
+        self.workloads.is_empty() && self.services.is_empty() && self.policies.is_empty()
     }
 
     fn namespaces(&self) -> BTreeSet<Arc<str>> {

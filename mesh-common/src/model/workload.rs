@@ -25,6 +25,9 @@ pub struct Workload {
     pub ports: Vec<WorkloadPort>,
     /// Whether services may send it connections.
     pub ready: bool,
+    /// Authorization policies that concern it whatever they select. While one of them is not known, nobody may
+    /// connect.
+    pub policies: Vec<ObjectKey>,
     /// How its node finds it; `None` when only other nodes' agents need to know it.
     pub locate: Option<Locate>,
 }

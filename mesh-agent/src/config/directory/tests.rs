@@ -41,6 +41,10 @@ fn changes(update: &Update) -> Vec<String> {
         Change::PutService(service) => format!("+S {}{}", service.key.name, list(&service.cluster_ips)),
         Change::RemoveWorkload(key) => format!("-W {}", key.name),
         Change::RemoveService(key) => format!("-S {}", key.name),
+        Change::PutAuthorizationPolicy(policy) => format!("+A {} {}", policy.key.name, policy.action),
+        Change::RemoveAuthorizationPolicy(key) => format!("-A {}", key.name),
+        Change::PutPeerAuthentication(policy) => format!("+P {} {:?}", policy.key.name, policy.mode),
+        Change::RemovePeerAuthentication(key) => format!("-P {}", key.name),
     };
     update.changes.iter().map(short).collect()
 }
@@ -203,7 +207,8 @@ fn a_mistyped_kind_or_version_keeps_the_object_it_meant() {
             &["-S db"],
             &[
                 "a.yaml:2:7: Servcie shop/web: kind: v1 Servcie is not a known kind; did you mean Service? \
-             known are v1 Service, nodemesh.io/v1alpha1 Workload",
+             known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
             ],
         ),
         (
@@ -215,7 +220,8 @@ fn a_mistyped_kind_or_version_keeps_the_object_it_meant() {
             &[file("a.yaml", &missing)],
             &[],
             &[
-                "a.yaml:1:1: Service shop/web: apiVersion: missing; known are v1 Service, nodemesh.io/v1alpha1 Workload",
+                "a.yaml:1:1: Service shop/web: apiVersion: missing; known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
             ],
         ),
         (
@@ -384,7 +390,8 @@ fn a_name_in_use_stays_with_its_document() {
             &[
                 &hidden("a.yaml:1:1: Workload shop/web", "m.yaml:1:1"),
                 "m.yaml:2:7: Wrokload shop/web: kind: nodemesh.io/v1alpha1 Wrokload is not a known kind; \
-                 did you mean Workload? known are v1 Service, nodemesh.io/v1alpha1 Workload",
+                 did you mean Workload? known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
             ],
         ),
         // The newcomer comes in when the other goes.
@@ -567,7 +574,8 @@ items:
         &[
             "a.yaml:12:49: Service default/db: spec.ports[0].port: 99999 is not a port; use 1 to 65535",
             "a.yaml:17:3: expected an object, found the text \"just text\"; begin with apiVersion and kind; \
-         known are v1 Service, nodemesh.io/v1alpha1 Workload",
+         known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
         ],
     )]);
     let json = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n\t{\"apiVersion\": \"v1\", \

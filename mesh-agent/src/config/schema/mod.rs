@@ -3,7 +3,11 @@
 //! One file per kind: serde structs for the shape, then checks that turn them into model values. A check goes on
 //! after a fault, so that one look at a file shows everything that is wrong with an object.
 
+mod authorization;
+mod condition;
+mod matching;
 mod metadata;
+mod peer_authentication;
 mod ports;
 mod service;
 mod workload;
@@ -17,6 +21,8 @@ use super::decode::{At, decode};
 use super::fault::Fault;
 use super::tree::Node;
 
+pub(super) use authorization::authorization_policy;
+pub(super) use peer_authentication::peer_authentication;
 pub(super) use service::service;
 pub(super) use workload::workload;
 

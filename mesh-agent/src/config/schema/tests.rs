@@ -6,6 +6,8 @@ use mesh_common::model::{Locate, ObjectKey, Service, ServicePort, TargetPort, Wo
 
 use crate::config::{Change, Directory, File};
 
+mod policies;
+
 /// Loads one file and returns its only object, or the rejections.
 fn load(text: &str) -> Result<Change, Vec<String>> {
     let file = File {
@@ -91,6 +93,7 @@ spec:
                 },
             ],
             ready: false,
+            policies: Vec::new(),
             locate: Some(Locate::NetnsName("web-1".to_owned())),
         }
     );
@@ -110,6 +113,7 @@ fn a_short_workload_gets_the_defaults() {
             addresses: vec!["10.1.0.10".parse().unwrap()],
             ports: Vec::new(),
             ready: true,
+            policies: Vec::new(),
             locate: None,
         }
     );
@@ -323,7 +327,8 @@ spec:
 
 #[test]
 fn faults_of_the_frame() {
-    let known = "known are v1 Service, nodemesh.io/v1alpha1 Workload";
+    let known = "known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+                 security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication";
     let head = "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\n";
     for (text, expected) in [
         ("just text\n".to_owned(), format!("1:1: expected an object, found the text \"just text\"; begin with apiVersion and kind; {known}")),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
-use mesh_common::model::{Locate, Workload, WorkloadPort};
+use mesh_common::model::{Locate, ObjectKey, Workload, WorkloadPort};
 use serde::Deserialize;
 
 use super::metadata::{self, Metadata, NAME, check};
@@ -12,7 +12,7 @@ use super::ports::{Unique, plain, port};
 use super::{Faults, address};
 use crate::config::decode::{At, Rules, decode};
 use crate::config::fault::{Fault, Place};
-use crate::config::names::{dns_name, port_name};
+use crate::config::names::{dns_label, dns_name, port_name};
 use crate::config::object::{Claim, Object, Parsed};
 use crate::config::tree::Node;
 
@@ -38,6 +38,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
     };
     let claims = addresses(spec.addresses, &place, &mut faults);
     let ports = ports(spec.ports, &mut faults);
+    let policies = policies(spec.policies, &key.namespace, &mut faults);
     let locate = spec.locate.and_then(|locate| faults.keep(one_way(locate)));
     if !faults.0.is_empty() {
         return Err(faults.0);
@@ -50,6 +51,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
         addresses: claims.iter().map(|claim| claim.ip).collect(),
         ports,
         ready: spec.ready.unwrap_or(true),
+        policies,
         locate,
     };
     Ok(Parsed {
@@ -79,6 +81,8 @@ struct WorkloadSpec {
     #[serde(default)]
     ports: Vec<RawPort>,
     ready: Option<bool>,
+    #[serde(default)]
+    policies: Vec<At<String>>,
     locate: Option<At<RawLocate>>,
 }
 
@@ -107,6 +111,27 @@ fn text_or(text: Option<At<String>>, default: &str, faults: &mut Faults) -> Stri
         }
         None => default.to_owned(),
     }
+}
+
+/// Policies by name, or by namespace and name.
+fn policies(list: Vec<At<String>>, own: &str, faults: &mut Faults) -> Vec<ObjectKey> {
+    let mut unique = Unique::new("name");
+    let mut keys = Vec::with_capacity(list.len());
+    for text in list {
+        let (namespace, name) = text.value.split_once('/').unwrap_or((own, &text.value));
+        if dns_label(namespace).is_err() || dns_name(name).is_err() {
+            faults.0.push(text.place.fault(
+                format!("{:?} does not name a policy", text.value),
+                "use the name of an AuthorizationPolicy, or its namespace, a slash and its name",
+            ));
+            continue;
+        }
+        let key = ObjectKey::new(namespace, name);
+        if faults.keep(unique.add(key.clone(), &text.place)).is_some() {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 fn addresses(list: Option<At<Vec<At<String>>>>, spec: &Place, faults: &mut Faults) -> Vec<Claim> {

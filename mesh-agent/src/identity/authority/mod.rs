@@ -10,6 +10,7 @@
 mod directory;
 mod embedded;
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_common::model::{SpiffeId, TrustDomain};
@@ -264,6 +265,12 @@ impl Authority {
     }
 }
 
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Authority({})", self.facts.subject)
+    }
+}
+
 fn new_key() -> Result<Zeroizing<KeyPair>, SignError> {
     Ok(Zeroizing::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?))
 }
@@ -332,3 +339,6 @@ fn check_request(request: &CertificateSigningRequestParams, id: &SpiffeId) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

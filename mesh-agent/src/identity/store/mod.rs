@@ -120,6 +120,11 @@ impl CertificateStore {
         }
     }
 
+    /// The domain that all its identities are in.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.settings.trust_domain
+    }
+
     /// Says which accounts have workloads here. Accounts that are left out lose key and certificate.
     pub fn want(&self, accounts: BTreeSet<ServiceAccountKey>) {
         self.wanted.send_if_modified(|wanted| {

@@ -19,20 +19,37 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const ALPN: &[&[u8]] = &[b"nodemesh/test"];
 
 /// A clock that tests move.
-#[derive(Clone, Default)]
-pub(crate) struct Hand(Arc<AtomicU64>);
+#[derive(Clone)]
+pub(crate) struct Hand {
+    moved: Arc<AtomicU64>,
+    /// Where tokio's clock, which is paused, stood at noon.
+    origin: Option<tokio::time::Instant>,
+}
 
 impl Hand {
     pub(crate) fn at_noon() -> Self {
-        Self(Arc::new(AtomicU64::new(1_700_000_000_000)))
+        Self {
+            moved: Arc::default(),
+            origin: None,
+        }
+    }
+
+    /// Moves when the test sleeps.
+    pub(crate) fn with_tokio() -> Self {
+        Self {
+            origin: Some(tokio::time::Instant::now()),
+            ..Self::at_noon()
+        }
     }
 
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+        self.moved.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
 
     pub(crate) fn now(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.0.load(Ordering::SeqCst))
+        let slept = self.origin.map(|origin| origin.elapsed()).unwrap_or_default();
+        let moved = Duration::from_millis(self.moved.load(Ordering::SeqCst));
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000) + moved + slept
     }
 
     pub(crate) fn clock(&self) -> Clock {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::process::ExitStatusExt as _,
+    os::unix::{fs::MetadataExt as _, process::ExitStatusExt as _},
     path::Path,
     process::Command,
     time::{Duration, SystemTime},
@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use super::{refusals, start};
 use crate::{
     checks::{SOON, churn, failing, standard},
+    refusals::run_args,
     restart::Load,
 };
 
@@ -225,17 +226,47 @@ fn an_agent_that_crashes_leaves_no_core() {
             let core = limits.lines().find(|line| line.starts_with("Max core file size"));
             let core: Vec<_> = core.context("no limit on cores")?.split_whitespace().collect();
             ensure!(core[4..6] == ["0", "0"], "cores are allowed: {core:?}");
-            // Not even with the limit raised, which a handler for cores does not heed.
-            let pid = agent.pid().to_string();
-            let raised = Command::new("prlimit")
-                .args(["--core=unlimited:unlimited", "--pid", &pid])
-                .status()?;
-            ensure!(raised.success(), "prlimit: {raised}");
             agent.signal(Signal::SIGABRT)?;
             let output = agent.wait(SOON)?;
             ensure!(output.status.signal() == Some(6), "{output}");
             ensure!(!output.status.core_dumped(), "the agent left a core: {output}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_agent_with_keys_is_not_dumpable() {
+    Mesh::scenario(standard("mtls-dumpable"), |mesh| {
+        // The files of a process in /proc belong to its own group only as long as it is dumpable.
+        const GROUP: &str = "65534";
+        let run = |program: &str, args: &[String]| {
+            mesh.node("a")
+                .command("setpriv")
+                .args(["--regid", GROUP, "--clear-groups", program])
+                .args(args)
+                .spawn()
+        };
+        let group = |process: &mesh_tests::Process| -> Result<String> {
+            let file = format!("/proc/{}/environ", process.pid());
+            Ok(fs::metadata(file)?.gid().to_string())
+        };
+        let sleep = run("sleep", &["60".to_owned()])?;
+        wait_until(SOON, "a dumpable program", || {
+            fs::read_to_string(format!("/proc/{}/comm", sleep.pid())).is_ok_and(|name| name == "sleep\n")
+        })?;
+        ensure!(group(&sleep)? == GROUP, "a dumpable program cannot be told");
+
+        let authority = mesh.authority("dumpable")?;
+        let mut args = run_args(mesh);
+        args.extend(["--ca".to_owned(), authority.dir().display().to_string()]);
+        let binary = mesh_tests::agent_binary()?.display().to_string();
+        let agent = run(&binary, &args)?;
+        wait_until(SOON, "a certificate", || {
+            (agent.stderr() + &agent.stdout()).contains("certificate issued")
+        })
+        .with_context(|| agent.stderr())?;
+        ensure!(group(&agent)? == "0", "the agent is dumpable");
         Ok(())
     });
 }

@@ -1,0 +1,113 @@
+//! Whether a connection to a pod of this node may be: its policies asked about who came, from where, to what.
+//!
+//! Asked when a connection begins and again whenever the configuration changes, so that a policy that comes later also
+//! ends what it does not allow. Invariant: a workload that is not known any more lets nobody in.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh_common::model::{ObjectKey, SpiffeId, Workload};
+use thiserror::Error;
+
+use crate::{
+    policy::{Channel, ConnectionFacts, Peer, Verdict},
+    state::Snapshot,
+};
+
+/// How the other end proved who it is.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// It did not: plaintext.
+    None,
+    /// By a certificate, under mutual TLS.
+    Certificate(SpiffeId),
+    /// By the kernel, which knows the network namespace that the connection comes from.
+    Kernel(SpiffeId),
+}
+
+/// What must hold for a connection as long as it lives.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The workload that is connected to.
+    pub workload: Arc<Workload>,
+    /// Who came.
+    pub proof: Proof,
+    /// From where.
+    pub client: SocketAddr,
+    /// The workload's address and port.
+    pub addressed: SocketAddr,
+}
+
+/// A connection that may not be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// By a policy, or for want of one that allows.
+    #[error("{0}")]
+    Policy(String),
+    /// The workload is not in the mesh.
+    #[error("denied: workload {0} is not known any more")]
+    Unknown(ObjectKey),
+}
+
+impl Guard {
+    /// Asks the policies as they are in `snapshot`.
+    pub fn check(&self, snapshot: &Snapshot) -> Result<(), Denied> {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return Err(Denied::Unknown(self.workload.key.clone()));
+        };
+        let policy = snapshot.policy_of(entry);
+        let decision = policy.decide(&self.facts());
+        match decision.verdict() {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny => Err(Denied::Policy(decision.to_string())),
+        }
+    }
+
+    /// Logs what policies that decide nothing would have said: AUDIT, and those in dry run.
+    pub fn report(&self, snapshot: &Snapshot) {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return;
+        };
+        let policy = snapshot.policy_of(entry);
+        let facts = self.facts();
+        for report in policy.reports(&facts) {
+            tracing::info!(
+                workload = %self.workload.key,
+                client = %self.client,
+                policy = %report.policy.key,
+                rule = report.rule,
+                "a policy that decides nothing matches"
+            );
+        }
+        if let Some(rehearsed) = policy.rehearse(&facts)
+            && rehearsed.verdict() != policy.decide(&facts).verdict()
+        {
+            tracing::info!(
+                workload = %self.workload.key,
+                client = %self.client,
+                "would be otherwise if the policies in dry run were enforced: {rehearsed}"
+            );
+        }
+    }
+
+    fn facts(&self) -> ConnectionFacts<'_> {
+        ConnectionFacts {
+            channel: match &self.proof {
+                Proof::None => Channel::Plaintext,
+                Proof::Certificate(id) => Channel::MutualTls(peer(id)),
+                Proof::Kernel(id) => Channel::SameNode(peer(id)),
+            },
+            source_ip: self.client.ip(),
+            remote_ip: self.client.ip(),
+            destination: self.addressed,
+            sni: None,
+        }
+    }
+}
+
+fn peer(id: &SpiffeId) -> Peer<'_> {
+    Peer {
+        trust_domain: id.trust_domain(),
+        namespace: id.namespace(),
+        service_account: id.service_account(),
+    }
+}

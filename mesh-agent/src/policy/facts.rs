@@ -1,0 +1,71 @@
+//! What is known of one connection when it must be decided on.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// Who the peer is, proved by its certificate or by the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer<'a> {
+    /// Its trust domain.
+    pub trust_domain: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its service account.
+    pub service_account: &'a str,
+}
+
+/// How a connection arrived. There is no identity without a proof, and no mutual TLS without an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel<'a> {
+    /// In the clear, from anyone.
+    Plaintext,
+    /// By mutual TLS; the certificate names the peer.
+    MutualTls(Peer<'a>),
+    /// From a workload of this node, without a network between; the kernel names the peer.
+    SameNode(Peer<'a>),
+}
+
+/// One connection to a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionFacts<'a> {
+    /// How it arrived, and from whom.
+    pub channel: Channel<'a>,
+    /// The address that it comes from.
+    pub source_ip: IpAddr,
+    /// The address of the original client: the same, unless a trusted proxy tells another one.
+    pub remote_ip: IpAddr,
+    /// The workload's address and port.
+    pub destination: SocketAddr,
+    /// The server name of the TLS handshake, in lower case, if there was one.
+    pub sni: Option<&'a str>,
+}
+
+impl<'a> Channel<'a> {
+    /// The proved identity of the peer.
+    pub fn peer(&self) -> Option<Peer<'a>> {
+        match self {
+            Self::Plaintext => None,
+            Self::MutualTls(peer) | Self::SameNode(peer) => Some(*peer),
+        }
+    }
+}
+
+/// As policies write it: `<trust domain>/ns/<namespace>/sa/<service account>`.
+impl fmt::Display for Peer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.principal().iter().try_for_each(|piece| f.write_str(piece))
+    }
+}
+
+impl<'a> Peer<'a> {
+    /// The principal in pieces, so that it can be matched without being put together.
+    pub(super) fn principal(&self) -> [&'a str; 5] {
+        [
+            self.trust_domain,
+            "/ns/",
+            self.namespace,
+            "/sa/",
+            self.service_account,
+        ]
+    }
+}

@@ -1,0 +1,159 @@
+//! Which policies hold for a workload, worked out when somebody asks.
+//!
+//! A change of a policy only notes at which version the policies of its namespace changed. The
+//! [`WorkloadPolicy`] of a workload is put together at the first question after that and kept beside the workload's
+//! entry; since a node is asked about its own workloads only, a change costs every node what it needs and no more,
+//! whatever the size of the mesh. The policies themselves are compiled once each, when they come.
+//!
+//! Invariant: the answer for a snapshot depends on this snapshot's objects alone, whichever snapshot was asked before.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Target, Workload};
+
+use super::snapshot::in_namespace;
+use super::{Snapshot, WorkloadEntry};
+use crate::policy::{CompiledPolicy, Governing, Modes, WorkloadPolicy};
+
+/// The last answer about one workload.
+#[derive(Default)]
+pub(super) struct Answer(ArcSwapOption<Answered>);
+
+struct Answered {
+    /// The version at which the policies had last changed.
+    version: u64,
+    policy: Arc<WorkloadPolicy>,
+}
+
+impl Snapshot {
+    /// The policies that concern a workload of this snapshot. As long as nothing changes about them, the answer is
+    /// the same [`Arc`].
+    pub fn policy_of(&self, entry: &WorkloadEntry) -> Arc<WorkloadPolicy> {
+        let workload = &entry.workload;
+        let version = self.policies_changed(workload);
+        let last = entry.answer.0.load();
+        if let Some(last) = last.as_ref().filter(|last| last.version == version) {
+            return Arc::clone(&last.policy);
+        }
+        let found = self.find_policy(workload);
+        let policy = match last.as_ref() {
+            Some(last) if *last.policy == found => Arc::clone(&last.policy),
+            _ => Arc::new(found),
+        };
+        // Readers of an older snapshot leave the newer answer alone.
+        if last.as_ref().is_none_or(|last| last.version < version) {
+            let policy = Arc::clone(&policy);
+            entry.answer.0.store(Some(Arc::new(Answered { version, policy })));
+        }
+        policy
+    }
+
+    /// All authorization policies in the order of their keys.
+    pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
+        self.authorization.values()
+    }
+
+    /// The authorization policy with this key.
+    pub fn authorization_policy(&self, key: &ObjectKey) -> Option<&Arc<CompiledPolicy>> {
+        self.authorization.get(key)
+    }
+
+    /// All peer authentications in the order of their keys.
+    pub fn peer_authentications(&self) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
+        self.peer_authentications.values()
+    }
+
+    /// The namespace whose policies concern the whole mesh.
+    pub fn root_namespace(&self) -> &Arc<str> {
+        &self.root_namespace
+    }
+
+    /// The version at which something last changed that decides which policies concern the workload, the workload
+    /// itself aside.
+    fn policies_changed(&self, workload: &Workload) -> u64 {
+        let changed = |namespace: &Arc<str>| self.policies_changed.get(namespace).copied().unwrap_or(0);
+        let named = workload.policies.iter().map(|key| changed(&key.namespace));
+        let own = changed(&workload.key.namespace).max(changed(&self.root_namespace));
+        named.fold(own, u64::max)
+    }
+
+    fn find_policy(&self, workload: &Workload) -> WorkloadPolicy {
+        let serves = |key: &ObjectKey| {
+            key.namespace == workload.key.namespace
+                && self
+                    .service(key)
+                    .is_some_and(|entry| entry.service.selects(&workload.labels))
+        };
+        let governing = Governing {
+            root_namespace: &self.root_namespace,
+            workload,
+            serves: &serves,
+        };
+        let own = &workload.key.namespace;
+        let root = Some(&self.root_namespace).filter(|root| *root != own);
+        let namespaces = || root.into_iter().chain([own]);
+        let modes = Modes::new(
+            &governing,
+            namespaces()
+                .flat_map(|namespace| in_namespace(&self.peer_authentications, namespace))
+                .map(|policy| &**policy),
+        );
+        let mut policies: Vec<Arc<CompiledPolicy>> = namespaces()
+            .flat_map(|namespace| in_namespace(&self.authorization, namespace))
+            .filter(|policy| governing.authorization(policy.policy()))
+            .cloned()
+            .collect();
+        let mut unknown = Vec::new();
+        for key in &workload.policies {
+            match self.authorization.get(key) {
+                Some(policy) if policies.iter().any(|known| Arc::ptr_eq(known, policy)) => {}
+                Some(policy) => policies.push(Arc::clone(policy)),
+                None => unknown.push(key.clone()),
+            }
+        }
+        WorkloadPolicy::new(modes, policies, unknown)
+    }
+
+    /// Puts a policy in place. Returns whether anything differs.
+    pub(super) fn put_authorization(&mut self, policy: &AuthorizationPolicy) -> bool {
+        if self
+            .authorization
+            .get(&policy.key)
+            .is_some_and(|known| **known.policy() == *policy)
+        {
+            return false;
+        }
+        let compiled = CompiledPolicy::new(Arc::new(policy.clone()));
+        self.authorization.insert(policy.key.clone(), Arc::new(compiled));
+        true
+    }
+
+    /// Puts a peer authentication in place. Returns whether anything differs.
+    pub(super) fn put_peer_authentication(&mut self, policy: &PeerAuthentication) -> bool {
+        if self
+            .peer_authentications
+            .get(&policy.key)
+            .is_some_and(|known| **known == *policy)
+        {
+            return false;
+        }
+        self.peer_authentications
+            .insert(policy.key.clone(), Arc::new(policy.clone()));
+        true
+    }
+
+    /// Whether a policy of the namespace is bound to the service, which thereby decides whom it concerns.
+    pub(super) fn is_target(&self, service: &ObjectKey) -> bool {
+        in_namespace(&self.authorization, &service.namespace).any(
+            |policy| matches!(&policy.policy().target, Target::Services(services) if services.contains(service)),
+        )
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").finish_non_exhaustive()
+    }
+}
