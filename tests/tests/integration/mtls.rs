@@ -235,6 +235,27 @@ fn a_peer_whose_agent_has_no_authority_is_never_dialled_in_the_clear() {
     });
 }
 
+#[test]
+fn a_workload_whose_agent_has_no_authority_is_served_in_the_clear() {
+    Mesh::scenario(standard("mtls-plain-peer"), |mesh| {
+        let authority = mesh.authority("a-only")?;
+        mesh.node_mut("a").trust(&authority, &[]);
+        let agents = mesh.start_agents()?;
+        credentials::wait_issued(&agents[0], "client", 1)?;
+        let (client, web) = (mesh.pod("client"), mesh.pod("web"));
+        let _server = traffic::serve(client, "http", 7410)?;
+        for address in client.addresses() {
+            let request = [
+                "-c",
+                "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=20).read())",
+                &format!("http://{}/", at(address, 7410)),
+            ];
+            web.run("python3", &request)?.ok()?;
+        }
+        Ok(())
+    });
+}
+
 /// `client` is refused whatever listens in `web`, and sends it nothing in the clear.
 fn unprotected_peers_are_refused(mesh: &Mesh, agent: &Agent) -> Result<()> {
     let (client, web) = (mesh.pod("client"), mesh.pod("web"));
