@@ -273,5 +273,6 @@ fn to_service() -> Path {
             comm: "curl".into(),
         }),
         worker: 0,
+        peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
     }
 }

@@ -354,11 +354,7 @@ async fn what_it_is_told_reaches_the_agent() {
         [None, Some(Duration::from_millis(1_500))]
     );
 
-    let handover = |abi| proto::HandoverRequest {
-        pid: 1,
-        abi,
-        cgroup_id: 1,
-    };
+    let handover = |abi| proto::HandoverRequest { pid: 1, abi };
     assert_eq!(client.handover(handover(1)).await.unwrap().into_inner().pid, 4242);
     let refused = client.handover(handover(2)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);

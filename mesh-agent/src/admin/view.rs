@@ -120,11 +120,7 @@ fn path_of(connection: &Connection) -> proto::Path {
         upstream: connection.upstream().map(address).unwrap_or_default(),
         process: connection.process.as_ref().map(process_of),
         worker: connection.worker,
-        peer: connection
-            .peer
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        peer: connection.peer().map(ToString::to_string).unwrap_or_default(),
     }
 }
 

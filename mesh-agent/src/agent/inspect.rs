@@ -150,7 +150,7 @@ impl Inspect for Inspector {
                 state: phase.to_string(),
             });
         }
-        if !self.enrolment.freeze(successor.cgroup_id) {
+        if !self.enrolment.freeze() {
             return Err(HandoverError::NotServing {
                 state: "busy enrolling".to_owned(),
             });

@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
+    fs::File,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use nix::fcntl::Flock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,10 +26,18 @@ pub(super) enum Phase {
     Draining,
 }
 
-/// The phase, the lock and the deadline.
+/// What this agent holds alone until it ends or gives way.
+pub(super) struct Locks {
+    /// The run directory.
+    pub(super) agent: AgentLock,
+    /// The directory of the pins, which agents with different run directories could share by mistake.
+    pub(super) _pins: Flock<File>,
+}
+
+/// The phase, the locks and the deadline.
 pub(super) struct Lifecycle {
     phase: watch::Sender<Phase>,
-    lock: Mutex<Option<AgentLock>>,
+    locks: Mutex<Option<Locks>>,
     deadline: Mutex<Option<Instant>>,
     drain_timeout: Duration,
     handover_timeout: Duration,
@@ -35,10 +45,10 @@ pub(super) struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub(super) fn new(lock: Option<AgentLock>, drain_timeout: Duration, handover_timeout: Duration) -> Self {
+    pub(super) fn new(locks: Locks, drain_timeout: Duration, handover_timeout: Duration) -> Self {
         Self {
             phase: watch::Sender::new(Phase::Starting),
-            lock: Mutex::new(lock),
+            locks: Mutex::new(Some(locks)),
             deadline: Mutex::new(None),
             drain_timeout,
             handover_timeout,
@@ -69,7 +79,7 @@ impl Lifecycle {
     /// Gives way to a successor: the lock is its to take, the admin socket its to bind.
     pub(super) fn hand_over(&self) {
         self.set_deadline(self.handover_timeout);
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.advance(Phase::HandedOver);
         self.admin_stop.cancel();
     }
@@ -93,9 +103,9 @@ impl Lifecycle {
 
     /// Gives the lock back, unless a successor has it.
     pub(super) fn release(&self, run_dir: &RunDir) {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(lock) = lock
-            && let Err(error) = lock.remove(run_dir)
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(locks) = locks
+            && let Err(error) = locks.agent.remove(run_dir)
         {
             tracing::warn!(%error, "the lock file stays");
         }

@@ -15,6 +15,7 @@ pub(crate) mod preflight;
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -27,6 +28,7 @@ use mesh_common::{
     kernel::{ABI_VERSION, MAX_WORKERS},
     model::TrustDomain,
 };
+use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,7 +50,7 @@ use crate::{
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
 use inspect::Inspector;
-use lifecycle::{Lifecycle, Phase};
+use lifecycle::{Lifecycle, Locks, Phase};
 pub use logging::LogFormat;
 pub use preflight::PreflightError;
 
@@ -116,6 +118,8 @@ pub enum AgentError {
     Running(LockError),
     #[error(transparent)]
     Lock(LockError),
+    #[error("another agent, of another run directory, uses the pins in {}; name another directory with --bpffs", path.display())]
+    PinsInUse { path: PathBuf },
     #[error("taking over: {0}")]
     Dial(#[from] DialError),
     #[error("taking over: the running agent refuses: {0}")]
@@ -178,11 +182,11 @@ impl Agent {
             path: options.run_dir.clone(),
             source,
         })?;
-        let (lock, predecessor) = take_lock(&run_dir, options.takeover).await?;
+        let beginning = begin(&run_dir, options.takeover).await?;
         tracing::info!(
             node = options.node,
             version = env!("CARGO_PKG_VERSION"),
-            takeover = predecessor.is_some(),
+            takeover = matches!(beginning, Beginning::Takeover(_)),
             "starting"
         );
 
@@ -199,6 +203,13 @@ impl Agent {
         if let Some(mounted) = bpffs::ensure(&options.bpffs).map_err(KernelError::from)? {
             note_mount(&run_dir, &mounted);
         }
+        let beginning = match beginning {
+            Beginning::Alone(agent) => Ok(Locks {
+                agent,
+                _pins: lock_pins(&options.bpffs)?,
+            }),
+            Beginning::Takeover(predecessor) => Err(predecessor),
+        };
         let loaded = kernel::load::load(
             &object,
             &options.bpffs,
@@ -235,9 +246,18 @@ impl Agent {
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);
         let standings = Arc::new(ArcSwap::default());
 
-        let (lock, generation) = match predecessor {
-            Some(predecessor) => give_way(predecessor, &run_dir, agent_cgroup.id()).await?,
-            None => (lock, 0),
+        let (locks, generation) = match beginning {
+            Ok(locks) => (locks, 0),
+            Err(predecessor) => {
+                let (agent, generation) = give_way(*predecessor, &run_dir).await?;
+                (
+                    Locks {
+                        agent,
+                        _pins: lock_pins(&options.bpffs)?,
+                    },
+                    generation,
+                )
+            }
         };
         let enrolment = Enrolment::start(Scope {
             node: options.node.clone(),
@@ -254,7 +274,7 @@ impl Agent {
         enrolment.look().await;
 
         let lifecycle = Arc::new(Lifecycle::new(
-            lock,
+            locks,
             options.drain_timeout,
             options.handover_timeout,
         ));
@@ -283,6 +303,8 @@ impl Agent {
         tasks.spawn(configuration.follow(Arc::clone(&enrolment), stop.clone()));
         if generation == 0 {
             enrolment.alone();
+        } else {
+            enrolment.succeed();
         }
         lifecycle.ready();
         tracing::info!(generation, "ready");
@@ -381,17 +403,22 @@ impl Agent {
     }
 }
 
-/// The lock, or the running agent to take over from.
-async fn take_lock(
-    run_dir: &RunDir,
-    takeover: bool,
-) -> Result<(Option<AgentLock>, Option<admin::AdminClient>), AgentError> {
+/// How an agent begins.
+enum Beginning {
+    /// With the run directory to itself.
+    Alone(AgentLock),
+    /// Beside the running agent.
+    Takeover(Box<admin::AdminClient>),
+}
+
+/// Takes the run directory's lock, or finds the running agent to take over from.
+async fn begin(run_dir: &RunDir, takeover: bool) -> Result<Beginning, AgentError> {
     match AgentLock::acquire(run_dir) {
         Ok(lock) => {
             if takeover {
                 tracing::warn!("no agent runs here; starting without one to take over from");
             }
-            Ok((Some(lock), None))
+            Ok(Beginning::Alone(lock))
         }
         Err(error @ LockError::Held { .. }) if !takeover => Err(AgentError::Running(error)),
         Err(LockError::Held { .. }) => {
@@ -404,22 +431,17 @@ async fn take_lock(
             if version.abi != ABI_VERSION {
                 return Err(AgentError::Abi { found: version.abi });
             }
-            Ok((None, Some(running)))
+            Ok(Beginning::Takeover(Box::new(running)))
         }
         Err(error) => Err(AgentError::Lock(error)),
     }
 }
 
 /// Makes the running agent give way, and takes its lock. Returns this agent's generation as well.
-async fn give_way(
-    mut running: admin::AdminClient,
-    run_dir: &RunDir,
-    cgroup_id: u64,
-) -> Result<(Option<AgentLock>, u32), AgentError> {
+async fn give_way(mut running: admin::AdminClient, run_dir: &RunDir) -> Result<(AgentLock, u32), AgentError> {
     let request = proto::HandoverRequest {
         pid: std::process::id(),
         abi: ABI_VERSION,
-        cgroup_id,
     };
     let reply = running
         .handover(request)
@@ -434,13 +456,21 @@ async fn give_way(
     let patience = Instant::now() + LOCK_PATIENCE;
     loop {
         match AgentLock::acquire(run_dir) {
-            Ok(lock) => return Ok((Some(lock), reply.generation + 1)),
+            Ok(lock) => return Ok((lock, reply.generation + 1)),
             Err(LockError::Held { .. }) if Instant::now() < patience => {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
             Err(error) => return Err(AgentError::Lock(error)),
         }
     }
+}
+
+/// Takes the directory of the pins, which two agents with different run directories could share by mistake.
+fn lock_pins(bpffs: &Path) -> Result<Flock<File>, AgentError> {
+    let directory = File::open(bpffs).map_err(AgentError::io("opening the pins' directory"))?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::PinsInUse {
+        path: bpffs.to_owned(),
+    })
 }
 
 /// Remembers for `uninstall` that the agent mounted the BPF file system, whatever becomes of the agent next.

@@ -86,6 +86,7 @@ impl View for Seen {
                 Column::text("CLIENT"),
                 Column::text("DIALLED"),
                 Column::number("WORKER"),
+                Column::text("PEER").optional(),
             ],
         ));
         for connection in &self.reply.connections {
@@ -131,6 +132,7 @@ impl Connection {
             Cell::from(&path.client),
             Cell::from(&path.original_destination),
             Cell::from(path.worker.to_string()),
+            Cell::from(&path.peer),
         ]
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     config: PathBuf,
     /// Name of this node; workloads that name it are enrolled here
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     node: String,
     /// Namespace whose policies concern the whole mesh
     #[arg(long, value_name = "NAME", default_value = ROOT_NAMESPACE)]

@@ -146,6 +146,7 @@ fn arguments_are_checked_at_the_edge() {
     assert!(parse("mesh-agent run --config /c --node n --workers 0").is_err());
     assert!(parse("mesh-agent run --config /c --node n --workers 17").is_err());
     assert!(parse("mesh-agent run --node n").is_err());
+    assert!(parse("mesh-agent run --config /c --node ").is_err());
     assert!(parse("mesh-agent flows -f --last 5 --kind timed-out --direction inbound -o json").is_ok());
     assert!(parse("mesh-agent flows --kind timedout").is_err());
     assert!(parse("mesh-agent connections --port 70000").is_err());

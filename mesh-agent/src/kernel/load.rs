@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -135,6 +135,7 @@ pub struct Kernel {
     pub tables: Tables,
     mark: u32,
     agent: u64,
+    stamp: u32,
 }
 
 /// What one data worker needs of the kernel half.
@@ -206,7 +207,8 @@ pub fn load(
     }
     let events = take(&mut ebpf, "EVENTS")?;
     let mut tables = Tables::open(&mut ebpf)?;
-    tables.admit_agent(agent.id())?;
+    let stamp = rand::random();
+    tables.admit_agent(agent.id(), stamp)?;
 
     let place = Place {
         pins: &pins,
@@ -226,6 +228,7 @@ pub fn load(
         tables,
         mark,
         agent: agent.id(),
+        stamp,
     };
     Ok((kernel, worker_maps, events))
 }
@@ -269,13 +272,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// Forgets this agent, unless its successor lives in the same cgroup.
-    pub fn bow_out(&mut self, successor: u64) -> Result<(), KernelError> {
-        if successor == self.agent {
-            return Ok(());
+    /// Forgets this agent, unless another one has come to live in its cgroup.
+    pub fn bow_out(&mut self) -> Result<(), KernelError> {
+        if self.tables.dismiss_agent(self.agent, self.stamp)? {
+            remove_pin(&self.pins.agent_link(self.agent))?;
         }
-        self.tables.dismiss_agent(self.agent)?;
-        remove_pin(&self.pins.agent_link(self.agent))
+        Ok(())
     }
 
     /// The mark of connection requests that the agent sends on.
@@ -357,20 +359,16 @@ impl Place<'_> {
         hook: &str,
     ) -> Result<(), KernelError> {
         let path = self.pins.cgroup_link(hook, "pods");
-        if path.exists() {
-            return replace_program(&path, &program.fd().map_err(program_error(function))?.as_fd());
+        let keep = Keep::of(&path, self.pods)?;
+        if let Keep::Here(link) = &keep {
+            let program = program.fd().map_err(program_error(function))?;
+            return update(link, &program.as_fd(), &path);
         }
         let id = program
             .attach(open(self.pods)?, CgroupAttachMode::Single)
             .map_err(program_error(function))?;
         let link = program.take_link(id).map_err(program_error(function))?;
-        pin(
-            link.try_into().map_err(|source| KernelError::Link {
-                path: path.clone(),
-                source,
-            })?,
-            path,
-        )
+        keep.pin(link.try_into().map_err(link_error(&path))?, path)
     }
 
     fn keep_sock_ops(&self, program: &mut SockOps) -> Result<(), KernelError> {
@@ -388,23 +386,51 @@ impl Place<'_> {
         cgroup: &Cgroup,
         path: PathBuf,
     ) -> Result<(), KernelError> {
-        if path.exists() {
-            return replace_program(
-                &path,
-                &program.fd().map_err(program_error(SOCK_OPS_PROGRAM))?.as_fd(),
-            );
+        let keep = Keep::of(&path, cgroup)?;
+        if let Keep::Here(link) = &keep {
+            let program = program.fd().map_err(program_error(SOCK_OPS_PROGRAM))?;
+            return update(link, &program.as_fd(), &path);
         }
         let id = program
             .attach(open(cgroup)?, CgroupAttachMode::Single)
             .map_err(program_error(SOCK_OPS_PROGRAM))?;
         let link = program.take_link(id).map_err(program_error(SOCK_OPS_PROGRAM))?;
-        pin(
-            link.try_into().map_err(|source| KernelError::Link {
-                path: path.clone(),
-                source,
-            })?,
-            path,
-        )
+        keep.pin(link.try_into().map_err(link_error(&path))?, path)
+    }
+}
+
+/// What is pinned where a link to a cgroup belongs.
+enum Keep {
+    /// A link to that cgroup: its program is replaced in place.
+    Here(OwnedFd),
+    /// A link to another cgroup, or to one that is gone: it captures nothing of what it should.
+    Elsewhere,
+    /// Nothing.
+    Nothing,
+}
+
+impl Keep {
+    fn of(path: &Path, cgroup: &Cgroup) -> Result<Self, KernelError> {
+        if !path.exists() {
+            return Ok(Self::Nothing);
+        }
+        let link = raw::open_pin(path).map_err(io_error(path))?;
+        if raw::cgroup_of_link(&link).map_err(io_error(path))? == cgroup.id() {
+            return Ok(Self::Here(link));
+        }
+        tracing::warn!(pin = %path.display(), cgroup = %cgroup.path().display(), "moving to another cgroup");
+        Ok(Self::Elsewhere)
+    }
+
+    /// Pins a new link, in one step with the old one's end.
+    fn pin(&self, link: FdLink, path: PathBuf) -> Result<(), KernelError> {
+        if !matches!(self, Self::Elsewhere) {
+            return pin(link, path);
+        }
+        let beside = Pins::beside(&path);
+        remove_pin(&beside)?;
+        pin(link, beside.clone())?;
+        fs::rename(&beside, &path).map_err(io_error(&path))
     }
 }
 
@@ -416,12 +442,25 @@ fn open(cgroup: &Cgroup) -> Result<fs::File, KernelError> {
 }
 
 fn replace_program(path: &Path, program: &impl AsFd) -> Result<(), KernelError> {
-    let io_error = |source| KernelError::Io {
+    update(&raw::open_pin(path).map_err(io_error(path))?, program, path)
+}
+
+fn update(link: &OwnedFd, program: &impl AsFd, path: &Path) -> Result<(), KernelError> {
+    raw::update_link(link, program).map_err(io_error(path))
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> KernelError {
+    move |source| KernelError::Io {
         path: path.to_owned(),
         source,
-    };
-    let link = raw::open_pin(path).map_err(io_error)?;
-    raw::update_link(&link, program).map_err(io_error)
+    }
+}
+
+fn link_error(path: &Path) -> impl Fn(LinkError) -> KernelError {
+    move |source| KernelError::Link {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn pin(link: FdLink, path: PathBuf) -> Result<(), KernelError> {

@@ -64,6 +64,13 @@ impl Pins {
         self.links().join(format!("{AGENT_PREFIX}{cgroup_id}"))
     }
 
+    /// Where a pin stands that is about to take the place of the one at `path`.
+    pub fn beside(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push("-new");
+        name.into()
+    }
+
     /// The pins of all links to agents' cgroups.
     pub fn agent_links(&self) -> Vec<PathBuf> {
         self.link_names()

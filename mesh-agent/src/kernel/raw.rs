@@ -91,6 +91,51 @@ pub(crate) fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<(
     }
 }
 
+/// The id of the cgroup a BPF link is attached to (`BPF_OBJ_GET_INFO_BY_FD`, Linux 5.7 for links); 0 once that cgroup
+/// is gone.
+pub(crate) fn cgroup_of_link(link: &impl AsFd) -> io::Result<u64> {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    #[repr(C)]
+    struct InfoByFd {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    #[derive(Default)]
+    #[repr(C)]
+    struct LinkInfo {
+        kind: u32,
+        id: u32,
+        prog_id: u32,
+        padding: u32,
+        cgroup_id: u64,
+        attach_type: u32,
+        reserved: u32,
+    }
+    let mut info = LinkInfo::default();
+    let attr = InfoByFd {
+        bpf_fd: link.as_fd().as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(mem::size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: `attr` has the layout of the kernel's `info` arm of `bpf_attr`; it and the buffer it points to, whose
+    // length it tells, outlive the call. The kernel writes at most that length of `bpf_link_info`, whose beginning
+    // and cgroup arm `LinkInfo` mirrors.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attr,
+            mem::size_of::<InfoByFd>(),
+        )
+    };
+    if status < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(info.cgroup_id)
+    }
+}
+
 /// The cookie of the network namespace a socket lives in (`SO_NETNS_COOKIE`, Linux 5.14).
 pub(crate) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -126,6 +171,19 @@ pub(crate) fn bind_beside(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     let bound = socket.bind(&addr.into());
     set_option(socket, libc::SOL_TCP, libc::TCP_REPAIR, 0)?;
     bound
+}
+
+/// True when the next byte to be read is urgent data (`SIOCATMARK`, tcp(7)).
+pub(crate) fn at_urgent_mark(socket: &impl AsFd) -> io::Result<bool> {
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    let mut at_mark: libc::c_int = 0;
+    // SAFETY: the request writes one c_int, which outlives the call.
+    let status = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCATMARK, &raw mut at_mark) };
+    if status < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(at_mark != 0)
+    }
 }
 
 fn set_option(

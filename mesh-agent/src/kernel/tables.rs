@@ -38,14 +38,23 @@ impl Tables {
         })
     }
 
-    /// From now on sockets of this cgroup are an agent's and never captured.
-    pub fn admit_agent(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
-        self.agents.insert(cgroup_id, 1, 0).map_err(map_error("AGENTS"))
+    /// From now on sockets of this cgroup are an agent's and never captured. The stamp tells agents apart that live
+    /// in one cgroup: the last to come counts.
+    pub fn admit_agent(&mut self, cgroup_id: u64, stamp: u32) -> Result<(), KernelError> {
+        self.agents
+            .insert(cgroup_id, stamp, 0)
+            .map_err(map_error("AGENTS"))
     }
 
-    /// Sockets of this cgroup are no agent's any more.
-    pub fn dismiss_agent(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
-        ignore_absent(self.agents.remove(&cgroup_id)).map_err(map_error("AGENTS"))
+    /// Sockets of this cgroup are no agent's any more, unless another agent came to live there. False if one did.
+    pub fn dismiss_agent(&mut self, cgroup_id: u64, stamp: u32) -> Result<bool, KernelError> {
+        match self.agents.get(&cgroup_id, 0) {
+            Ok(last) if last != stamp => return Ok(false),
+            Ok(_) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(map_error("AGENTS")(error)),
+        }
+        ignore_absent(self.agents.remove(&cgroup_id)).map_err(map_error("AGENTS"))?;
+        Ok(true)
     }
 
     /// As [`Self::admit_agent`], and no other cgroup's are.

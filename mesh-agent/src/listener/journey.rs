@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{PeerMode, ServiceAccountKey, SpiffeId, SpiffeIdError, Workload},
+    model::{PeerMode, ServiceAccountKey, SpiffeId, Workload},
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -69,7 +69,7 @@ pub(super) enum Leg {
         pod: Arc<Pod>,
         addr: SocketAddr,
         client: SocketAddr,
-        peer: ServiceAccountKey,
+        expected: SpiffeId,
     },
     /// To an application in a pod of this node.
     Deliver {
@@ -95,19 +95,23 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
             let pod = Arc::clone(pod);
             let leg = match plan.peer {
                 // Never in the clear where the mesh can do better: without a certificate it is refused.
-                Some(peer) if path.certificates.is_some() && takes_mtls(path, &peer, addr) => Leg::Tunnel {
-                    pod,
-                    addr,
-                    client: shown,
-                    peer: account_of(&peer),
-                },
-                _ => Leg::Dial {
+                Some(peer) if path.certificates.is_some() && takes_mtls(path, &peer, addr) => {
+                    SpiffeId::new(&path.trust_domain, &account_of(&peer))
+                        .map(|expected| Leg::Tunnel {
+                            pod,
+                            addr,
+                            client: shown,
+                            expected,
+                        })
+                        .map_err(|error| error.to_string())
+                }
+                _ => Ok(Leg::Dial {
                     pod,
                     addr,
                     source: outbound::source_for(src, record.via.ip.into(), addr),
-                },
+                }),
             };
-            (Direction::Outbound, Ok(leg))
+            (Direction::Outbound, leg)
         }
         Ok(Way::Local(target, addr)) => {
             guard = local_guard(path, pod, &target, shown, addr);
@@ -243,8 +247,6 @@ pub(super) enum LegError {
     NoCertificate(ServiceAccountKey),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("{0}")]
-    Identity(#[from] SpiffeIdError),
 }
 
 impl LegError {
@@ -253,7 +255,7 @@ impl LegError {
         match self {
             Self::Dial(error) => error.refusal(),
             Self::Tunnel(error) => error.refusal(),
-            Self::NoCertificate(_) | Self::Tls(_) | Self::Identity(_) => Refusal::Refused,
+            Self::NoCertificate(_) | Self::Tls(_) => Refusal::Refused,
         }
     }
 }
@@ -269,8 +271,8 @@ impl Leg {
                 pod,
                 addr,
                 client,
-                peer,
-            } => tunnel_to(path, pod, *addr, *client, peer).await,
+                expected,
+            } => tunnel_to(path, pod, *addr, *client, expected).await,
             Self::Deliver {
                 pod, addr, client, ..
             } => Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?)),
@@ -281,6 +283,14 @@ impl Leg {
     pub(super) fn addr(&self) -> SocketAddr {
         match self {
             Self::Dial { addr, .. } | Self::Tunnel { addr, .. } | Self::Deliver { addr, .. } => *addr,
+        }
+    }
+
+    /// Who is proved to be there once it stands.
+    pub(super) fn peer(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Tunnel { expected, .. } => Some(expected),
+            Self::Dial { .. } | Self::Deliver { .. } => None,
         }
     }
 
@@ -304,7 +314,7 @@ async fn tunnel_to(
     pod: &Pod,
     addr: SocketAddr,
     client: SocketAddr,
-    peer: &ServiceAccountKey,
+    expected: &SpiffeId,
 ) -> Result<Upstream, LegError> {
     let account = account_of(&pod.workload);
     let identity = path
@@ -312,12 +322,11 @@ async fn tunnel_to(
         .as_ref()
         .and_then(|store| store.current(&account))
         .ok_or(LegError::NoCertificate(account))?;
-    let expected = SpiffeId::new(identity.bundle().trust_domain(), peer)?;
     let config = identity.client_config(Expected::OneOf(Arc::from([expected.clone()])), ALPNS)?;
     let key = Key {
         source: pod.number,
         destination: addr,
-        expected,
+        expected: expected.clone(),
         credentials: identity.facts().serial.clone(),
     };
     let establish = || async {

@@ -138,6 +138,7 @@ async fn serve_tunnel(
         upstream::abort(&stream);
         return Err(MeshError::NoCertificate(account));
     };
+    upstream::in_order(&stream);
     let (mut connection, peer) = handshake(stream, &identity).await?;
     let expected = match path.store.load().workload_at(client.ip()) {
         Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,

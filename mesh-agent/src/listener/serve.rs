@@ -210,7 +210,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     if let Some(port) = leg.known_open() {
         remember(&path, port);
     }
-    entry.connection().set_upstream(leg.addr());
+    established(&entry, &leg);
     if let (Upstream::Tcp(upstream), Leg::Dial { .. }, Some(cookie)) = (&upstream, &leg, cookie) {
         path.dialer.tell_source(cookie, upstream);
     }
@@ -248,7 +248,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     };
     match dialled {
         Ok(upstream) => {
-            entry.connection().set_upstream(leg.addr());
+            established(&entry, &leg);
             carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
         }
         Err(error) => {
@@ -260,6 +260,14 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             upstream::abort(&downstream);
             refused(&path, &entry, kind_of(error.refusal()), error.to_string());
         }
+    }
+}
+
+/// The agent's own side stands: records where it leads, and to whom.
+fn established(entry: &Entry, leg: &Leg) {
+    entry.connection().set_upstream(leg.addr());
+    if let Some(peer) = leg.peer() {
+        entry.connection().set_peer(peer.clone());
     }
 }
 

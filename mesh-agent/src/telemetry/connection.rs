@@ -89,13 +89,12 @@ pub struct Connection {
     pub destination: Destination,
     /// The process that dialled, when it is on this node.
     pub process: Option<Process>,
-    /// Who the other end proved to be, under mTLS.
-    pub peer: Option<SpiffeId>,
     /// The data worker that carries it.
     pub worker: u32,
     /// When the request arrived.
     pub opened_at: SystemTime,
     upstream: OnceLock<SocketAddr>,
+    peer: OnceLock<SpiffeId>,
     state: AtomicU8,
     to_upstream: AtomicU64,
     to_downstream: AtomicU64,
@@ -127,7 +126,7 @@ impl Connection {
             original_destination: opening.original_destination,
             destination: opening.destination,
             process: opening.process,
-            peer: opening.peer,
+            peer: opening.peer.map(OnceLock::from).unwrap_or_default(),
             worker,
             opened_at: SystemTime::now(),
             upstream: OnceLock::new(),
@@ -146,6 +145,17 @@ impl Connection {
     pub fn set_upstream(&self, addr: SocketAddr) {
         // A second value could only be the same: a connection has one upstream.
         let _ = self.upstream.set(addr);
+    }
+
+    /// Who the other end proved to be: by a certificate or, on this node, by the kernel.
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        self.peer.get()
+    }
+
+    /// Records who the other end proved to be; the first call counts.
+    pub fn set_peer(&self, peer: SpiffeId) {
+        // A second value could only be the same: a connection has one peer.
+        let _ = self.peer.set(peer);
     }
 
     /// How far it is.

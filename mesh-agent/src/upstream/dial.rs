@@ -15,7 +15,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapError, SkStorage};
 use mesh_common::kernel::{RecordKind, SockAddr, SocketRecord};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -200,14 +200,24 @@ impl DialError {
 }
 
 /// Settings that the agent's listeners (whose accepted sockets inherit them) and its own sockets share.
+///
+/// A connection that nobody ends in order is reset: an agent that is killed must not look like a peer that was done.
+/// [`in_order`] takes that back.
 pub(crate) fn tune(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_PROBES),
     )
+}
+
+/// Lets a connection end in order: what was written is delivered, then the end.
+pub(crate) fn in_order(stream: &TcpStream) {
+    // Fails only on a socket that is no socket.
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 fn new_socket(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {

@@ -1,6 +1,6 @@
 //! Connecting upstream, and carrying bytes once both sides stand.
 
-pub(crate) use dial::tune;
+pub(crate) use dial::{in_order, tune};
 
 mod dial;
 mod relay;

@@ -15,7 +15,11 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
-use crate::telemetry::{Connection, ConnectionState, Side};
+use super::in_order;
+use crate::{
+    kernel::raw,
+    telemetry::{Connection, ConnectionState, Side},
+};
 
 /// Bytes read at once, and the most that is kept for a slow reader.
 const BUFFER: usize = 128 * 1024;
@@ -50,15 +54,20 @@ pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Co
         if up.is_ready() != down.is_ready() {
             connection.set_state(ConnectionState::HalfClosed);
         }
-        // A way that waits for a slow reader does not read, and would not see its own side break off.
-        if to_upstream.is_blocked() || to_downstream.is_blocked() {
+        // A way that waits for a slow reader does not read, nor does one that has ended: neither would see its own
+        // side break off.
+        if to_upstream.is_deaf() || to_downstream.is_deaf() {
             return broken.as_mut().poll(cx).map(Err);
         }
         Poll::Pending
     })
     .await;
     match ended {
-        Ok(()) => Ending::Closed,
+        Ok(()) => {
+            in_order(downstream);
+            in_order(upstream);
+            Ending::Closed
+        }
         Err(error) => {
             abort(downstream);
             abort(upstream);
@@ -119,9 +128,9 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// True while bytes wait for a slow reader.
-    fn is_blocked(&self) -> bool {
-        !self.kept.is_empty()
+    /// True while nothing is read: bytes wait for a slow reader, or the reader has ended.
+    fn is_deaf(&self) -> bool {
+        !self.kept.is_empty() || self.state == State::Ended
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Poll<io::Result<()>> {
@@ -192,13 +201,15 @@ impl<'a> Way<'a> {
 }
 
 /// Reads once; `None` when there is nothing yet. A read that does not fill the buffer has emptied the socket, so
-/// its readiness is given back at once: that saves the system call that would only say so.
+/// its readiness is given back at once: that saves the system call that would only say so. The exception is a read
+/// that ended at urgent data, which the kernel never reads across (tcp(7)): more may wait behind the mark. The urgent
+/// byte itself is not carried.
 fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut read = None;
     let outcome = stream.try_io(Interest::READABLE, || {
         let count = (&*SockRef::from(stream)).read(buffer)?;
         read = Some(count);
-        if count > 0 && count < buffer.len() {
+        if count > 0 && count < buffer.len() && !raw::at_urgent_mark(stream)? {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
             Ok(())

@@ -10,10 +10,12 @@
 
 mod captured;
 mod checks;
+mod corners;
 mod direct;
 mod harness;
 mod mtls;
 mod outside;
+mod policy;
 mod refusals;
 mod restart;
 mod sustained;

@@ -60,12 +60,11 @@ enum Order {
     /// Look now, and say when that is done.
     Look(Option<oneshot::Sender<()>>),
     /// Touch nothing from now on but, at the end, what is this agent's alone: a successor does the rest.
-    Freeze {
-        successor: u64,
-        frozen: mpsc::Sender<()>,
-    },
-    /// Forget other agents: this one runs alone now.
+    Freeze { frozen: mpsc::Sender<()> },
+    /// Forget other agents, and take over what they left: this one runs alone now.
     Alone,
+    /// Take over what the replaced agent left.
+    Succeed,
 }
 
 /// What enrolment works on.
@@ -103,17 +102,22 @@ impl Enrolment {
         self.order(Order::Look(None));
     }
 
-    /// Leaves the kernel half to the successor in this cgroup. False when the thread does not answer; otherwise
+    /// Leaves the kernel half to a successor. False when the thread does not answer; otherwise
     /// nothing that both use is touched any more once this returns.
-    pub(super) fn freeze(&self, successor: u64) -> bool {
+    pub(super) fn freeze(&self) -> bool {
         let (frozen, answer) = mpsc::channel();
-        self.order(Order::Freeze { successor, frozen });
+        self.order(Order::Freeze { frozen });
         answer.recv_timeout(FREEZE_PATIENCE).is_ok()
     }
 
     /// This agent runs alone: what agents before it left behind goes.
     pub(super) fn alone(&self) {
         self.order(Order::Alone);
+    }
+
+    /// The agent before this one has given way: the pods it had enrolled and nobody wants any more go.
+    pub(super) fn succeed(&self) {
+        self.order(Order::Succeed);
     }
 
     /// Ends the thread. Pins, maps and links stay: the pods' connections are refused until an agent comes.
@@ -146,12 +150,13 @@ fn serve(mut roll: Roll, inbox: &mpsc::Receiver<Order>) {
             }
             Err(mpsc::RecvTimeoutError::Timeout) => roll.look(),
             Ok(Order::Alone) => roll.alone(),
-            Ok(Order::Freeze { successor, frozen }) => {
+            Ok(Order::Succeed) => roll.succeed(),
+            Ok(Order::Freeze { frozen }) => {
                 // Whoever asked may have gone; frozen all the same.
                 let _ = frozen.send(());
                 // Until the agent ends.
                 while inbox.recv().is_ok() {}
-                return roll.bow_out(successor);
+                return roll.bow_out();
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }

@@ -26,7 +26,7 @@ use crate::{
     node::{
         Netns, Pod,
         locate::{self, LocateError},
-        netns::{self, NetnsId},
+        netns::NetnsId,
     },
 };
 
@@ -45,8 +45,6 @@ pub(super) struct Roll {
     leaving: Vec<(Instant, Enrolled)>,
     next_number: u32,
     seen_version: Option<u64>,
-    /// What an agent before this one left behind is still to be looked through.
-    past: bool,
 }
 
 /// What stays in the kernel of a pod that is refused. Holds nothing of the pod itself, which may end meanwhile.
@@ -106,7 +104,6 @@ impl Roll {
             leaving: Vec::new(),
             next_number: 1,
             seen_version: None,
-            past: false,
         }
     }
 
@@ -155,7 +152,10 @@ impl Roll {
             };
         }
         self.say_farewell();
-        self.look_back();
+        // A thread keeps the namespace it is in alive, and this one looked into many.
+        if let Err(error) = self.scope.home.enter() {
+            tracing::warn!(%error, "leaving a pod's network namespace failed");
+        }
         if changed {
             self.publish();
         }
@@ -241,7 +241,7 @@ impl Roll {
             listener_cookies,
         };
         if let Err(error) = self.steer(&enrolled, &sockets) {
-            self.retreat(&enrolled.pod);
+            self.retreat(&enrolled);
             return Err(error.into());
         }
         for (worker, socket) in self.scope.workers.iter().zip(sockets) {
@@ -254,7 +254,7 @@ impl Roll {
             .tables
             .enrol(enrolled.pod.netns.cookie(), pod_entry(&enrolled.pod))
         {
-            self.retreat(&enrolled.pod);
+            self.retreat(&enrolled);
             return Err(error.into());
         }
         if let Some(before) = self.refused.remove(&workload.key) {
@@ -324,11 +324,13 @@ impl Roll {
 
     /// Undoes an enrolment that failed half-way. A pod that was enrolled before, by this agent or one before it, stays
     /// refused, not let loose.
-    fn retreat(&mut self, pod: &Pod) {
+    fn retreat(&mut self, enrolled: &Enrolled) {
+        let pod = &enrolled.pod;
         let before = self.scope.kernel.tables.is_enrolled(pod.netns.cookie());
         if !before && !self.refused.contains_key(&pod.workload.key) {
             self.withdraw(&Remains::of(pod));
         }
+        self.close_listeners(enrolled);
     }
 
     /// Takes back what an enrolment before this one left in the kernel and this one did not overwrite.
@@ -361,7 +363,7 @@ impl Roll {
     }
 
     /// A successor serves now: forgets what is this agent's alone.
-    pub(super) fn bow_out(mut self, successor: u64) {
+    pub(super) fn bow_out(mut self) {
         let gone = self
             .enrolled
             .into_values()
@@ -371,7 +373,7 @@ impl Roll {
         let forgotten = cookies
             .into_iter()
             .try_for_each(|cookie| kernel.tables.forget_listener(cookie))
-            .and_then(|()| kernel.bow_out(successor));
+            .and_then(|()| kernel.bow_out());
         if let Err(error) = forgotten {
             tracing::warn!(%error, "something of this agent's stays in the kernel half");
         }
@@ -380,40 +382,39 @@ impl Roll {
     /// Closes the listeners of pods that left a while ago.
     fn say_farewell(&mut self) {
         let now = Instant::now();
-        for (_, enrolled) in self.leaving.extract_if(.., |(until, _)| *until <= now) {
-            for worker in self.scope.workers.iter() {
-                worker.leave(Arc::clone(&enrolled.pod));
-            }
-            for cookie in &enrolled.listener_cookies {
-                if let Err(error) = self.scope.kernel.tables.forget_listener(*cookie) {
-                    tracing::warn!(%error, "a closed listener is still known to the kernel half");
-                }
-            }
-            // A thread keeps the namespace it is in alive, and this one was in it.
-            if let Err(error) = netns::leave(enrolled.pod.netns.id(), &self.scope.home) {
-                tracing::warn!(%error, "leaving a pod's network namespace failed");
+        let left: Vec<_> = self.leaving.extract_if(.., |(until, _)| *until <= now).collect();
+        for (_, enrolled) in left {
+            self.close_listeners(&enrolled);
+        }
+    }
+
+    fn close_listeners(&mut self, enrolled: &Enrolled) {
+        for worker in self.scope.workers.iter() {
+            worker.leave(Arc::clone(&enrolled.pod));
+        }
+        for cookie in &enrolled.listener_cookies {
+            if let Err(error) = self.scope.kernel.tables.forget_listener(*cookie) {
+                tracing::warn!(%error, "a closed listener is still known to the kernel half");
             }
         }
     }
 
-    /// This agent runs alone: what agents before it left behind goes, as soon as that lets no wanted pod loose.
+    /// Takes over what agents before this one left in the kernel half, and forgets those agents: none of them runs.
     pub(super) fn alone(&mut self) {
-        self.past = true;
-        self.look_back();
-    }
-
-    fn look_back(&mut self) {
-        // A pod that is wanted but not enrolled may be among what is left behind: refused, and to stay so.
-        if !self.past || !self.troubled.is_empty() {
-            return;
-        }
-        self.past = false;
-        if let Err(error) = self.forget_the_past() {
+        let outcome = self.forget_other_agents().and_then(|()| self.inherit());
+        if let Err(error) = outcome {
             tracing::error!(%error, "cleaning up after an earlier agent failed");
         }
     }
 
-    fn forget_the_past(&mut self) -> Result<(), KernelError> {
+    /// Takes over what the agent before this one left in the kernel half; it may still serve connections.
+    pub(super) fn succeed(&mut self) {
+        if let Err(error) = self.inherit() {
+            tracing::error!(%error, "cleaning up after the replaced agent failed");
+        }
+    }
+
+    fn forget_other_agents(&mut self) -> Result<(), KernelError> {
         let kernel = &mut self.scope.kernel;
         kernel.forget_other_agents()?;
         let own: Vec<u64> = self
@@ -421,33 +422,61 @@ impl Roll {
             .values()
             .flat_map(|enrolled| enrolled.listener_cookies.iter().copied())
             .collect();
-        kernel.tables.forget_other_listeners(&own)?;
-        let wanted: HashSet<u64> = self
+        kernel.tables.forget_other_listeners(&own)
+    }
+
+    /// Un-enrols pods that nobody wants any more. One that is wanted but could not be enrolled stays refused.
+    fn inherit(&mut self) -> Result<(), KernelError> {
+        let mut kept: HashSet<u64> = self
             .enrolled
             .values()
             .map(|enrolled| enrolled.pod.netns.cookie())
             .collect();
-        for (cookie, entry) in kernel.tables.enrolled() {
-            if !wanted.contains(&cookie) {
-                kernel.tables.unenrol(cookie)?;
-                tracing::info!(netns = cookie, "un-enrolled a pod that is no longer configured");
-                for ip in [entry.ip4, entry.ip6] {
-                    let now_anothers = self.enrolled.values().any(|enrolled| {
-                        enrolled
-                            .pod
-                            .workload
-                            .addresses
-                            .iter()
-                            .any(|own| Ip::from(*own) == ip)
+        let missing: Vec<(Option<u64>, Arc<Workload>)> = self
+            .wanted
+            .values()
+            .filter(|workload| !self.enrolled.contains_key(&workload.key))
+            .map(|workload| (netns_cookie_of(workload), Arc::clone(workload)))
+            .collect();
+        for (cookie, entry) in self.scope.kernel.tables.enrolled() {
+            if kept.contains(&cookie) {
+                continue;
+            }
+            let own = |ip: &IpAddr| [entry.ip4, entry.ip6].contains(&Ip::from(*ip));
+            let still_wanted = missing
+                .iter()
+                .find(|(found, workload)| *found == Some(cookie) || workload.addresses.iter().any(own));
+            if let Some((_, workload)) = still_wanted {
+                tracing::info!(workload = %workload.key, "not found yet: refused until it is");
+                kept.insert(cookie);
+                self.refused
+                    .entry(workload.key.clone())
+                    .or_insert_with(|| Remains {
+                        workload: workload.key.clone(),
+                        netns_cookie: cookie,
+                        addresses: workload.addresses.clone(),
                     });
-                    if !ip.is_unspecified() && !now_anothers {
-                        kernel.tables.remove_inbound(ip)?;
-                    }
+                continue;
+            }
+            self.scope.kernel.tables.unenrol(cookie)?;
+            tracing::info!(netns = cookie, "un-enrolled a pod that is no longer configured");
+            for ip in [entry.ip4, entry.ip6] {
+                let now_anothers = self.enrolled.values().any(|enrolled| {
+                    enrolled
+                        .pod
+                        .workload
+                        .addresses
+                        .iter()
+                        .any(|own| Ip::from(*own) == ip)
+                });
+                if !ip.is_unspecified() && !now_anothers {
+                    self.scope.kernel.tables.remove_inbound(ip)?;
                 }
             }
         }
+        let kernel = &mut self.scope.kernel;
         for cookie in kernel.pins().looked_up() {
-            if !wanted.contains(&cookie) {
+            if !kept.contains(&cookie) {
                 kernel.release_inbound(cookie)?;
             }
         }
@@ -500,6 +529,12 @@ fn still_stands(pod: &Pod, workload: &Workload) -> bool {
         && before.locate == workload.locate
         && before.service_account == workload.service_account
         && found() == Some(pod.netns.id())
+}
+
+/// The namespace that the workload names now, if there is one.
+fn netns_cookie_of(workload: &Workload) -> Option<u64> {
+    let path = locate::netns_path(workload.locate.as_ref()?).ok()?;
+    Netns::open(&path).ok().map(|netns| netns.cookie())
 }
 
 fn pod_entry(pod: &Pod) -> PodEntry {

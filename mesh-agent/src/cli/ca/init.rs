@@ -10,7 +10,7 @@ use super::{DirArgs, lifetime, show::Shown};
 
 /// What `ca init` takes.
 #[derive(Args, Debug)]
-pub(super) struct InitArgs {
+pub(in crate::cli) struct InitArgs {
     #[command(flatten)]
     at: DirArgs,
     /// The domain of all identities that come from this root

@@ -13,7 +13,7 @@ use crate::identity::CaDirectory;
 
 /// What `ca intermediate` takes.
 #[derive(Args, Debug)]
-pub(super) struct IntermediateArgs {
+pub(in crate::cli) struct IntermediateArgs {
     #[command(flatten)]
     at: DirArgs,
     /// Name of the node, for people who read the certificate

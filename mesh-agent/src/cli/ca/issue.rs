@@ -20,7 +20,7 @@ use crate::identity::{LeafKey, pem};
 
 /// What `ca issue` takes.
 #[derive(Args, Debug)]
-pub(super) struct IssueArgs {
+pub(in crate::cli) struct IssueArgs {
     #[command(flatten)]
     at: DirArgs,
     /// Namespace of the service account

@@ -10,7 +10,7 @@ use crate::identity::authority::Rotation;
 
 /// What `ca rotate-root` takes.
 #[derive(Args, Debug)]
-pub(super) struct RotateArgs {
+pub(in crate::cli) struct RotateArgs {
     #[command(flatten)]
     at: DirArgs,
     /// Believe the newest root only; what older ones signed is refused from now on

@@ -17,7 +17,7 @@ use crate::identity::CaDirectory;
 
 /// What `ca show` takes.
 #[derive(Args, Debug)]
-pub(super) struct ShowArgs {
+pub(in crate::cli) struct ShowArgs {
     /// Directory of the authority
     #[arg(long, value_name = "DIR", required_unless_present = "file")]
     dir: Option<PathBuf>,

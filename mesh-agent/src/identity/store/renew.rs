@@ -36,7 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What a request came to.
 enum Done {
     Roots(Result<Roots, IssueError>),
-    Leaf(ServiceAccountKey, Result<Identity, IssueError>),
+    Leaf(ServiceAccountKey, Box<Result<Identity, IssueError>>),
 }
 
 /// What is under way.
@@ -65,7 +65,7 @@ impl CertificateStore {
                 _ = wanted.changed() => {}
                 Some(done) = work.tasks.join_next() => match done {
                     Ok(done) => self.finish(&mut work, done),
-                    // Panics are logged by the runtime's hook; the request is made again.
+                    // The runtime's hook has logged the panic; all requests are made again.
                     Err(_) => {
                         work.tasks.abort_all();
                         work.busy.clear();
@@ -130,7 +130,7 @@ impl CertificateStore {
                 let (store, bundle) = (Arc::clone(self), Arc::clone(&bundle));
                 let (account, id) = (account.clone(), slot.id.clone());
                 work.tasks
-                    .spawn(async move { Done::Leaf(account, store.ask_leaf(id, bundle).await) });
+                    .spawn(async move { Done::Leaf(account, Box::new(store.ask_leaf(id, bundle).await)) });
             }
         }
         next.duration_since(now).unwrap_or_default()
@@ -199,11 +199,11 @@ impl CertificateStore {
             }
             Done::Leaf(account, answer) => {
                 work.busy.remove(&account);
-                if let Err(IssueError::Unusable { .. }) = answer {
+                if let Err(IssueError::Unusable { .. }) = *answer {
                     // Perhaps it leads to a root that we have not heard of.
                     work.roots_due = now;
                 }
-                self.finish_leaf(now, &account, answer);
+                self.finish_leaf(now, &account, *answer);
             }
         }
     }

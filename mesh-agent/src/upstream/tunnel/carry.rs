@@ -18,7 +18,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::Stream;
 use crate::{
     telemetry::{Connection, ConnectionState, Side},
-    upstream::{Ending, abort},
+    upstream::{Ending, abort, in_order},
 };
 
 /// Bytes moved at once.
@@ -55,7 +55,10 @@ pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp
         .await
     };
     match ended {
-        Ok(()) => Ending::Closed,
+        Ok(()) => {
+            in_order(tcp);
+            Ending::Closed
+        }
         Err(error) => {
             send.send_reset(Reason::CONNECT_ERROR);
             abort(tcp);

@@ -13,14 +13,16 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode, Uri};
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
 use super::{Stream, read_refusal, tuning, write_forwarded};
-use crate::{identity, upstream::Refusal};
+use crate::{
+    identity::{self, server_name},
+    upstream::{Refusal, in_order},
+};
 
 /// An established tunnel; streams are opened in it.
 #[derive(Clone)]
@@ -85,10 +87,11 @@ impl Tunnel {
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
+        // A tunnel that ends tells so itself, with a GOAWAY.
+        in_order(&tcp);
         let handshake = async {
-            let name = ServerName::IpAddress(addr.ip().into());
             let tls = TlsConnector::from(config)
-                .connect(name, tcp)
+                .connect(server_name(addr.ip()), tcp)
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
             h2::client::Builder::new()
