@@ -16,22 +16,27 @@ use crate::Node;
 #[derive(Debug)]
 pub struct Authority {
     dir: PathBuf,
+    binary: PathBuf,
 }
 
 impl Authority {
     pub(crate) fn make(node: &Node, dir: PathBuf) -> Result<Self> {
-        let binary = node.agent_binary()?;
-        let output = Command::new(&binary)
-            .args(["ca", "init", "--dir"])
-            .arg(&dir)
-            .output()
-            .with_context(|| format!("starting {}", binary.display()))?;
-        ensure!(
-            output.status.success(),
-            "mesh-agent ca init: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(Self { dir })
+        let authority = Self {
+            dir,
+            binary: node.agent_binary()?,
+        };
+        authority.command(&["init"])?;
+        Ok(authority)
+    }
+
+    /// Makes a new root, which agents believe beside the old one.
+    pub fn rotate_root(&self) -> Result<()> {
+        self.command(&["rotate-root"])
+    }
+
+    /// Ends the belief in all roots but the newest.
+    pub fn drop_old_roots(&self) -> Result<()> {
+        self.command(&["rotate-root", "--drop-old"])
     }
 
     /// The directory that agents are given.
@@ -47,6 +52,23 @@ impl Authority {
     /// Puts the directory back.
     pub fn reveal(&self) -> Result<()> {
         fs::rename(self.hidden(), &self.dir).with_context(|| format!("revealing {}", self.dir.display()))
+    }
+
+    fn command(&self, args: &[&str]) -> Result<()> {
+        let output = Command::new(&self.binary)
+            .arg("ca")
+            .args(args)
+            .arg("--dir")
+            .arg(&self.dir)
+            .output()
+            .with_context(|| format!("starting {}", self.binary.display()))?;
+        ensure!(
+            output.status.success(),
+            "mesh-agent ca {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     fn hidden(&self) -> PathBuf {

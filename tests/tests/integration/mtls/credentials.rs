@@ -103,6 +103,45 @@ fn certificates_of_ten_seconds_rotate_under_load_and_no_connection_fails() {
 }
 
 #[test]
+fn the_root_rotates_under_load_and_no_connection_fails() {
+    Mesh::scenario(standard("mtls-root"), |mesh| {
+        let authority = mesh.secure(&["--certificate-lifetime", "10s"])?;
+        let agents = start(mesh)?;
+        let _servers =
+            ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
+        let outward = Load::start(mesh, "client", &["web"], &["--rate", "200"])?;
+        let inward = Load::start(mesh, "web", &["client"], &["--rate", "200"])?;
+        authority.rotate_root()?;
+        await_roots(&agents, 2)?;
+        // Until every certificate of before is replaced.
+        for (agent, account) in [(&agents[0], "client"), (&agents[1], "web")] {
+            wait_issued(agent, account, issued(agent, account) + 2)?;
+        }
+        authority.drop_old_roots()?;
+        await_roots(&agents, 3)?;
+        for (agent, account) in [(&agents[0], "client"), (&agents[1], "web")] {
+            wait_issued(agent, account, issued(agent, account) + 2)?;
+        }
+        for report in [outward.end()?, inward.end()?] {
+            ensure!(report["failed"] == 0, "connections failed: {report}");
+            ensure!(report["good"].as_u64() > Some(1000), "hardly a load: {report}");
+            println!("a new root: {} connections, none failed", report["good"]);
+        }
+        Ok(())
+    });
+}
+
+/// Waits until every agent has heard of so many sets of roots.
+fn await_roots(agents: &[Agent], count: usize) -> Result<()> {
+    for agent in agents {
+        wait_until(SOON * 2, "new roots", || {
+            agent.log().matches("roots changed").count() >= count
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn without_the_authority_nothing_fails_before_certificates_expire() {
     Mesh::scenario(standard("mtls-ca-gone"), |mesh| {
         let authority = mesh.secure(&["--certificate-lifetime", "24s"])?;
