@@ -19,6 +19,8 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
+/// Where [`start`] tries; tunnels to it may outlast the trial.
+const TRIAL_PORT: u16 = 7090;
 
 /// Runs a check with agents that share an authority, and sees that they carried it and let go of everything.
 fn secured(name: &str, check: impl FnOnce(&Mesh, &[Agent]) -> Result<()>) {
@@ -41,11 +43,12 @@ fn secured(name: &str, check: impl FnOnce(&Mesh, &[Agent]) -> Result<()>) {
 /// Starts the agents, and waits until the workloads of both nodes reach each other.
 fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
     let agents = mesh.start_agents()?;
-    let _servers = ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", 7090).unwrap());
+    let _servers =
+        ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", TRIAL_PORT).unwrap());
     for (from, to) in [("client", "web"), ("near", "web"), ("web", "client")] {
         let mut last = Value::Null;
         wait_until(SOON, "certificates on both nodes", || {
-            last = failing::connect(mesh.pod(from), &at(mesh.pod(to).v4(), 7090)).unwrap_or_default();
+            last = failing::connect(mesh.pod(from), &at(mesh.pod(to).v4(), TRIAL_PORT)).unwrap_or_default();
             last["connected"] == true
         })
         .with_context(|| format!("{from} to {to}: {last}"))?;

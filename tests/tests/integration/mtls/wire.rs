@@ -6,8 +6,8 @@ use mesh_tests::{
     traffic::{self, at},
 };
 
-use super::start;
-use crate::checks::{SOON, standard};
+use super::{TRIAL_PORT, start};
+use crate::{captured::all_let_go, checks::standard};
 
 /// What applications say to each other; nobody else says it.
 pub(super) const MARKER: &[u8] = b"marker-4f1b87c2-between-applications";
@@ -71,7 +71,7 @@ fn spoken(mesh: &Mesh) -> Result<Wire> {
     capture.finish()
 }
 
-/// Every packet is between the two pods and to or from the server's port.
+/// Every packet is between the two pods and to or from a server's port.
 fn own_addresses(wire: &Wire, mesh: &Mesh) -> Result<()> {
     let (client, web) = (mesh.pod("client"), mesh.pod("web"));
     for (here, there) in client.addresses().into_iter().zip(web.addresses()) {
@@ -91,8 +91,9 @@ fn own_addresses(wire: &Wire, mesh: &Mesh) -> Result<()> {
             packet.src,
             packet.dst
         );
+        let ports = [packet.src.port(), packet.dst.port()];
         ensure!(
-            packet.src.port() == PORT || packet.dst.port() == PORT,
+            ports.contains(&PORT) || ports.contains(&TRIAL_PORT),
             "ports of a packet from {} to {}",
             packet.src,
             packet.dst
@@ -110,9 +111,7 @@ fn a_marker_is_never_seen_and_addresses_and_ports_are_the_pods_own() {
         ensure!(!wire.carries(MARKER), "the marker is on the wire");
         only_tls(&wire, mesh)?;
         own_addresses(&wire, mesh)?;
-        agents
-            .iter()
-            .try_for_each(|agent| mesh_tests::wait_until(SOON, "the end", || agent.connections().is_ok()))
+        agents.iter().try_for_each(all_let_go)
     });
 }
 
