@@ -53,7 +53,7 @@ impl<'a> AgentStart<'a> {
     pub(crate) fn new(node: &'a Node) -> Self {
         Self {
             node,
-            args: Vec::new(),
+            args: node.agent_options().to_vec(),
         }
     }
 
@@ -80,11 +80,6 @@ impl<'a> AgentStart<'a> {
             .arg("--run-dir")
             .arg(node.run_dir())
             .args(self.args)
-            .args(
-                std::env::var("NODEMESH_AGENT_ARGS")
-                    .unwrap_or_default()
-                    .split_whitespace(),
-            )
             .spawn()?;
         let client = Client::of(node, binary);
         Ok(Agent { process, client })

@@ -107,6 +107,13 @@ impl Capture {
 impl Wire {
     /// Whether a stream of bytes in one direction of a connection contains this.
     pub fn carries(&self, needle: &[u8]) -> bool {
+        self.streams()
+            .iter()
+            .any(|(_, _, bytes)| bytes.windows(needle.len()).any(|window| window == needle))
+    }
+
+    /// What was sent, by source and destination, in the order in which it passed.
+    pub fn streams(&self) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let mut flows: Vec<(SocketAddr, SocketAddr, Vec<u8>)> = Vec::new();
         for packet in self.packets.iter().filter(|packet| !packet.payload.is_empty()) {
             match flows
@@ -118,8 +125,6 @@ impl Wire {
             }
         }
         flows
-            .iter()
-            .any(|(_, _, bytes)| bytes.windows(needle.len()).any(|window| window == needle))
     }
 
     /// The packets from one address to another.

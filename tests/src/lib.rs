@@ -9,6 +9,7 @@
 //! SIGTERM; what a killed process left behind is removed by the next one ([`Mesh::sweep`]).
 
 mod agent;
+mod authority;
 mod capture;
 mod cgroup;
 mod footprint;
@@ -21,6 +22,7 @@ pub mod programs;
 pub mod traffic;
 
 pub use agent::{Agent, AgentStart, agent_binary};
+pub use authority::Authority;
 pub use capture::{Capture, Packet, Wire};
 pub use manifest::{Pod, Service};
 pub use mesh::{LivePod, LiveService, Mesh, MeshBuilder, Node};

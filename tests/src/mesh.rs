@@ -4,7 +4,9 @@
 //! configuration. Agents are started separately, so a test can look at the same pods with and without them.
 
 use std::{
-    env, fs,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -20,6 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     Capture, Command, Output, Pod, Process, Service,
     agent::{Agent, AgentStart, agent_binary},
+    authority::Authority,
     footprint,
     layout::{Layout, Pair},
     network::{self, Plan, PlannedPod},
@@ -65,6 +68,8 @@ pub struct Node {
     agent: Option<PathBuf>,
     /// The workloads of this node that its agent has to enrol.
     expected: Vec<String>,
+    /// With what more its agents are started.
+    agent_options: Vec<OsString>,
 }
 
 /// A pod: a namespace with a veth, and a cgroup.
@@ -246,6 +251,29 @@ impl Mesh {
         }
     }
 
+    /// Makes a certificate authority, with a root of its own, by the agent's CLI. The name tells it from others.
+    pub fn authority(&self, name: &str) -> Result<Authority> {
+        let node = self.nodes.first().context("an authority needs a node")?;
+        Authority::make(node, self.layout.dir.join(format!("authority-{name}")))
+    }
+
+    /// Starts all agents from now on with one new authority, and with more options.
+    pub fn secure(&mut self, options: &[&str]) -> Result<Authority> {
+        let authority = self.authority("all")?;
+        for node in &mut self.nodes {
+            node.trust(&authority, options);
+        }
+        Ok(authority)
+    }
+
+    /// A node by name, to be changed. Panics if the mesh has none of that name.
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        match self.nodes.iter_mut().find(|node| node.name == name) {
+            Some(node) => node,
+            None => panic!("mesh {} has no node {name}", self.name),
+        }
+    }
+
     /// Starts the agents of all nodes.
     pub fn start_agents(&self) -> Result<Vec<Agent>> {
         self.nodes.iter().map(Node::start_agent).collect()
@@ -380,6 +408,7 @@ impl Mesh {
             dir: self.layout.node_dir(name),
             agent: self.agent.clone(),
             expected: Vec::new(),
+            agent_options: Vec::new(),
         }
     }
 
@@ -523,8 +552,19 @@ impl Node {
         AgentStart::new(self)
     }
 
+    /// Starts the agents of this node, those that take over too, with this authority and more options.
+    pub fn trust(&mut self, authority: &Authority, options: &[&str]) {
+        self.agent_options = vec!["--ca".into(), authority.dir().into()];
+        self.agent_options.extend(options.iter().map(OsString::from));
+    }
+
+    /// With what more its agents are started.
+    pub(crate) fn agent_options(&self) -> &[OsString] {
+        &self.agent_options
+    }
+
     /// A program to be started in the node's namespace and the agent's cgroup.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         Command::new(&self.place, program)
     }
 
@@ -586,17 +626,17 @@ impl LivePod {
     }
 
     /// A program to be started in the pod.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         Command::new(&self.place, program)
     }
 
     /// Runs a program with arguments in the pod, to its end within 30 seconds.
-    pub fn run<A: AsRef<std::ffi::OsStr>>(&self, program: A, args: &[A]) -> Result<Output> {
+    pub fn run<A: AsRef<OsStr>>(&self, program: A, args: &[A]) -> Result<Output> {
         self.command(program).args(args).run()
     }
 
     /// Starts a program with arguments in the pod.
-    pub fn spawn<A: AsRef<std::ffi::OsStr>>(&self, program: A, args: &[A]) -> Result<Process> {
+    pub fn spawn<A: AsRef<OsStr>>(&self, program: A, args: &[A]) -> Result<Process> {
         self.command(program).args(args).spawn()
     }
 

@@ -42,6 +42,8 @@ pub(super) type Chance = f64;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// While nothing valid is held, and connections are refused for it.
+const LONGEST_PAUSE_WITHOUT: Duration = Duration::from_secs(5);
 /// Even when the end is near.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// A pause is at most this part of the life that is left, so that several attempts remain.
@@ -78,9 +80,7 @@ impl Schedule {
         self.failures = self.failures.saturating_add(1);
         let mut pause = doubled.min(LONGEST_PAUSE);
         let left = self.held.and_then(|held| held.until.duration_since(now).ok());
-        if let Some(left) = left {
-            pause = pause.min(left / PAUSE_PART);
-        }
+        pause = pause.min(left.map_or(LONGEST_PAUSE_WITHOUT, |left| left / PAUSE_PART));
         // From half of the pause to all of it: agents that failed together do not come back together.
         self.due = now + pause.mul_f64(0.5 + chance / 2.0).max(SHORTEST_PAUSE);
     }
@@ -169,6 +169,23 @@ mod tests {
             "several attempts near the end"
         );
         assert!(pauses.len() < 400, "but not too many: {}", pauses.len());
+    }
+
+    #[test]
+    fn without_a_valid_certificate_pauses_stay_short() {
+        for held in [false, true] {
+            let mut schedule = Schedule::new(now());
+            if held {
+                schedule.succeeded(now(), now() + HOUR, 0.5);
+            }
+            let mut time = now() + 2 * HOUR;
+            for _ in 0..40 {
+                schedule.failed(time, 1.0);
+                let pause = schedule.due().duration_since(time).unwrap();
+                assert!(pause <= LONGEST_PAUSE_WITHOUT, "{pause:?}");
+                time = schedule.due();
+            }
+        }
     }
 
     #[test]

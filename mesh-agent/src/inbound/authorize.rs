@@ -48,6 +48,16 @@ pub enum Denied {
     Unknown(ObjectKey),
 }
 
+impl Proof {
+    /// Who was proved to be there.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Certificate(id) | Self::Kernel(id) => Some(id),
+            Self::None => None,
+        }
+    }
+}
+
 impl Guard {
     /// Asks the policies as they are in `snapshot`.
     pub fn check(&self, snapshot: &Snapshot) -> Result<(), Denied> {

@@ -142,7 +142,8 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
             pid: record.pid,
             comm: record.comm,
         }),
-        peer: None,
+        // On one node the kernel proves who dials.
+        peer: guard.as_ref().and_then(|guard| guard.proof.id().cloned()),
         state: ConnectionState::Held,
     };
     Journey {
@@ -183,10 +184,7 @@ pub(super) fn inbound(
         original_destination: addressed,
         destination: Destination::Workload(pod.workload.key.clone()),
         process: None,
-        peer: match &proof {
-            Proof::Certificate(id) | Proof::Kernel(id) => Some(id.clone()),
-            Proof::None => None,
-        },
+        peer: proof.id().cloned(),
         state: ConnectionState::Held,
     };
     let guard = Guard {

@@ -42,7 +42,7 @@ enum MeshError {
     TimedOut,
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
-    #[error("the peer is refused: {0}")]
+    #[error("{0}")]
     Peer(#[from] identity::Refusal),
     #[error("the certificate names {found}, but the workload at {address} is {expected}")]
     Impostor {
@@ -56,6 +56,15 @@ enum MeshError {
     Unknown(SocketAddr),
     #[error("{0}")]
     Identity(#[from] SpiffeIdError),
+}
+
+impl MeshError {
+    fn handshake(error: io::Error) -> Self {
+        match identity::Refusal::of_io(&error) {
+            Some(refusal) => Self::Peer(refusal),
+            None => Self::Tls(error),
+        }
+    }
 }
 
 /// Whether a connection request to `pod` comes from another agent: its source is a workload of another node.
@@ -230,7 +239,7 @@ async fn handshake(
         let tls = TlsAcceptor::from(config)
             .accept(stream)
             .await
-            .map_err(MeshError::Tls)?;
+            .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let connection = h2::server::Builder::new()
             .initial_window_size(tuning::STREAM_WINDOW)

@@ -43,7 +43,7 @@ fn wait_refused(mesh: &Mesh, from: &str, to: &str, refused: bool) -> Result<()> 
 #[test]
 fn a_deny_policy_refuses_whom_it_names_on_this_node_and_lets_the_rest_in() {
     Mesh::scenario(standard("deny"), |mesh| {
-        let agents = mesh.start_agents()?;
+        let _agents = mesh.start_agents()?;
         let near = at(mesh.pod("near").v4(), PORT);
         let _server = traffic::serve(mesh.pod("near"), "identity", PORT)?;
         churn::good(mesh, "client", &near, "near", 5)?;
@@ -53,7 +53,7 @@ fn a_deny_policy_refuses_whom_it_names_on_this_node_and_lets_the_rest_in() {
         wait_refused(mesh, "client", &near, true)?;
         let said = connect(mesh.pod("client"), &near)?;
         ensure!(said["error"] == "ECONNREFUSED", "{said}");
-        let flows = agents[0].ask(&["flows", "--last", "50"])?.to_string();
+        let flows = mesh.node("a").cli(&["flows", "--last", "50"])?.ok()?.stdout;
         ensure!(
             flows.contains("denied by DENY policy default/no-client, rule 0"),
             "{flows}"

@@ -279,7 +279,7 @@ fn a_command_without_an_agent_says_how_to_start_one() {
 }
 
 /// The arguments with which the harness starts the agent of node `a`.
-fn run_args(mesh: &Mesh) -> Vec<String> {
+pub(crate) fn run_args(mesh: &Mesh) -> Vec<String> {
     let node = mesh.node("a");
     let path = |path: &Path| path.display().to_string();
     vec![

@@ -16,131 +16,137 @@ const PORT: u16 = 7001;
 
 #[test]
 fn a_killed_agent_fails_closed_and_a_restart_recovers() {
-    Mesh::scenario(standard("killed"), |mesh| {
-        let _servers =
-            ["web", "near", "stranger"].map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
-        let mut agents = mesh.start_agents()?;
-        let load = Load::start(mesh, "client", &["web", "near"], &["--pause-ms", "5"])?;
-        let agent = agents.remove(0);
-        wait_until(SOON, "load through the agent", || {
-            agent.accepted().is_ok_and(|count| count > 500)
-        })?;
-        agent.kill();
-
-        // Nothing gets out of the pod, nothing gets in, in any form; and nothing of it is seen on the wire.
-        let wire = mesh.capture()?;
-        for name in ["web", "near", "stranger"] {
-            for address in mesh.pod(name).addresses() {
-                let report = connect(mesh.pod("client"), &at(address, PORT))?;
-                ensure!(
-                    report["error"] == "ECONNREFUSED",
-                    "client to {name} without an agent: {report}"
-                );
-            }
-        }
-        let report = connect(mesh.pod("stranger"), &at(mesh.pod("near").v4(), PORT))?;
-        ensure!(
-            report["connected"] == false,
-            "into an enrolled pod without an agent: {report}"
-        );
-        let wire = wire.finish()?;
-        for client in mesh.pod("client").addresses() {
-            let escaped = wire
-                .packets
-                .iter()
-                .filter(|packet| packet.src.ip() == client && !packet.payload.is_empty());
-            ensure!(
-                escaped.count() == 0,
-                "bytes of the enrolled pod {client} passed without its agent"
-            );
-        }
-
-        let agent = mesh.node("a").start_agent()?;
-        for name in ["web", "near", "stranger"] {
-            for address in mesh.pod(name).addresses() {
-                churn::good(mesh, "client", &at(address, PORT), name, 50)?;
-            }
-        }
-        let before = agent.accepted()?;
-        wait_until(SOON, "load after the restart", || {
-            agent.accepted().is_ok_and(|count| count > before + 200)
-        })?;
-        let report = load.end()?;
-        ensure!(report["wrong"] == 0, "misdirected: {report}");
-        println!(
-            "load over a kill and a restart: {} good, {} failed: {}",
-            report["good"], report["failed"], report["errors"]
-        );
-        Ok(())
-    });
+    Mesh::scenario(standard("killed"), |mesh| killed(mesh));
 }
 
 #[test]
 fn a_takeover_under_load_loses_no_connection() {
-    Mesh::scenario(standard("takeover"), |mesh| {
-        let _servers = ["web", "near", "stranger", "client"]
-            .map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
-        let _echo = traffic::serve(mesh.pod("web"), "echo", 7350)?;
-        let agents = mesh.start_agents()?;
-        let release = mesh.dir().join("release");
-        let mut held = traffic::start(
-            mesh.pod("client"),
-            &[
-                "hold",
-                "--to",
-                &at(mesh.pod("web").v4(), 7350),
-                "--to",
-                &at(mesh.pod("web").v6(), 7350),
-                "--count",
-                "50",
-                "--until",
-                &release.display().to_string(),
-            ],
-        )?;
-        held.wait_line(SOON, |line| line.contains("\"holding\":50"))?;
-        let outward = Load::start(mesh, "client", &["web", "near", "stranger"], &[])?;
-        let inward = Load::start(mesh, "stranger", &["client", "web"], &[])?;
-        for agent in &agents {
-            wait_until(SOON, "load through the agent", || {
-                agent.accepted().is_ok_and(|count| count > 1000)
-            })?;
-        }
+    Mesh::scenario(standard("takeover"), |mesh| takeover(mesh));
+}
 
-        // Both nodes in turn: each direction crosses an agent that is replaced.
-        let mut olds = Vec::new();
-        let mut news = Vec::new();
-        for (old, node) in agents.into_iter().zip(mesh.nodes()) {
-            let new = old
-                .takeover(node)
-                .with_context(|| format!("node {}", node.name()))?;
-            wait_until(SOON * 3, "load through the new agent", || {
-                new.accepted().is_ok_and(|count| count > 2500)
-            })?;
-            olds.push(old);
-            news.push(new);
-        }
-        let (outward, inward) = (outward.end()?, inward.end()?);
-        for report in [&outward, &inward] {
-            ensure!(report["failed"] == 0, "connections were lost: {report}");
-        }
-        let good = outward["good"].as_u64().context("good")? + inward["good"].as_u64().context("good")?;
-        ensure!(good >= 5000, "only {good} connections");
-        println!("takeover: {good} connections, none failed");
+/// An agent is killed under load and started again.
+pub(crate) fn killed(mesh: &Mesh) -> Result<()> {
+    let _servers =
+        ["web", "near", "stranger"].map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
+    let mut agents = mesh.start_agents()?;
+    let load = Load::start(mesh, "client", &["web", "near"], &["--pause-ms", "5"])?;
+    let agent = agents.remove(0);
+    wait_until(SOON, "load through the agent", || {
+        agent.accepted().is_ok_and(|count| count > 500)
+    })?;
+    agent.kill();
 
-        // What the old agents still carry goes on there, until it ends in order; then the old agents end.
+    // Nothing gets out of the pod, nothing gets in, in any form; and nothing of it is seen on the wire.
+    let wire = mesh.capture()?;
+    for name in ["web", "near", "stranger"] {
+        for address in mesh.pod(name).addresses() {
+            let report = connect(mesh.pod("client"), &at(address, PORT))?;
+            ensure!(
+                report["error"] == "ECONNREFUSED",
+                "client to {name} without an agent: {report}"
+            );
+        }
+    }
+    let report = connect(mesh.pod("stranger"), &at(mesh.pod("near").v4(), PORT))?;
+    ensure!(
+        report["connected"] == false,
+        "into an enrolled pod without an agent: {report}"
+    );
+    let wire = wire.finish()?;
+    for client in mesh.pod("client").addresses() {
+        let escaped = wire
+            .packets
+            .iter()
+            .filter(|packet| packet.src.ip() == client && !packet.payload.is_empty());
         ensure!(
-            olds.iter_mut().all(|old| old.is_running()),
-            "an old agent ended before its connections"
+            escaped.count() == 0,
+            "bytes of the enrolled pod {client} passed without its agent"
         );
-        fs::write(&release, "")?;
-        let report = held.wait(SOON)?.ok()?.report()?;
-        ensure!(report["good"] == 50, "long-lived connections: {report}");
-        for old in olds {
-            let output = old.wait(SOON * 3)?;
-            ensure!(output.status.success(), "{output}");
+    }
+
+    let agent = mesh.node("a").start_agent()?;
+    for name in ["web", "near", "stranger"] {
+        for address in mesh.pod(name).addresses() {
+            churn::good(mesh, "client", &at(address, PORT), name, 50)?;
         }
-        Ok(())
-    });
+    }
+    let before = agent.accepted()?;
+    wait_until(SOON, "load after the restart", || {
+        agent.accepted().is_ok_and(|count| count > before + 200)
+    })?;
+    let report = load.end()?;
+    ensure!(report["wrong"] == 0, "misdirected: {report}");
+    println!(
+        "load over a kill and a restart: {} good, {} failed: {}",
+        report["good"], report["failed"], report["errors"]
+    );
+    Ok(())
+}
+
+/// Both nodes' agents are replaced under load, one after the other.
+pub(crate) fn takeover(mesh: &Mesh) -> Result<()> {
+    let _servers = ["web", "near", "stranger", "client"]
+        .map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
+    let _echo = traffic::serve(mesh.pod("web"), "echo", 7350)?;
+    let agents = mesh.start_agents()?;
+    let release = mesh.dir().join("release");
+    let mut held = traffic::start(
+        mesh.pod("client"),
+        &[
+            "hold",
+            "--to",
+            &at(mesh.pod("web").v4(), 7350),
+            "--to",
+            &at(mesh.pod("web").v6(), 7350),
+            "--count",
+            "50",
+            "--until",
+            &release.display().to_string(),
+        ],
+    )?;
+    held.wait_line(SOON, |line| line.contains("\"holding\":50"))?;
+    let outward = Load::start(mesh, "client", &["web", "near", "stranger"], &[])?;
+    let inward = Load::start(mesh, "stranger", &["client", "web"], &[])?;
+    for agent in &agents {
+        wait_until(SOON, "load through the agent", || {
+            agent.accepted().is_ok_and(|count| count > 1000)
+        })?;
+    }
+
+    // Both nodes in turn: each direction crosses an agent that is replaced.
+    let mut olds = Vec::new();
+    let mut news = Vec::new();
+    for (old, node) in agents.into_iter().zip(mesh.nodes()) {
+        let new = old
+            .takeover(node)
+            .with_context(|| format!("node {}", node.name()))?;
+        wait_until(SOON * 3, "load through the new agent", || {
+            new.accepted().is_ok_and(|count| count > 2500)
+        })?;
+        olds.push(old);
+        news.push(new);
+    }
+    let (outward, inward) = (outward.end()?, inward.end()?);
+    for report in [&outward, &inward] {
+        ensure!(report["failed"] == 0, "connections were lost: {report}");
+    }
+    let good = outward["good"].as_u64().context("good")? + inward["good"].as_u64().context("good")?;
+    ensure!(good >= 5000, "only {good} connections");
+    println!("takeover: {good} connections, none failed");
+
+    // What the old agents still carry goes on there, until it ends in order; then the old agents end.
+    ensure!(
+        olds.iter_mut().all(|old| old.is_running()),
+        "an old agent ended before its connections"
+    );
+    fs::write(&release, "")?;
+    let report = held.wait(SOON)?.ok()?.report()?;
+    ensure!(report["good"] == 50, "long-lived connections: {report}");
+    for old in olds {
+        let output = old.wait(SOON * 3)?;
+        ensure!(output.status.success(), "{output}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -197,13 +203,13 @@ fn a_terminated_agent_lets_connections_finish() {
 }
 
 /// Short connections that go on in the background.
-struct Load {
+pub(crate) struct Load {
     client: Process,
     stop: PathBuf,
 }
 
 impl Load {
-    fn start(mesh: &Mesh, from: &str, to: &[&str], options: &[&str]) -> Result<Self> {
+    pub(crate) fn start(mesh: &Mesh, from: &str, to: &[&str], options: &[&str]) -> Result<Self> {
         let stop = mesh.dir().join(format!("stop-{from}"));
         let until = stop.display().to_string();
         let mut args = vec![
@@ -230,7 +236,7 @@ impl Load {
     }
 
     /// Lets it end in order, and returns its report.
-    fn end(self) -> Result<Value> {
+    pub(crate) fn end(self) -> Result<Value> {
         fs::write(&self.stop, "")?;
         self.client.wait(SOON * 3)?.ok()?.report()
     }

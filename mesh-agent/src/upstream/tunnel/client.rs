@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Stream, read_refusal, tuning, write_forwarded};
 use crate::{
-    identity::server_name,
+    identity::{self, server_name},
     upstream::{Refusal, in_order},
 };
 
@@ -44,6 +44,14 @@ pub enum TunnelError {
         addr: SocketAddr,
         /// What went wrong.
         source: io::Error,
+    },
+    /// Who is there is not to be believed, or does not believe us.
+    #[error("mTLS with {addr}: {source}")]
+    Peer {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// Why.
+        source: identity::Refusal,
     },
     /// TLS or HTTP/2 took too long.
     #[error("mTLS with {addr} did not finish in time")]
@@ -85,7 +93,7 @@ impl Tunnel {
             let tls = TlsConnector::from(config)
                 .connect(server_name(addr.ip()), tcp)
                 .await
-                .map_err(|source| TunnelError::Tls { addr, source })?;
+                .map_err(|error| TunnelError::handshake(addr, error))?;
             h2::client::Builder::new()
                 .initial_window_size(tuning::STREAM_WINDOW)
                 .initial_connection_window_size(tuning::CONNECTION_WINDOW)
@@ -161,11 +169,20 @@ impl Drop for Place {
 }
 
 impl TunnelError {
+    fn handshake(addr: SocketAddr, error: io::Error) -> Self {
+        match identity::Refusal::of_io(&error) {
+            Some(source) => Self::Peer { addr, source },
+            None => Self::Tls { addr, source: error },
+        }
+    }
+
     /// How the client is to be told. A failed handshake is a refusal: never a reason to try in the clear.
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Answered { refusal, .. } => *refusal,
-            Self::Tls { .. } | Self::TimedOut { .. } | Self::Http { .. } => Refusal::Refused,
+            Self::Tls { .. } | Self::Peer { .. } | Self::TimedOut { .. } | Self::Http { .. } => {
+                Refusal::Refused
+            }
         }
     }
 

@@ -1,0 +1,77 @@
+//! A certificate authority, made by the agent's own CLI; nodes are told of it with [`Node::trust`].
+//!
+//! Its directory lies in that of the mesh and goes with it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Node;
+
+/// An authority with a root of its own.
+#[derive(Debug)]
+pub struct Authority {
+    dir: PathBuf,
+    binary: PathBuf,
+}
+
+impl Authority {
+    pub(crate) fn make(node: &Node, dir: PathBuf) -> Result<Self> {
+        let authority = Self {
+            dir,
+            binary: node.agent_binary()?,
+        };
+        authority.command(&["init"])?;
+        Ok(authority)
+    }
+
+    /// Makes a new root, which agents believe beside the old one.
+    pub fn rotate_root(&self) -> Result<()> {
+        self.command(&["rotate-root"])
+    }
+
+    /// Ends the belief in all roots but the newest.
+    pub fn drop_old_roots(&self) -> Result<()> {
+        self.command(&["rotate-root", "--drop-old"])
+    }
+
+    /// The directory that agents are given.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Puts the directory out of reach: whoever asks the authority gets no answer.
+    pub fn hide(&self) -> Result<()> {
+        fs::rename(&self.dir, self.hidden()).with_context(|| format!("hiding {}", self.dir.display()))
+    }
+
+    /// Puts the directory back.
+    pub fn reveal(&self) -> Result<()> {
+        fs::rename(self.hidden(), &self.dir).with_context(|| format!("revealing {}", self.dir.display()))
+    }
+
+    fn command(&self, args: &[&str]) -> Result<()> {
+        let output = Command::new(&self.binary)
+            .arg("ca")
+            .args(args)
+            .arg("--dir")
+            .arg(&self.dir)
+            .output()
+            .with_context(|| format!("starting {}", self.binary.display()))?;
+        ensure!(
+            output.status.success(),
+            "mesh-agent ca {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.dir.with_extension("hidden")
+    }
+}
