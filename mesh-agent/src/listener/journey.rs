@@ -203,7 +203,7 @@ pub(super) fn inbound(
 }
 
 /// Whether a workload takes mutual TLS on this port: all do unless a PeerAuthentication says DISABLE.
-fn takes_mtls(path: &DataPath, workload: &Workload, addr: SocketAddr) -> bool {
+pub(super) fn takes_mtls(path: &DataPath, workload: &Workload, addr: SocketAddr) -> bool {
     let snapshot = path.store.load();
     let entry = snapshot.workload(&workload.key);
     entry.is_none_or(|entry| snapshot.policy_of(entry).modes().at(addr.port()).mode != PeerMode::Disable)

@@ -16,7 +16,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     accept::{HeldRequest, PodListener},
-    journey::{self, account_of},
+    journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
 };
 use crate::{
@@ -67,7 +67,8 @@ impl MeshError {
     }
 }
 
-/// Whether a connection request to `pod` comes from another agent: its source is a workload of another node.
+/// Whether a connection request to `pod` comes from another agent: its source is a workload of another node, and the
+/// port takes mutual TLS.
 pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addressed: SocketAddr) -> bool {
     path.certificates.is_some()
         && pod.has_address(addressed.ip())
@@ -77,6 +78,7 @@ pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addre
             .load()
             .workload_at(client.ip())
             .is_some_and(|entry| entry.workload.node != pod.workload.node)
+        && takes_mtls(path, &pod.workload, addressed)
 }
 
 /// Serves a held request of another agent: accepts at once, since what it wants is inside.
