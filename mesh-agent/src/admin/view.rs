@@ -61,7 +61,7 @@ impl From<&Flow> for proto::Flow {
                     view.bytes_to_downstream = connection.bytes(Side::ToDownstream);
                 }
             }
-            FlowSubject::Kernel {
+            FlowSubject::Request {
                 workload,
                 direction,
                 client,

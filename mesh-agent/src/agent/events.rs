@@ -77,7 +77,7 @@ fn take(event: &FlowEvent, workers: &Workers, pods: &PodTable, flows: &FlowLog) 
         pid: event.pid,
         comm: event.comm,
     });
-    let subject = FlowSubject::Kernel {
+    let subject = FlowSubject::Request {
         workload,
         direction,
         client: event.src.into(),

@@ -4,7 +4,7 @@
 //! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
 //! the connection was steered to.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -23,7 +23,7 @@ use crate::{
     identity::{self, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{FlowKind, Side},
+    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
         tunnel::{self, ALPNS, Stream, tuning},
@@ -125,6 +125,21 @@ async fn serve(
     if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
         path.registry.count_refused();
         tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
+        let subject = FlowSubject::Request {
+            workload: Some(Arc::clone(&pod.workload)),
+            direction: Direction::Inbound,
+            client,
+            original_destination: addressed,
+            process: None,
+        };
+        let kind = FlowKind::Refused;
+        path.flows.push(Flow {
+            time: SystemTime::now(),
+            kind,
+            subject,
+            duration: None,
+            reason: error.to_string(),
+        });
     }
 }
 

@@ -36,8 +36,8 @@ pub struct Flow {
 pub enum FlowSubject {
     /// A connection the agent carried, or was asked to.
     Connection(Arc<Connection>),
-    /// A request that ended in the kernel half.
-    Kernel {
+    /// A request that never became a connection: it ended in the kernel half, or before its sender proved who it is.
+    Request {
         /// The enrolled workload, where known.
         workload: Option<Arc<mesh_common::model::Workload>>,
         /// Which way it ran.

@@ -206,6 +206,10 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
                 said.contains("mTLS") && said.contains("leads to no root that we know"),
                 "the flows do not say why: {said}"
             );
+            ensure!(
+                said.contains("the peer refuses us"),
+                "the flows of the agent that was dialled do not say why: {said}"
+            );
             let log = agent.log();
             ensure!(
                 log.contains("a connection of another agent is refused")
