@@ -53,10 +53,18 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("DestinationKind", "Destination.kind"),
     ("ConnectionState", "Connection.state"),
     ("FlowKind", "Flow.kind"),
+    ("CertificateStanding", "Certificate.standing"),
 ];
 
 /// Fields that hold a time. In JSON they are RFC 3339 text.
-const TIME_FIELDS: &[&str] = &["StatusReply.started_at", "Connection.opened_at", "Flow.time"];
+const TIME_FIELDS: &[&str] = &[
+    "StatusReply.started_at",
+    "Connection.opened_at",
+    "Flow.time",
+    "Certificate.not_before",
+    "Certificate.not_after",
+    "Certificate.renewal_due",
+];
 
 /// What is printed with `-o json`; these messages and what they contain.
 const SERIALIZED: &[&str] = &[
@@ -75,6 +83,8 @@ const SERIALIZED: &[&str] = &[
     "Path",
     "Destination",
     "Process",
+    "ListCertificatesReply",
+    "Certificate",
     "ListConnectionsReply",
     "Connection",
     "Flow",

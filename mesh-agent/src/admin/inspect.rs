@@ -25,6 +25,9 @@ pub trait Inspect: Send + Sync + 'static {
     /// All services, in any order.
     fn services(&self) -> Vec<proto::Service>;
 
+    /// The certificates of this node's service accounts, in any order.
+    fn certificates(&self) -> Vec<proto::Certificate>;
+
     /// All open connections, in any order.
     fn connections(&self) -> Vec<proto::Connection>;
 

@@ -1,9 +1,9 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
 use super::proto::{
-    AgentState, Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint,
-    Enrolment, Flow, FlowKind, Path, Port, Process, RejectedObject, Service, StatusReply, Totals,
-    WorkerStatus, Workload,
+    AgentState, Certificate, CertificateStanding, Connection, ConnectionState, Counts, Destination,
+    DestinationKind, Direction, Endpoint, Enrolment, Flow, FlowKind, Path, Port, Process, RejectedObject,
+    Service, StatusReply, Totals, WorkerStatus, Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -122,6 +122,30 @@ pub(crate) fn workloads() -> Vec<Workload> {
 }
 
 /// One service with a dead endpoint, one without any; not in order.
+pub(crate) fn certificates() -> Vec<Certificate> {
+    vec![
+        Certificate {
+            account: "shop/web".into(),
+            id: "spiffe://cluster.local/ns/shop/sa/web".into(),
+            standing: CertificateStanding::Valid.into(),
+            serial: "0a1b2c".into(),
+            not_before: 1_700_000_000_000_000,
+            not_after: 1_700_086_400_000_000,
+            renewal_due: 1_700_043_200_000_000,
+            failures: 0,
+            last_error: String::new(),
+        },
+        Certificate {
+            account: "shop/cart".into(),
+            id: "spiffe://cluster.local/ns/shop/sa/cart".into(),
+            standing: CertificateStanding::Missing.into(),
+            failures: 3,
+            last_error: "the certificate authority is not available".into(),
+            ..Certificate::default()
+        },
+    ]
+}
+
 pub(crate) fn services() -> Vec<Service> {
     let endpoint = |address: &str, workload: &str, node: &str, ready, connections| Endpoint {
         port: 80,

@@ -97,6 +97,17 @@ impl Admin for Api {
         Ok(Response::new(proto::ListServicesReply { services }))
     }
 
+    async fn list_certificates(
+        &self,
+        request: Request<proto::ListCertificatesRequest>,
+    ) -> Result<Response<proto::ListCertificatesReply>, Status> {
+        let wanted = request.into_inner();
+        let mut certificates = self.inspect.certificates();
+        certificates.retain(|certificate| certificate.account.contains(&wanted.name));
+        certificates.sort_unstable_by(|a, b| a.account.cmp(&b.account));
+        Ok(Response::new(proto::ListCertificatesReply { certificates }))
+    }
+
     async fn list_connections(
         &self,
         request: Request<proto::ListConnectionsRequest>,

@@ -61,6 +61,10 @@ impl Inspect for Fixed {
         samples::workloads()
     }
 
+    fn certificates(&self) -> Vec<proto::Certificate> {
+        samples::certificates()
+    }
+
     fn services(&self) -> Vec<proto::Service> {
         samples::services()
     }
@@ -118,7 +122,7 @@ fn flow(kind: FlowKind, port: u16) -> Flow {
     Flow {
         time: SystemTime::UNIX_EPOCH + Duration::from_micros(samples::NOW),
         kind,
-        subject: FlowSubject::Kernel {
+        subject: FlowSubject::Request {
             workload: None,
             direction: Direction::Outbound,
             client: ([10, 0, 0, 7], port).into(),

@@ -10,7 +10,9 @@ use std::{
 
 use serde::Serializer;
 
-use super::proto::{AgentState, ConnectionState, DestinationKind, Direction, Enrolment, FlowKind};
+use super::proto::{
+    AgentState, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment, FlowKind,
+};
 
 /// An enumeration whose values have names.
 pub trait Words: Copy + TryFrom<i32> + 'static {
@@ -51,6 +53,7 @@ macro_rules! words {
 words! {
     AgentState { Starting = "starting", Ready = "ready", Draining = "draining" }
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
+    CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {

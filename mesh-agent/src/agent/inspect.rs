@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
     telemetry::{Connection, Destination, FlowLog, Totals},
@@ -37,6 +38,7 @@ pub(super) struct Inspector {
     pub(super) store: Arc<Store>,
     pub(super) workers: Arc<Workers>,
     pub(super) standings: Standings,
+    pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) flows: Arc<FlowLog>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) enrolment: Arc<Enrolment>,
@@ -109,6 +111,11 @@ impl Inspect for Inspector {
 
     fn services(&self) -> Vec<proto::Service> {
         self.store.load().services().map(|entry| service(entry)).collect()
+    }
+
+    fn certificates(&self) -> Vec<proto::Certificate> {
+        let states = self.certificates.iter().flat_map(|store| store.states());
+        states.map(|state| certificate(&state)).collect()
     }
 
     fn connections(&self) -> Vec<proto::Connection> {
@@ -264,6 +271,31 @@ fn server_of(connection: &Connection) -> Option<ObjectKey> {
         }
         | Destination::Workload(workload) => Some(workload.clone()),
         Destination::Service { endpoint: None, .. } | Destination::Passthrough => None,
+    }
+}
+
+fn certificate(state: &CertificateState) -> proto::Certificate {
+    let standing = match state.standing {
+        CertificateStanding::Missing => proto::CertificateStanding::Missing,
+        CertificateStanding::Valid => proto::CertificateStanding::Valid,
+        CertificateStanding::ExpiresSoon => proto::CertificateStanding::ExpiresSoon,
+        CertificateStanding::Expired => proto::CertificateStanding::Expired,
+    };
+    let facts = state.identity.as_ref().map(|identity| identity.facts());
+    proto::Certificate {
+        account: state.account.to_string(),
+        id: state.id.to_string(),
+        standing: standing.into(),
+        serial: facts.map(|facts| facts.serial.clone()).unwrap_or_default(),
+        not_before: facts.map_or(0, |facts| micros(facts.not_before)),
+        not_after: facts.map_or(0, |facts| micros(facts.not_after)),
+        renewal_due: micros(state.due),
+        failures: state.failures,
+        last_error: state
+            .last_error
+            .as_ref()
+            .map(|error| error.message.clone())
+            .unwrap_or_default(),
     }
 }
 

@@ -266,7 +266,7 @@ impl Agent {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             home,
-            certificates,
+            certificates: certificates.clone(),
             standings: Arc::clone(&standings),
         })
         .map_err(AgentError::io("starting the enrolment thread"))?;
@@ -287,6 +287,7 @@ impl Agent {
             store: Arc::clone(&store),
             workers: Arc::clone(&workers),
             standings,
+            certificates,
             flows: Arc::clone(&flows),
             lifecycle: Arc::clone(&lifecycle),
             enrolment: Arc::clone(&enrolment),

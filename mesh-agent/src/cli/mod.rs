@@ -7,6 +7,7 @@
 mod agent;
 mod bpf;
 mod ca;
+mod certs;
 mod check;
 mod completions;
 mod connections;
@@ -73,6 +74,9 @@ enum Command {
     /// List the workloads of the mesh
     #[command(after_help = "Example:\n  mesh-agent workloads shop/ --local -o wide")]
     Workloads(workloads::WorkloadsArgs),
+    /// List the certificates of this node's service accounts
+    #[command(after_help = "Example:\n  mesh-agent certs -o wide")]
+    Certs(certs::CertsArgs),
     /// List the services of the mesh and their endpoints
     #[command(after_help = "Example:\n  mesh-agent services shop/cart -o wide")]
     Services(services::ServicesArgs),
@@ -115,6 +119,7 @@ impl Command {
             Self::Check(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Workloads(args) => args.run(),
+            Self::Certs(args) => args.run(),
             Self::Services(args) => args.run(),
             Self::Connections(args) => args.run(),
             Self::Flows(args) => args.run(),

@@ -10,7 +10,10 @@ use super::{
     table::Colour,
 };
 use crate::admin::{
-    proto::{DrainReply, ListConnectionsReply, ListServicesReply, ListWorkloadsReply, SetLogLevelReply},
+    proto::{
+        DrainReply, ListCertificatesReply, ListConnectionsReply, ListServicesReply, ListWorkloadsReply,
+        SetLogLevelReply,
+    },
     samples,
 };
 
@@ -53,6 +56,12 @@ fn services() {
             services: samples::services(),
         },
     );
+}
+
+#[test]
+fn certs() {
+    let certificates = samples::certificates();
+    assert_formats("certs", &ListCertificatesReply { certificates });
 }
 
 #[test]
