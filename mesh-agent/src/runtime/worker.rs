@@ -9,7 +9,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mesh_common::model::TrustDomain;
@@ -34,6 +34,9 @@ use crate::{
     telemetry::{FlowLog, Registry},
     upstream::Dialer,
 };
+
+/// How often tunnels that nobody uses are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// Why a data worker does not run.
 #[derive(Debug, Error)]
@@ -274,14 +277,26 @@ impl State {
             let Err(error) = held.await;
             tracing::error!(%error, "held requests are not answered any more; restart the agent");
         });
-        while let Some(command) = inbox.recv().await {
+        let listening = TaskTracker::new();
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let command = tokio::select! {
+                command = inbox.recv() => command,
+                _ = sweep.tick() => {
+                    self.path.pool.sweep(Instant::now());
+                    continue;
+                }
+            };
+            let Some(command) = command else {
+                break;
+            };
             match command {
                 Command::Listen {
                     pod,
                     socket,
                     answerer,
                 } => {
-                    if let Err(error) = self.listen(&own, &pod, socket, answerer) {
+                    if let Err(error) = self.listen(&listening, &pod, socket, answerer) {
                         tracing::error!(pod = %pod.workload.key, %error, "listening failed; its connections are refused");
                     }
                 }
@@ -291,8 +306,8 @@ impl State {
                     lock(&self.listeners)
                         .drain()
                         .for_each(|(_, listener)| listener.stop());
-                    // The listeners' tasks see it at their next turn.
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    listening.close();
+                    listening.wait().await;
                     // Whoever asked may have gone.
                     let _ = done.send(());
                 }
@@ -303,7 +318,7 @@ impl State {
 
     fn listen(
         &self,
-        own: &TaskTracker,
+        listening: &TaskTracker,
         pod: &Arc<Pod>,
         socket: OwnedFd,
         answerer: Arc<Answerer>,
@@ -311,7 +326,7 @@ impl State {
         let socket = tokio::net::TcpListener::from_std(socket.into())?;
         let listener = PodListener::new(Arc::clone(pod), answerer, CancellationToken::new());
         lock(&self.listeners).insert(pod.number, Arc::clone(&listener));
-        own.spawn(listener.run(socket, Arc::clone(&self.path)));
+        listening.spawn(listener.run(socket, Arc::clone(&self.path)));
         Ok(())
     }
 

@@ -87,8 +87,10 @@ impl Pool {
     pub fn sweep(&self, now: Instant) {
         self.lock().retain(|_, slots| {
             slots.retain(|slot| {
-                let busy = slot.tunnel.get().is_none_or(|tunnel| tunnel.streams() > 0);
-                busy || now.saturating_duration_since(slot.used) < tuning::IDLE
+                // Somebody establishes it, or opens a stream in it.
+                let wanted = Arc::strong_count(&slot.tunnel) > 1;
+                let busy = slot.tunnel.get().is_some_and(|tunnel| tunnel.streams() > 0);
+                wanted || busy || now.saturating_duration_since(slot.used) < tuning::IDLE
             });
             !slots.is_empty()
         });
@@ -122,5 +124,38 @@ impl Pool {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Vec<Slot>>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(source: u32) -> Key {
+        Key {
+            source,
+            destination: "10.0.0.1:80".parse().unwrap(),
+            expected: "spiffe://cluster.local/ns/a/sa/b".parse().unwrap(),
+            credentials: "01".to_owned(),
+        }
+    }
+
+    #[test]
+    fn places_of_tunnels_that_nobody_wants_go_after_a_while() {
+        let pool = Pool::default();
+        let wanted = pool.slot(&key(1));
+        drop(pool.slot(&key(2)));
+        assert!(
+            Arc::ptr_eq(&wanted, &pool.slot(&key(1))),
+            "one tunnel serves a key"
+        );
+        let now = Instant::now();
+        pool.sweep(now);
+        assert_eq!(pool.lock().len(), 2, "a place used a moment ago stays");
+        pool.sweep(now + tuning::IDLE * 2);
+        assert_eq!(pool.lock().keys().collect::<Vec<_>>(), [&key(1)]);
+        drop(wanted);
+        pool.sweep(now + tuning::IDLE * 2);
+        assert!(pool.lock().is_empty());
     }
 }
