@@ -23,7 +23,7 @@ use crate::{
     identity::{self, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
         tunnel::{self, ALPNS, Stream, tuning},
@@ -63,6 +63,20 @@ impl MeshError {
         match identity::Refusal::of_io(&error) {
             Some(refusal) => Self::Peer(refusal),
             None => Self::Tls(error),
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Tls(_) => "handshake",
+            Self::TimedOut => "handshake-timed-out",
+            Self::Http(_) => "http2",
+            Self::Peer(refusal) => refusal.label(),
+            Self::Impostor { .. } => "unexpected-identity",
+            Self::NoCertificate(_) => "no-own-certificate",
+            Self::Unknown(_) => "unknown-workload",
+            Self::Identity(_) => "no-identity",
         }
     }
 }
@@ -120,27 +134,42 @@ async fn serve(
             let journey = journey::inbound(&path, &pod, client, addressed, Proof::None);
             return serve::serve_accepted(path, stream, journey).await;
         }
-        Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
+        Ok(Err(error)) => {
+            upstream::abort(&stream);
+            let cause = serve::abandoned(format!("the client was gone before its first byte: {error}"));
+            return refused(&path, &pod, client, addressed, cause);
+        }
+        Err(_) => {
+            upstream::abort(&stream);
+            let cause = Cause::new(
+                "silent-client",
+                "the client sent nothing that tells TLS from plaintext",
+            );
+            return refused(&path, &pod, client, addressed, cause);
+        }
     }
-    if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
-        path.registry.count_refused();
+    if let Err(error) = serve_tunnel(&path, &pod, stream, client, addressed).await {
         tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
-        let subject = FlowSubject::Request {
+        refused(&path, &pod, client, addressed, Cause::of(error.word(), &error));
+    }
+}
+
+/// Records what never became a connection.
+fn refused(path: &DataPath, pod: &Pod, client: SocketAddr, addressed: SocketAddr, cause: Cause) {
+    path.registry.count_refused();
+    path.flows.push(Flow {
+        time: SystemTime::now(),
+        kind: FlowKind::Refused,
+        subject: FlowSubject::Request {
             workload: Some(Arc::clone(&pod.workload)),
             direction: Direction::Inbound,
             client,
             original_destination: addressed,
             process: None,
-        };
-        let kind = FlowKind::Refused;
-        path.flows.push(Flow {
-            time: SystemTime::now(),
-            kind,
-            subject,
-            duration: None,
-            reason: error.to_string(),
-        });
-    }
+        },
+        duration: None,
+        cause: Some(cause),
+    });
 }
 
 async fn serve_tunnel(
@@ -148,6 +177,7 @@ async fn serve_tunnel(
     pod: &Arc<Pod>,
     stream: TcpStream,
     client: SocketAddr,
+    addressed: SocketAddr,
 ) -> Result<(), MeshError> {
     let account = account_of(&pod.workload);
     let certificates = path.certificates.as_ref();
@@ -181,10 +211,21 @@ async fn serve_tunnel(
         let Some(accepted) = accepted else {
             return Ok(());
         };
-        let (request, respond) = accepted?;
-        if let Some(asked) = Asked::read(request, respond, pod, client) {
-            let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-            path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+        let (request, respond) = match accepted {
+            Ok(accepted) => accepted,
+            // The other agent is gone; its streams say what that means to them.
+            Err(error) if error.is_io() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match Asked::read(request, respond, pod, client) {
+            Ok(asked) => {
+                let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
+                path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+            }
+            Err((target, cause)) => {
+                tracing::warn!(%client, workload = %pod.workload.key, error = %cause, "a stream of another agent is refused");
+                refused(path, pod, client, target.unwrap_or(addressed), cause);
+            }
         }
     }
 }
@@ -197,18 +238,18 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
         Ok(leg) => leg
             .open(path)
             .await
-            .map_err(|error| (error.refusal(), error.to_string())),
-        Err(reason) => {
+            .map_err(|error| (error.refusal(), error.cause())),
+        Err(cause) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
-            return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
+            return serve::refused(path, &entry, FlowKind::Refused, cause.clone());
         }
     };
     let app = match opened {
         Ok(Upstream::Tcp(app)) => app,
         Ok(other) => return other.abort(),
-        Err((refusal, reason)) => {
+        Err((refusal, cause)) => {
             asked.refuse(StatusCode::SERVICE_UNAVAILABLE, refusal);
-            return serve::refused(path, &entry, serve::kind_of(refusal), reason);
+            return serve::refused(path, &entry, serve::kind_of(refusal), cause);
         }
     };
     entry.connection().set_upstream(asked.target);
@@ -222,7 +263,12 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
         }
         Err(error) => {
             upstream::abort(&app);
-            serve::refused(path, &entry, FlowKind::Abandoned, error.to_string());
+            serve::refused(
+                path,
+                &entry,
+                FlowKind::Abandoned,
+                serve::abandoned(error.to_string()),
+            );
         }
     }
 }
@@ -275,16 +321,18 @@ async fn handshake(
 }
 
 impl Asked {
-    /// Reads a request; answers it at once when it is none for this pod. `peer` is where the connection came from.
+    /// Reads a request; answers it at once when it is none for this pod, and says whom it asked for and what is wrong
+    /// with that. `peer` is where the connection came from.
     fn read(
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
-    ) -> Option<Self> {
+    ) -> Result<Self, (Option<SocketAddr>, Cause)> {
         if request.method() != Method::CONNECT {
             answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+            let text = format!("a stream asks for {}, not CONNECT", request.method());
+            return Err((None, Cause::new("bad-request", text)));
         }
         let target: Option<SocketAddr> = request
             .uri()
@@ -292,7 +340,11 @@ impl Asked {
             .and_then(|authority| authority.as_str().parse().ok());
         let Some(target) = target else {
             answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+            let cause = Cause::new(
+                "bad-authority",
+                "a stream asks for something that is no address and port",
+            );
+            return Err((None, cause));
         };
         if !pod.has_address(target.ip()) || pod.is_own_listener(target) {
             answer(
@@ -300,11 +352,12 @@ impl Asked {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Some(Refusal::Refused),
             );
-            return None;
+            let text = format!("a stream asks for {target}, which is not an address of this pod");
+            return Err((Some(target), Cause::new("unknown-target", text)));
         }
         // An agent speaks for the pod its connection comes from, and for no other address.
         let client = tunnel::read_forwarded(request.headers()).filter(|client| client.ip() == peer.ip());
-        Some(Self {
+        Ok(Self {
             target,
             client: client.unwrap_or(peer),
             request,

@@ -29,7 +29,7 @@ use crate::{
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
-    telemetry::{ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side},
+    telemetry::{Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side},
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
         tunnel::{self, pool::Pool},
@@ -177,9 +177,9 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     let _active = journey.active;
     let leg = match journey.leg {
         Ok(leg) => leg,
-        Err(reason) => {
+        Err(cause) => {
             held.refuse(Refusal::Refused);
-            return refused(&path, &entry, FlowKind::Refused, reason);
+            return refused(&path, &entry, FlowKind::Refused, cause);
         }
     };
     let gave_up = cookie.map(|cookie| {
@@ -191,7 +191,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         Some((gave_up, _forget)) => tokio::select! {
             dialled = leg.open(&path) => dialled,
             Ok(()) = gave_up => {
-                return refused(&path, &entry, FlowKind::Abandoned, "the client gave up".to_owned());
+                return refused(&path, &entry, FlowKind::Abandoned, abandoned("the client gave up"));
             }
             () = path.cut.cancelled() => return held.refuse(Refusal::Refused),
         },
@@ -204,7 +204,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         Ok(upstream) => upstream,
         Err(error) => {
             held.refuse(error.refusal());
-            return refused(&path, &entry, kind_of(error.refusal()), error.to_string());
+            return refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     };
     if let Some(port) = leg.known_open() {
@@ -225,7 +225,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
                 &path,
                 &entry,
                 FlowKind::Abandoned,
-                "the client was gone when its destination answered".to_owned(),
+                abandoned("the client was gone when its destination answered"),
             );
         }
     }
@@ -237,9 +237,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     let _active = journey.active;
     let leg = match journey.leg {
         Ok(leg) => leg,
-        Err(reason) => {
+        Err(cause) => {
             upstream::abort(&downstream);
-            return refused(&path, &entry, FlowKind::Refused, reason);
+            return refused(&path, &entry, FlowKind::Refused, cause);
         }
     };
     let dialled = tokio::select! {
@@ -258,7 +258,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
                 tracing::debug!(%error, "a closed port is still taken for open");
             }
             upstream::abort(&downstream);
-            refused(&path, &entry, kind_of(error.refusal()), error.to_string());
+            refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     }
 }
@@ -313,7 +313,7 @@ pub(super) async fn attend(
 ) {
     path.registry.count_accepted();
     entry.connection().set_state(ConnectionState::Open);
-    record(path, entry, FlowKind::Opened, None, String::new());
+    record(path, entry, FlowKind::Opened, None, None);
     let started = std::time::Instant::now();
     let ending = tokio::select! {
         ending = carried => ending,
@@ -328,10 +328,16 @@ pub(super) async fn attend(
     };
     let duration = Some(started.elapsed());
     match ending {
-        Ending::Closed => record(path, entry, FlowKind::Closed, duration, String::new()),
+        Ending::Closed => record(path, entry, FlowKind::Closed, duration, None),
         Ending::Broken(error) => {
             path.registry.count_failed();
-            record(path, entry, FlowKind::Reset, duration, error.to_string());
+            record(
+                path,
+                entry,
+                FlowKind::Reset,
+                duration,
+                Some(Cause::of("broken", &error)),
+            );
         }
     }
 }
@@ -353,19 +359,24 @@ async fn no_longer_allowed(path: &DataPath, guard: Option<&Guard>) -> Denied {
     }
 }
 
-pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, reason: String) {
+pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, cause: Cause) {
     path.registry.count_refused();
-    record(path, entry, kind, None, reason);
+    record(path, entry, kind, None, Some(cause));
 }
 
-fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Duration>, reason: String) {
+/// The client did not wait.
+pub(super) fn abandoned(text: impl Into<String>) -> Cause {
+    Cause::new("abandoned", text)
+}
+
+fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Duration>, cause: Option<Cause>) {
     let subject = FlowSubject::Connection(Arc::clone(entry.connection()));
     path.flows.push(Flow {
         time: SystemTime::now(),
         kind,
         subject,
         duration,
-        reason,
+        cause,
     });
 }
 
