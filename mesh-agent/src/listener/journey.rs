@@ -47,7 +47,7 @@ impl Journey {
         if let Some(guard) = &self.guard
             && self.leg.is_ok()
         {
-            guard.report(&snapshot);
+            guard.report(&snapshot, path.meters.metrics());
             if let Err(denied) = guard.check(&snapshot) {
                 self.leg = Err(Cause::of(denied.word(), &denied));
             }

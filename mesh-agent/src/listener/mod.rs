@@ -10,6 +10,7 @@ pub mod accept;
 pub mod answer;
 pub mod held;
 mod journey;
+mod measure;
 mod mesh;
 pub mod serve;
 pub mod socket;

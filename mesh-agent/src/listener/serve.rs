@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accept::{HeldRequest, PodListener},
     journey::{self, Journey, Leg, remember},
+    measure::{Ends, Meters},
     mesh,
 };
 use crate::{
@@ -29,7 +30,9 @@ use crate::{
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
-    telemetry::{Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side},
+    telemetry::{
+        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, metrics::Metrics,
+    },
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
         tunnel::{self, pool::Pool},
@@ -54,6 +57,8 @@ pub struct DataPath {
     pub registry: Arc<Registry>,
     /// What became of connections.
     pub flows: Arc<FlowLog>,
+    /// What is counted of them.
+    pub meters: Meters,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
@@ -82,6 +87,7 @@ pub struct Serving {
     pub open_ports: Arc<OpenPorts>,
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
+    pub metrics: Arc<Metrics>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
     pub tasks: TaskTracker,
@@ -97,6 +103,7 @@ impl DataPath {
             open_ports: parts.open_ports,
             registry: parts.registry,
             flows: parts.flows,
+            meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
@@ -312,7 +319,9 @@ pub(super) async fn attend(
     cut: impl FnOnce(),
 ) {
     path.registry.count_accepted();
-    entry.connection().set_state(ConnectionState::Open);
+    let connection = entry.connection();
+    connection.set_state(ConnectionState::Open);
+    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
     let started = std::time::Instant::now();
     let ending = tokio::select! {
@@ -323,6 +332,7 @@ pub(super) async fn attend(
         }
         denied = no_longer_allowed(path, guard) => {
             cut();
+            connection.set_unauthorized();
             Ending::Broken(std::io::Error::other(denied))
         }
     };
