@@ -4,7 +4,7 @@
 //! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
 //! the connection was steered to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -18,9 +18,10 @@ use super::{
     accept::{HeldRequest, PodListener},
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
 };
 use crate::{
-    identity::{self, Identity, PeerIdentity},
+    identity::{self, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
     telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
@@ -186,41 +187,49 @@ async fn serve_tunnel(
         return Err(MeshError::NoCertificate(account));
     };
     upstream::in_order(&stream);
-    let (mut connection, peer) = handshake(stream, &identity).await?;
-    let expected = match path.store.load().workload_at(client.ip()) {
-        Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
-        None => return Err(MeshError::Unknown(client)),
-    };
-    if *peer.id() != expected {
-        return Err(MeshError::Impostor {
-            found: peer.id().clone(),
-            expected,
-            address: client,
-        });
-    }
-    let mut leaving = false;
+    let (mut connection, peer, credentials) = handshake(stream, &identity).await?;
+    is_at_home(path, &peer, client)?;
+    let mut expiry = pin!(expired(&identity, &credentials));
+    let terms = Terms::of_tunnel(Arc::clone(&credentials));
+    let mut broken = pin!(terms.broken(path));
+    let (mut leaving, mut revoked) = (false, None);
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
+            cause = &mut broken, if revoked.is_none() => {
+                connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                revoked = Some(cause);
+                continue;
+            }
+            () = &mut expiry, if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
             () = path.leaving.cancelled(), if !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
                 continue;
             }
         };
-        let Some(accepted) = accepted else {
+        if let Some(cause) = revoked {
+            tracing::warn!(%client, workload = %pod.workload.key, peer = %peer.id(), reason = %cause, "a tunnel is not believed any more");
             return Ok(());
-        };
+        }
         let (request, respond) = match accepted {
-            Ok(accepted) => accepted,
+            Some(Ok(accepted)) => accepted,
             // The other agent is gone; its streams say what that means to them.
-            Err(error) if error.is_io() => return Ok(()),
-            Err(error) => return Err(error.into()),
+            None => return Ok(()),
+            Some(Err(error)) if error.is_io() => return Ok(()),
+            Some(Err(error)) => return Err(error.into()),
         };
+        // The workload there may be another one since the tunnel was made.
+        is_at_home(path, &peer, client)?;
         match Asked::read(request, respond, pod, client) {
             Ok(asked) => {
                 let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-                path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+                let credentials = Arc::clone(&credentials);
+                path.spawn(async move { serve_stream(&owned, &pod, asked, peer, credentials).await });
             }
             Err((target, cause)) => {
                 tracing::warn!(%client, workload = %pod.workload.key, error = %cause, "a stream of another agent is refused");
@@ -230,8 +239,36 @@ async fn serve_tunnel(
     }
 }
 
+/// Whether the workload at the client's address is who the peer proved to be.
+fn is_at_home(path: &DataPath, peer: &PeerIdentity, client: SocketAddr) -> Result<(), MeshError> {
+    let expected = match path.store.load().workload_at(client.ip()) {
+        Some(entry) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        None => return Err(MeshError::Unknown(client)),
+    };
+    if *peer.id() == expected {
+        return Ok(());
+    }
+    Err(MeshError::Impostor {
+        found: peer.id().clone(),
+        expected,
+        address: client,
+    })
+}
+
+/// Waits until nothing new may rely on what the peer proved: it makes another tunnel by then.
+async fn expired(identity: &Identity, credentials: &Credentials) {
+    let left = credentials.until().duration_since(identity.clock().now());
+    tokio::time::sleep(left.unwrap_or_default()).await;
+}
+
 /// The life of one stream.
-async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
+async fn serve_stream(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    asked: Asked,
+    peer: SpiffeId,
+    credentials: Arc<Credentials>,
+) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
@@ -256,10 +293,13 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
     match asked.join() {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
-            serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
-                upstream::abort(&app)
-            })
-            .await;
+            let terms = Terms::of(
+                &path.store.load(),
+                entry.connection(),
+                journey.guard.as_ref(),
+                Some(credentials),
+            );
+            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);
@@ -290,11 +330,15 @@ async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
     Ok(read == 1 && first[0] == TLS_HANDSHAKE)
 }
 
+/// A connection, who is there, and what both proved.
+type Shaken = (
+    h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+    PeerIdentity,
+    Arc<Credentials>,
+);
+
 /// Shakes hands as `identity`, within a deadline, and says who came.
-async fn handshake(
-    stream: TcpStream,
-    identity: &Identity,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+async fn handshake(stream: TcpStream, identity: &Identity) -> Result<Shaken, MeshError> {
     let config = identity
         .server_config(ALPNS)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
@@ -304,6 +348,7 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
+        let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
         let connection = h2::server::Builder::new()
             .initial_window_size(tuning::STREAM_WINDOW)
             .initial_connection_window_size(tuning::CONNECTION_WINDOW)
@@ -313,7 +358,7 @@ async fn handshake(
             .max_send_buffer_size(tuning::SEND_BUFFER)
             .handshake(tls)
             .await?;
-        Ok((connection, peer))
+        Ok((connection, peer, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await

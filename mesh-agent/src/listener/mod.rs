@@ -14,6 +14,7 @@ mod measure;
 mod mesh;
 pub mod serve;
 pub mod socket;
+mod terms;
 
 pub use accept::PodListener;
 pub(crate) use journey::account_of;

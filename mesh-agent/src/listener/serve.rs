@@ -23,15 +23,17 @@ use super::{
     journey::{self, Journey, Leg, remember},
     measure::{Ends, Meters},
     mesh,
+    terms::Terms,
 };
 use crate::{
     identity::CertificateStore,
-    inbound::{Denied, Guard, Proof},
+    inbound::{Guard, Proof},
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
     telemetry::{
-        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, metrics::Metrics,
+        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side,
+        metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
@@ -293,28 +295,31 @@ async fn carry(
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
             };
+            let terms = Terms::of(&path.store.load(), connection, guard, None);
             attend(
                 path,
                 entry,
-                guard,
+                &terms,
                 upstream::relay(&downstream, &upstream, connection),
                 cut,
             )
             .await;
         }
-        Upstream::Tunnel(stream, _place) => {
+        Upstream::Tunnel(stream, place) => {
+            let credentials = Some(Arc::clone(place.credentials()));
+            let terms = Terms::of(&path.store.load(), connection, guard, credentials);
             let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
-            attend(path, entry, guard, carried, || upstream::abort(&downstream)).await;
+            attend(path, entry, &terms, carried, || upstream::abort(&downstream)).await;
         }
     }
 }
 
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
-/// drain is over or `guard` does not hold any more.
+/// drain is over or the `terms` do not hold any more.
 pub(super) async fn attend(
     path: &DataPath,
     entry: &Entry,
-    guard: Option<&Guard>,
+    terms: &Terms<'_>,
     carried: impl Future<Output = Ending>,
     cut: impl FnOnce(),
 ) {
@@ -324,49 +329,47 @@ pub(super) async fn attend(
     connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
     let started = std::time::Instant::now();
-    let ending = tokio::select! {
-        ending = carried => ending,
+    let broken = tokio::select! {
+        ending = carried => match ending {
+            Ending::Closed => None,
+            // The tunnel of a peer that is not believed any more goes as well, perhaps first.
+            Ending::Broken(error) => match terms.check(&path.store.load(), path.certificates.as_deref()) {
+                Ok(()) => Some(Cause::of(BROKEN, &error)),
+                Err(cause) => Some(no_longer_permitted(entry, cause)),
+            },
+        },
         () = path.cut.cancelled() => {
             cut();
-            Ending::Broken(std::io::Error::other("cut: the agent's time to drain was over"))
+            Some(Cause::new(DRAINED, "cut: the agent's time to drain was over"))
         }
-        denied = no_longer_allowed(path, guard) => {
+        cause = terms.broken(path) => {
             cut();
-            connection.set_unauthorized();
-            Ending::Broken(std::io::Error::other(denied))
+            Some(no_longer_permitted(entry, cause))
         }
     };
     let duration = Some(started.elapsed());
-    match ending {
-        Ending::Closed => record(path, entry, FlowKind::Closed, duration, None),
-        Ending::Broken(error) => {
+    match broken {
+        None => record(path, entry, FlowKind::Closed, duration, None),
+        Some(cause) => {
             path.registry.count_failed();
-            record(
-                path,
-                entry,
-                FlowKind::Reset,
-                duration,
-                Some(Cause::of("broken", &error)),
-            );
+            record(path, entry, FlowKind::Reset, duration, Some(cause));
         }
     }
 }
 
-/// Waits until a change of the configuration denies the connection.
-async fn no_longer_allowed(path: &DataPath, guard: Option<&Guard>) -> Denied {
-    let Some(guard) = guard else {
-        return std::future::pending().await;
-    };
-    let mut versions = path.store.subscribe();
-    loop {
-        if let Err(denied) = guard.check(&path.store.load()) {
-            return denied;
-        }
-        if versions.changed().await.is_err() {
-            // The store outlives every connection.
-            return std::future::pending().await;
-        }
-    }
+/// Says that an open connection ends because its terms do not hold any more.
+fn no_longer_permitted(entry: &Entry, cause: Cause) -> Cause {
+    let connection = entry.connection();
+    connection.set_unauthorized();
+    tracing::info!(
+        workload = %connection.workload.key,
+        client = %connection.client,
+        destination = %connection.original_destination,
+        peer = connection.peer().map(tracing::field::display),
+        reason = %cause,
+        "an open connection is not permitted any more"
+    );
+    cause
 }
 
 pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, cause: Cause) {

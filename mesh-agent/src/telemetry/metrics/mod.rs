@@ -27,7 +27,7 @@ use prometheus_client::{encoding::text, registry};
 
 use mesh_common::model::ObjectKey;
 
-use super::Flow;
+use super::{Flow, FlowKind};
 pub use labels::{Party, Protocol, Reporter, Security, Traffic};
 use node::Node;
 pub use node::{CertificateFacts, NodeFacts};
@@ -39,6 +39,11 @@ use refused::RefusedLabels;
 use series::Series;
 use view::Counters;
 
+/// The word of a connection that one of its ends, or the network, broke off.
+pub const BROKEN: &str = "broken";
+/// The word of one that was cut because the agent ended.
+pub const DRAINED: &str = "drained";
+
 /// Series of refused connections at most: reasons times workloads of a node.
 const REFUSED_MAX: usize = 4096;
 /// Series of what policies that decide nothing would have said.
@@ -48,6 +53,7 @@ const REHEARSED_MAX: usize = 1024;
 pub struct Metrics {
     registry: registry::Registry,
     refused: Arc<Series<RefusedLabels, AtomicU64>>,
+    revoked: Arc<Series<RefusedLabels, AtomicU64>>,
     rehearsed: Arc<Series<RehearsalLabels, AtomicU64>>,
     matched: Arc<Series<MatchLabels, AtomicU64>>,
     tcp: Arc<tcp::TcpSeries>,
@@ -64,6 +70,12 @@ impl Metrics {
             "nodemesh_connections_refused",
             "Connections that did not come to be, by reason",
             Counters::new(&refused, |cell: &AtomicU64| cell),
+        );
+        let revoked = Arc::new(Series::new(REFUSED_MAX));
+        registry.register(
+            "nodemesh_connections_revoked",
+            "Open connections that ended because they were not permitted any more, by reason",
+            Counters::new(&revoked, |cell: &AtomicU64| cell),
         );
         let rehearsed = Arc::new(Series::new(REHEARSED_MAX));
         registry.register(
@@ -84,6 +96,7 @@ impl Metrics {
         Self {
             registry,
             refused,
+            revoked,
             rehearsed,
             matched,
             tcp,
@@ -94,9 +107,14 @@ impl Metrics {
 
     /// Counts what became of a connection.
     pub(super) fn count_flow(&self, flow: &Flow) {
-        if let Some(labels) = RefusedLabels::of(flow) {
-            self.refused.cell(&labels).fetch_add(1, Ordering::Relaxed);
-        }
+        let Some(labels) = RefusedLabels::of(flow) else {
+            return;
+        };
+        let series = match flow.kind {
+            FlowKind::Reset => &self.revoked,
+            _ => &self.refused,
+        };
+        series.cell(&labels).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what would have been decided about a connection to `workload` with the policies in dry run.
@@ -120,6 +138,7 @@ impl Metrics {
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
         self.refused.sweep(now);
+        self.revoked.sweep(now);
         self.rehearsed.sweep(now);
         self.matched.sweep(now);
         self.tcp.sweep(now);

@@ -45,7 +45,8 @@ fn every_refusal_is_counted_by_its_reason() {
     for word in ["expired", "deny-rule", "expired"] {
         flows.push(refused(FlowKind::Refused, word));
     }
-    flows.push(refused(FlowKind::Reset, "broken"));
+    flows.push(refused(FlowKind::Reset, BROKEN));
+    flows.push(refused(FlowKind::Reset, "identity-changed"));
     let text = text(&metrics);
     let mut found = lines(&text, "nodemesh_connections_refused_total");
     found.sort_unstable();
@@ -56,6 +57,9 @@ fn every_refusal_is_counted_by_its_reason() {
             r#"nodemesh_connections_refused_total{direction="inbound",reason="expired",workload="unknown",workload_namespace="unknown"} 2"#,
         ]
     );
+    let revoked = lines(&text, "nodemesh_connections_revoked_total");
+    assert_eq!(revoked.len(), 1);
+    assert!(revoked[0].contains(r#"reason="identity-changed""#));
     assert!(text.ends_with("# EOF\n"));
 }
 
