@@ -54,6 +54,7 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("ConnectionState", "Connection.state"),
     ("FlowKind", "Flow.kind"),
     ("CertificateStanding", "Certificate.standing"),
+    ("ProblemSeverity", "CertificateProblem.severity"),
 ];
 
 /// Fields that hold a time. In JSON they are RFC 3339 text.
@@ -61,6 +62,8 @@ const TIME_FIELDS: &[&str] = &[
     "StatusReply.started_at",
     "Connection.opened_at",
     "Flow.time",
+    "CertificateHealth.first_expiry",
+    "CertificateHealth.authority_expiry",
     "Certificate.not_before",
     "Certificate.not_after",
     "Certificate.renewal_due",
@@ -74,6 +77,8 @@ const SERIALIZED: &[&str] = &[
     "Counts",
     "Totals",
     "RejectedObject",
+    "CertificateHealth",
+    "CertificateProblem",
     "ListWorkloadsReply",
     "Workload",
     "Port",

@@ -1,9 +1,10 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
 use super::proto::{
-    AgentState, Certificate, CertificateStanding, Connection, ConnectionState, Counts, Destination,
-    DestinationKind, Direction, Endpoint, Enrolment, Flow, FlowKind, Path, Port, Process, RejectedObject,
-    Service, StatusReply, Totals, WorkerStatus, Workload,
+    AgentState, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Connection,
+    ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment, Flow, FlowKind,
+    Path, Port, ProblemSeverity, Process, RejectedObject, Service, StatusReply, Totals, WorkerStatus,
+    Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -63,6 +64,24 @@ pub(crate) fn status() -> StatusReply {
             remedy: "use 1 to 65535".into(),
             last_good_in_force: true,
         }],
+        certificates: Some(CertificateHealth {
+            accounts: 2,
+            valid: 1,
+            first_expiry: NOW + 3_600 * SECOND,
+            authority_expiry: NOW + 8_640_000 * SECOND,
+            problems: vec![
+                CertificateProblem {
+                    severity: ProblemSeverity::Failure.into(),
+                    text: "the certificate of shop/db has expired: on fire".into(),
+                    remedy: "put the fire out".into(),
+                },
+                CertificateProblem {
+                    severity: ProblemSeverity::Warning.into(),
+                    text: "the root 1a (CN=mesh) expires in 3days".into(),
+                    remedy: "make a new one".into(),
+                },
+            ],
+        }),
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Serializer;
 
 use super::proto::{
     AgentState, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment, FlowKind,
+    ProblemSeverity,
 };
 
 /// An enumeration whose values have names.
@@ -54,6 +55,7 @@ words! {
     AgentState { Starting = "starting", Ready = "ready", Draining = "draining" }
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
     CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
+    ProblemSeverity { Warning = "warning", Failure = "failure" }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {

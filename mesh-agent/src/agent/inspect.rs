@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admin::{Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
-    identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
+    identity::{CertificateState, CertificateStore, Severity, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
     telemetry::{
@@ -85,6 +85,7 @@ impl Inspect for Inspector {
             counts: Some(self.counts()),
             totals: Some(sum(totals)),
             rejected: self.rejected(),
+            certificates: self.certificates.as_deref().map(health),
         }
     }
 
@@ -316,6 +317,32 @@ fn server_of(connection: &Connection) -> Option<ObjectKey> {
         }
         | Destination::Workload(workload) => Some(workload.clone()),
         Destination::Service { endpoint: None, .. } | Destination::Passthrough => None,
+    }
+}
+
+fn health(store: &CertificateStore) -> proto::CertificateHealth {
+    let states = store.states();
+    let now = store.clock().now();
+    let ends = |state: &CertificateState| Some(state.identity.as_ref()?.facts().not_after);
+    let valid: Vec<_> = states.iter().filter_map(ends).filter(|end| now <= *end).collect();
+    let problems = store
+        .problems()
+        .into_iter()
+        .map(|problem| proto::CertificateProblem {
+            severity: match problem.severity {
+                Severity::Warning => proto::ProblemSeverity::Warning,
+                Severity::Failure => proto::ProblemSeverity::Failure,
+            }
+            .into(),
+            text: problem.text,
+            remedy: problem.remedy.to_owned(),
+        });
+    proto::CertificateHealth {
+        accounts: count(states.iter()),
+        valid: count(valid.iter()),
+        first_expiry: valid.iter().min().map_or(0, |end| micros(*end)),
+        authority_expiry: store.authority_until().map_or(0, micros),
+        problems: problems.collect(),
     }
 }
 
