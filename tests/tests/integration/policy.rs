@@ -59,11 +59,7 @@ fn a_deny_policy_refuses_whom_it_names_on_this_node_and_lets_the_rest_in() {
             "{flows}"
         );
         // What is explained is what happens, and whom the policy concerns is listed.
-        let explain = |source: &str| {
-            let destination = format!("default/near:{PORT}");
-            mesh.node("a")
-                .cli(&["explain", source, &destination, "-o", "json"])
-        };
+        let explain = |source: &str| mesh.node("a").cli(&["explain", source, &near, "-o", "json"]);
         let client = explain("default/client")?;
         let told: serde_json::Value = serde_json::from_str(&client.stdout)?;
         let verdict = &told["ways"][0]["verdict"];
