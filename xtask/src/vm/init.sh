@@ -33,7 +33,7 @@ done
 case "$task" in
     tests)
         # One at a time, as everywhere; the heaviest would only measure the emulation.
-        NODEMESH_AGENT="$AGENT" "$TESTS" --test-threads=1 --skip sustained --skip harness $filter
+        NODEMESH_AGENT="$AGENT" NODEMESH_PATIENCE=10 "$TESTS" --test-threads=1 --skip sustained --skip harness $filter
         result=$?
         ;;
     refusal)

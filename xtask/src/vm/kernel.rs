@@ -91,6 +91,7 @@ const MODULES: &[&str] = &[
 pub(crate) struct Kernel {
     /// `uname -r`.
     pub(crate) release: String,
+    image: PathBuf,
     root: PathBuf,
 }
 
@@ -111,22 +112,17 @@ impl Kernel {
         if refresh && root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
         }
-        if !root.join("boot").exists() {
+        if !root.exists() {
             println!("  fetching a kernel from {MIRROR}");
             download(&repo.vm_dir(), series, &root)?;
         }
-        let boot = fs::read_dir(root.join("boot")).context("the package has no boot directory")?;
-        let names = boot.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let release = names
-            .filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()))
-            .next()
-            .context("the package has no kernel")?;
-        Ok(Self { release, root })
+        let (release, image) = find_image(&root)?;
+        Ok(Self { release, image, root })
     }
 
     /// The image to boot.
-    pub(crate) fn image(&self) -> PathBuf {
-        self.root.join("boot").join(format!("vmlinuz-{}", self.release))
+    pub(crate) fn image(&self) -> &Path {
+        &self.image
     }
 
     /// The modules that are needed, in an order in which they can be loaded.
@@ -157,6 +153,24 @@ impl Kernel {
         let merged = below("usr/lib");
         if merged.exists() { merged } else { below("lib") }
     }
+}
+
+/// The release of an unpacked kernel, and its image: `boot/vmlinuz-RELEASE`, from 6.19 on beside its modules.
+fn find_image(root: &Path) -> Result<(String, PathBuf)> {
+    let names = |directory: &Path| {
+        let entries = fs::read_dir(directory).into_iter().flatten();
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+    };
+    let boot = root.join("boot");
+    if let Some(release) = names(&boot).find_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned())) {
+        let image = boot.join(format!("vmlinuz-{release}"));
+        return Ok((release, image));
+    }
+    let modules = root.join("usr/lib/modules");
+    names(&modules)
+        .map(|release| (release.clone(), modules.join(release).join("vmlinuz")))
+        .find(|(_, image)| image.exists())
+        .with_context(|| format!("no kernel in {}; try --refresh", root.display()))
 }
 
 /// The wanted modules after those that they depend on, each once. What is not in the table is part of the kernel.
