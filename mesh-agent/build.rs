@@ -55,6 +55,8 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("FlowKind", "Flow.kind"),
     ("CertificateStanding", "Certificate.standing"),
     ("ProblemSeverity", "CertificateProblem.severity"),
+    ("PolicyKind", "Policy.kind"),
+    ("Carriage", "ExplainedWay.carriage"),
 ];
 
 /// Fields that hold a time. In JSON they are RFC 3339 text.
@@ -90,6 +92,13 @@ const SERIALIZED: &[&str] = &[
     "Process",
     "ListCertificatesReply",
     "Certificate",
+    "ListPoliciesReply",
+    "Policy",
+    "ExplainReply",
+    "ExplainedSource",
+    "ExplainedWay",
+    "ExplainedPolicy",
+    "ExplainedRule",
     "ListConnectionsReply",
     "Connection",
     "Flow",
