@@ -16,6 +16,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     accept::{HeldRequest, PodListener},
+    admission::{Full, Place},
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
 };
@@ -40,6 +41,8 @@ enum MeshError {
     Tls(#[source] io::Error),
     #[error("the handshake did not finish in time")]
     TimedOut,
+    #[error("too many at once: {0}")]
+    Full(#[from] Full),
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
     #[error("{0}")]
@@ -56,6 +59,30 @@ enum MeshError {
     Unknown(SocketAddr),
     #[error("{0}")]
     Identity(#[from] SpiffeIdError),
+    #[error("a stream asks for {0}, which is no address of this pod's")]
+    NotThisPod(SocketAddr),
+    #[error("a stream asks for the agent's own listener")]
+    OwnListener,
+    #[error("a stream is not a CONNECT to an address and a port")]
+    NotConnect,
+    #[error("the headers of a stream have {0} bytes, more than {max}", max = tuning::HEADER_LIST)]
+    Headers(usize),
+}
+
+/// How a connection from another agent begins.
+enum Beginning {
+    Tls,
+    Plain,
+    /// It was broken off already.
+    Broken,
+}
+
+/// An accepted connection that may be another agent's.
+struct Arrived {
+    path: Arc<DataPath>,
+    pod: Arc<Pod>,
+    client: SocketAddr,
+    addressed: SocketAddr,
 }
 
 impl MeshError {
@@ -83,12 +110,11 @@ pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addre
 
 /// Serves a held request of another agent: accepts at once, since what it wants is inside.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, client: SocketAddr, addressed: SocketAddr) {
-    let owned = Arc::clone(path);
-    let pod = Arc::clone(&held.listener().pod);
+    let arrived = Arrived::new(path, held.listener(), client, addressed);
     path.tunnels.spawn(async move {
         if let Ok(Some(stream)) = tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
             drop(held);
-            serve(owned, pod, stream, client, addressed).await;
+            arrived.serve(stream).await;
         }
     });
 }
@@ -101,91 +127,122 @@ pub(super) fn accepted(
     client: SocketAddr,
     addressed: SocketAddr,
 ) {
-    let pod = Arc::clone(&listener.pod);
-    path.tunnels
-        .spawn(serve(Arc::clone(path), pod, stream, client, addressed));
+    let arrived = Arrived::new(path, listener, client, addressed);
+    path.tunnels.spawn(arrived.serve(stream));
 }
 
-async fn serve(
-    path: Arc<DataPath>,
-    pod: Arc<Pod>,
-    stream: TcpStream,
-    client: SocketAddr,
-    addressed: SocketAddr,
-) {
-    // A workload that is not captured on its node, or not yet, speaks in the clear.
-    match tokio::time::timeout(tuning::HANDSHAKE, begins_tls(&stream)).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => {
-            let journey = journey::inbound(&path, &pod, client, addressed, Proof::None);
-            return serve::serve_accepted(path, stream, journey).await;
+impl Arrived {
+    fn new(path: &Arc<DataPath>, listener: &PodListener, client: SocketAddr, addressed: SocketAddr) -> Self {
+        Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(&listener.pod),
+            client,
+            addressed,
         }
-        Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
     }
-    if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
+
+    async fn serve(self, stream: TcpStream) {
+        let place = match self.path.admission.admit(self.client.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                upstream::abort(&stream);
+                return self.refused(&full.into());
+            }
+        };
+        match beginning(&stream).await {
+            Beginning::Tls => {
+                if let Err(error) = self.serve_tunnel(stream, place).await {
+                    self.refused(&error);
+                }
+            }
+            // A workload that is not captured on its node, or not yet, speaks in the clear.
+            Beginning::Plain => {
+                let journey =
+                    journey::inbound(&self.path, &self.pod, self.client, self.addressed, Proof::None);
+                let path = Arc::clone(&self.path);
+                self.path.spawn(serve::serve_accepted(path, stream, journey));
+            }
+            Beginning::Broken => upstream::abort(&stream),
+        }
+    }
+
+    async fn serve_tunnel(&self, stream: TcpStream, place: Place) -> Result<(), MeshError> {
+        let Self {
+            path, pod, client, ..
+        } = self;
+        let account = account_of(&pod.workload);
+        let certificates = path.certificates.as_ref();
+        let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
+            upstream::abort(&stream);
+            return Err(MeshError::NoCertificate(account));
+        };
+        upstream::in_order(&stream);
+        let (mut connection, peer) = handshake(stream, &identity).await?;
+        drop(place);
+        let expected = match path.store.load().workload_at(client.ip()) {
+            Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
+            None => return Err(MeshError::Unknown(*client)),
+        };
+        if *peer.id() != expected {
+            return Err(MeshError::Impostor {
+                found: peer.id().clone(),
+                expected,
+                address: *client,
+            });
+        }
+        let mut leaving = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = connection.accept() => accepted,
+                () = path.leaving.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+            };
+            let (request, respond) = match accepted {
+                Some(Ok(accepted)) => accepted,
+                // We end it, since the peer does not follow the protocol or asks for too much.
+                Some(Err(error)) if error.is_library() => return Err(error.into()),
+                Some(Err(error)) => {
+                    tracing::debug!(%client, %error, "a tunnel broke");
+                    return Ok(());
+                }
+                None => return Ok(()),
+            };
+            match Asked::read(request, respond, pod, *client) {
+                Ok(asked) => {
+                    let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
+                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+                }
+                Err(error) => self.refused(&error),
+            }
+        }
+    }
+
+    /// Tells of a connection that was refused before its sender proved who it is, or of a stream that leads nowhere.
+    fn refused(&self, error: &MeshError) {
+        let Self {
+            path,
+            pod,
+            client,
+            addressed,
+        } = self;
         path.registry.count_refused();
         tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
-        let subject = FlowSubject::Request {
-            workload: Some(Arc::clone(&pod.workload)),
-            direction: Direction::Inbound,
-            client,
-            original_destination: addressed,
-            process: None,
-        };
-        let kind = FlowKind::Refused;
         path.flows.push(Flow {
             time: SystemTime::now(),
-            kind,
-            subject,
+            kind: FlowKind::Refused,
+            subject: FlowSubject::Request {
+                workload: Some(Arc::clone(&pod.workload)),
+                direction: Direction::Inbound,
+                client: *client,
+                original_destination: *addressed,
+                process: None,
+            },
             duration: None,
             reason: error.to_string(),
         });
-    }
-}
-
-async fn serve_tunnel(
-    path: &Arc<DataPath>,
-    pod: &Arc<Pod>,
-    stream: TcpStream,
-    client: SocketAddr,
-) -> Result<(), MeshError> {
-    let account = account_of(&pod.workload);
-    let certificates = path.certificates.as_ref();
-    let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
-        upstream::abort(&stream);
-        return Err(MeshError::NoCertificate(account));
-    };
-    upstream::in_order(&stream);
-    let (mut connection, peer) = handshake(stream, &identity).await?;
-    let expected = match path.store.load().workload_at(client.ip()) {
-        Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
-        None => return Err(MeshError::Unknown(client)),
-    };
-    if *peer.id() != expected {
-        return Err(MeshError::Impostor {
-            found: peer.id().clone(),
-            expected,
-            address: client,
-        });
-    }
-    let mut leaving = false;
-    loop {
-        let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
-            () = path.leaving.cancelled(), if !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
-                continue;
-            }
-        };
-        let Some(accepted) = accepted else {
-            return Ok(());
-        };
-        let (request, respond) = accepted?;
-        if let Some(asked) = Asked::read(request, respond, pod, client) {
-            let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-            path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
-        }
     }
 }
 
@@ -237,11 +294,15 @@ struct Asked {
     respond: SendResponse<Bytes>,
 }
 
-/// Whether the first byte of a connection begins a TLS handshake. Waits for that byte.
-async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+/// How a connection begins. Waits for its first byte, but not long: who waits for us speaks no TLS.
+async fn beginning(stream: &TcpStream) -> Beginning {
     let mut first = [0];
-    let read = stream.peek(&mut first).await?;
-    Ok(read == 1 && first[0] == TLS_HANDSHAKE)
+    match tokio::time::timeout(tuning::SILENCE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => Beginning::Tls,
+        // Who ends its half at once may still listen.
+        Ok(Ok(_)) | Err(_) => Beginning::Plain,
+        Ok(Err(_)) => Beginning::Broken,
+    }
 }
 
 /// Shakes hands as `identity`, within a deadline, and says who came.
@@ -258,15 +319,7 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
-        let connection = h2::server::Builder::new()
-            .initial_window_size(tuning::STREAM_WINDOW)
-            .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-            .max_frame_size(tuning::FRAME)
-            .max_header_list_size(tuning::HEADER_LIST)
-            .max_concurrent_streams(tuning::STREAMS)
-            .max_send_buffer_size(tuning::SEND_BUFFER)
-            .handshake(tls)
-            .await?;
+        let connection = tuning::server().handshake(tls).await?;
         Ok((connection, peer))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
@@ -281,30 +334,22 @@ impl Asked {
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
-    ) -> Option<Self> {
-        if request.method() != Method::CONNECT {
-            answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
-        }
-        let target: Option<SocketAddr> = request
-            .uri()
-            .authority()
-            .and_then(|authority| authority.as_str().parse().ok());
-        let Some(target) = target else {
-            answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+    ) -> Result<Self, MeshError> {
+        let target = match destination(&request, pod) {
+            Ok(target) => target,
+            Err(error) => {
+                let (status, refusal) = match error {
+                    MeshError::Headers(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
+                    MeshError::NotConnect => (StatusCode::BAD_REQUEST, None),
+                    _ => (StatusCode::SERVICE_UNAVAILABLE, Some(Refusal::Refused)),
+                };
+                answer(&mut respond, status, refusal);
+                return Err(error);
+            }
         };
-        if !pod.has_address(target.ip()) || pod.is_own_listener(target) {
-            answer(
-                &mut respond,
-                StatusCode::SERVICE_UNAVAILABLE,
-                Some(Refusal::Refused),
-            );
-            return None;
-        }
         // An agent speaks for the pod its connection comes from, and for no other address.
         let client = tunnel::read_forwarded(request.headers()).filter(|client| client.ip() == peer.ip());
-        Some(Self {
+        Ok(Self {
             target,
             client: client.unwrap_or(peer),
             request,
@@ -325,6 +370,33 @@ impl Asked {
     fn refuse(mut self, status: StatusCode, refusal: Refusal) {
         answer(&mut self.respond, status, Some(refusal));
     }
+}
+
+/// Where in the pod a request wants to go.
+fn destination(request: &Request<h2::RecvStream>, pod: &Pod) -> Result<SocketAddr, MeshError> {
+    let size = header_list(request);
+    if size > tuning::HEADER_LIST {
+        return Err(MeshError::Headers(size));
+    }
+    if request.method() != Method::CONNECT {
+        return Err(MeshError::NotConnect);
+    }
+    let authority = request.uri().authority();
+    let target: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
+    match target {
+        None => Err(MeshError::NotConnect),
+        Some(target) if !pod.has_address(target.ip()) => Err(MeshError::NotThisPod(target)),
+        Some(target) if pod.is_own_listener(target) => Err(MeshError::OwnListener),
+        Some(target) => Ok(target),
+    }
+}
+
+/// The size of a request's headers as RFC 9113 (6.5.2) counts them, the fields beginning with a colon left out.
+fn header_list(request: &Request<h2::RecvStream>) -> usize {
+    let fields = request.headers().iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
 }
 
 fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, refusal: Option<Refusal>) {
