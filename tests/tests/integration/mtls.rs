@@ -2,6 +2,8 @@
 //! and what cannot be protected is refused.
 
 mod credentials;
+mod forged;
+mod refused;
 mod wire;
 
 use anyhow::{Context, Result, ensure};
