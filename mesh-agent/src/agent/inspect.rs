@@ -21,11 +21,11 @@ use super::{
     logging, preflight,
 };
 use crate::{
-    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    admin::{Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
     identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
-    telemetry::{Connection, Destination, FlowLog, Totals},
+    telemetry::{Connection, Destination, FlowLog, Totals, metrics::Metrics},
 };
 
 /// The running parts that the admin API asks.
@@ -40,6 +40,7 @@ pub(super) struct Inspector {
     pub(super) standings: Standings,
     pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) flows: Arc<FlowLog>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) enrolment: Arc<Enrolment>,
     pub(super) log: logging::Handle,
@@ -170,6 +171,16 @@ impl Inspect for Inspector {
             generation: self.generation.load(Ordering::Relaxed),
             connections: self.workers.connections() as u64,
         })
+    }
+}
+
+impl Expose for Inspector {
+    fn metrics(&self) -> Option<String> {
+        self.metrics.text(Instant::now()).ok()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.lifecycle.phase() == Phase::Ready
     }
 }
 

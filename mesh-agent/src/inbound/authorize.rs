@@ -41,11 +41,26 @@ pub struct Guard {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// By a policy, or for want of one that allows.
-    #[error("{0}")]
-    Policy(String),
+    #[error("{text}")]
+    Policy {
+        /// The reason in one word.
+        word: &'static str,
+        /// The decision.
+        text: String,
+    },
     /// The workload is not in the mesh.
     #[error("denied: workload {0} is not known any more")]
     Unknown(ObjectKey),
+}
+
+impl Denied {
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Policy { word, .. } => word,
+            Self::Unknown(_) => "unknown-workload",
+        }
+    }
 }
 
 impl Proof {
@@ -68,7 +83,10 @@ impl Guard {
         let decision = policy.decide(&self.facts());
         match decision.verdict() {
             Verdict::Allow => Ok(()),
-            Verdict::Deny => Err(Denied::Policy(decision.to_string())),
+            Verdict::Deny => Err(Denied::Policy {
+                word: decision.reason.word(),
+                text: decision.to_string(),
+            }),
         }
     }
 

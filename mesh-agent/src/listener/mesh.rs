@@ -4,27 +4,34 @@
 //! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
 //! the connection was steered to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+mod error;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
-use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError};
-use thiserror::Error;
+use mesh_common::model::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use self::error::MeshError;
 use super::{
     accept::{HeldRequest, PodListener},
-    admission::{Full, Place},
+    admission::Place,
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
 };
 use crate::{
-    identity::{self, Identity, PeerIdentity},
+    identity::{Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
         tunnel::{self, ALPNS, Stream, tuning},
@@ -33,41 +40,6 @@ use crate::{
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-
-/// Why a connection from another agent, or a stream in it, is refused.
-#[derive(Debug, Error)]
-enum MeshError {
-    #[error("the TLS handshake failed: {0}")]
-    Tls(#[source] io::Error),
-    #[error("the handshake did not finish in time")]
-    TimedOut,
-    #[error("too many at once: {0}")]
-    Full(#[from] Full),
-    #[error("HTTP/2: {0}")]
-    Http(#[from] h2::Error),
-    #[error("{0}")]
-    Peer(#[from] identity::Refusal),
-    #[error("the certificate names {found}, but the workload at {address} is {expected}")]
-    Impostor {
-        found: SpiffeId,
-        expected: SpiffeId,
-        address: SocketAddr,
-    },
-    #[error("service account {0} has no certificate (yet)")]
-    NoCertificate(ServiceAccountKey),
-    #[error("{0} is no workload's address any more")]
-    Unknown(SocketAddr),
-    #[error("{0}")]
-    Identity(#[from] SpiffeIdError),
-    #[error("a stream asks for {0}, which is no address of this pod's")]
-    NotThisPod(SocketAddr),
-    #[error("a stream asks for the agent's own listener")]
-    OwnListener,
-    #[error("a stream is not a CONNECT to an address and a port")]
-    NotConnect,
-    #[error("the headers of a stream have {0} bytes, more than {max}", max = tuning::HEADER_LIST)]
-    Headers(usize),
-}
 
 /// How a connection from another agent begins.
 enum Beginning {
@@ -83,15 +55,6 @@ struct Arrived {
     pod: Arc<Pod>,
     client: SocketAddr,
     addressed: SocketAddr,
-}
-
-impl MeshError {
-    fn handshake(error: io::Error) -> Self {
-        match identity::Refusal::of_io(&error) {
-            Some(refusal) => Self::Peer(refusal),
-            None => Self::Tls(error),
-        }
-    }
 }
 
 /// Whether a connection request to `pod` comes from another agent: its source is a workload of another node, and the
@@ -229,7 +192,10 @@ impl Arrived {
             addressed,
         } = self;
         path.registry.count_refused();
-        tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
+        if let Some(left_out) = path.told.admit(Instant::now()) {
+            let workload = &pod.workload.key;
+            tracing::warn!(%client, %workload, %error, left_out, "a connection of another agent is refused");
+        }
         path.flows.push(Flow {
             time: SystemTime::now(),
             kind: FlowKind::Refused,
@@ -241,7 +207,7 @@ impl Arrived {
                 process: None,
             },
             duration: None,
-            reason: error.to_string(),
+            cause: Some(Cause::of(error.word(), error)),
         });
     }
 }
@@ -254,18 +220,18 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
         Ok(leg) => leg
             .open(path)
             .await
-            .map_err(|error| (error.refusal(), error.to_string())),
-        Err(reason) => {
+            .map_err(|error| (error.refusal(), error.cause())),
+        Err(cause) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
-            return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
+            return serve::denied(path, &entry, cause.clone());
         }
     };
     let app = match opened {
         Ok(Upstream::Tcp(app)) => app,
         Ok(other) => return other.abort(),
-        Err((refusal, reason)) => {
+        Err((refusal, cause)) => {
             asked.refuse(StatusCode::SERVICE_UNAVAILABLE, refusal);
-            return serve::refused(path, &entry, serve::kind_of(refusal), reason);
+            return serve::refused(path, &entry, serve::kind_of(refusal), cause);
         }
     };
     entry.connection().set_upstream(asked.target);
@@ -279,7 +245,12 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
         }
         Err(error) => {
             upstream::abort(&app);
-            serve::refused(path, &entry, FlowKind::Abandoned, error.to_string());
+            serve::refused(
+                path,
+                &entry,
+                FlowKind::Abandoned,
+                serve::abandoned(error.to_string()),
+            );
         }
     }
 }
@@ -328,7 +299,8 @@ async fn handshake(
 }
 
 impl Asked {
-    /// Reads a request; answers it at once when it is none for this pod. `peer` is where the connection came from.
+    /// Reads a request; answers it at once when it is none for this pod, and says whom it asked for and what is wrong
+    /// with that. `peer` is where the connection came from.
     fn read(
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh_common::{
@@ -30,7 +30,9 @@ use crate::{
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
-    telemetry::{ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side},
+    telemetry::{
+        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, Throttle,
+    },
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
         tunnel::{self, pool::Pool},
@@ -67,6 +69,8 @@ pub struct DataPath {
     pub tunnels: TaskTracker,
     /// Bounds the handshakes of other agents.
     pub(crate) admission: Admission,
+    /// Bounds what is logged of refused connections.
+    pub(crate) told: Throttle,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -105,6 +109,7 @@ impl DataPath {
             pool: Pool::default(),
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
+            told: Throttle::default(),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
@@ -181,9 +186,9 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     let _active = journey.active;
     let leg = match journey.leg {
         Ok(leg) => leg,
-        Err(reason) => {
+        Err(cause) => {
             held.refuse(Refusal::Refused);
-            return refused(&path, &entry, FlowKind::Refused, reason);
+            return denied(&path, &entry, cause);
         }
     };
     let gave_up = cookie.map(|cookie| {
@@ -195,7 +200,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         Some((gave_up, _forget)) => tokio::select! {
             dialled = leg.open(&path) => dialled,
             Ok(()) = gave_up => {
-                return refused(&path, &entry, FlowKind::Abandoned, "the client gave up".to_owned());
+                return refused(&path, &entry, FlowKind::Abandoned, abandoned("the client gave up"));
             }
             () = path.cut.cancelled() => return held.refuse(Refusal::Refused),
         },
@@ -208,7 +213,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         Ok(upstream) => upstream,
         Err(error) => {
             held.refuse(error.refusal());
-            return refused(&path, &entry, kind_of(error.refusal()), error.to_string());
+            return refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     };
     if let Some(port) = leg.known_open() {
@@ -229,7 +234,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
                 &path,
                 &entry,
                 FlowKind::Abandoned,
-                "the client was gone when its destination answered".to_owned(),
+                abandoned("the client was gone when its destination answered"),
             );
         }
     }
@@ -241,9 +246,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     let _active = journey.active;
     let leg = match journey.leg {
         Ok(leg) => leg,
-        Err(reason) => {
+        Err(cause) => {
             upstream::abort(&downstream);
-            return refused(&path, &entry, FlowKind::Refused, reason);
+            return denied(&path, &entry, cause);
         }
     };
     let dialled = tokio::select! {
@@ -262,7 +267,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
                 tracing::debug!(%error, "a closed port is still taken for open");
             }
             upstream::abort(&downstream);
-            refused(&path, &entry, kind_of(error.refusal()), error.to_string());
+            refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     }
 }
@@ -317,8 +322,8 @@ pub(super) async fn attend(
 ) {
     path.registry.count_accepted();
     entry.connection().set_state(ConnectionState::Open);
-    record(path, entry, FlowKind::Opened, None, String::new());
-    let started = std::time::Instant::now();
+    record(path, entry, FlowKind::Opened, None, None);
+    let started = Instant::now();
     let ending = tokio::select! {
         ending = carried => ending,
         () = path.cut.cancelled() => {
@@ -332,10 +337,16 @@ pub(super) async fn attend(
     };
     let duration = Some(started.elapsed());
     match ending {
-        Ending::Closed => record(path, entry, FlowKind::Closed, duration, String::new()),
+        Ending::Closed => record(path, entry, FlowKind::Closed, duration, None),
         Ending::Broken(error) => {
             path.registry.count_failed();
-            record(path, entry, FlowKind::Reset, duration, error.to_string());
+            record(
+                path,
+                entry,
+                FlowKind::Reset,
+                duration,
+                Some(Cause::of("broken", &error)),
+            );
         }
     }
 }
@@ -357,19 +368,40 @@ async fn no_longer_allowed(path: &DataPath, guard: Option<&Guard>) -> Denied {
     }
 }
 
-pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, reason: String) {
-    path.registry.count_refused();
-    record(path, entry, kind, None, reason);
+/// Records, and logs, a connection that leads nowhere or must not be.
+pub(super) fn denied(path: &DataPath, entry: &Entry, cause: Cause) {
+    if let Some(left_out) = path.told.admit(Instant::now()) {
+        let connection = entry.connection();
+        tracing::warn!(
+            client = %connection.client,
+            workload = %connection.workload.key,
+            dialled = %connection.original_destination,
+            error = %cause,
+            left_out,
+            "a connection is refused"
+        );
+    }
+    refused(path, entry, FlowKind::Refused, cause);
 }
 
-fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Duration>, reason: String) {
+pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, cause: Cause) {
+    path.registry.count_refused();
+    record(path, entry, kind, None, Some(cause));
+}
+
+/// The client did not wait.
+pub(super) fn abandoned(text: impl Into<String>) -> Cause {
+    Cause::new("abandoned", text)
+}
+
+fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Duration>, cause: Option<Cause>) {
     let subject = FlowSubject::Connection(Arc::clone(entry.connection()));
     path.flows.push(Flow {
         time: SystemTime::now(),
         kind,
         subject,
         duration,
-        reason,
+        cause,
     });
 }
 

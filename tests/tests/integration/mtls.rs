@@ -202,7 +202,7 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
             }
         }
         wire::only_tls(&capture.finish()?, mesh)?;
-        for agent in &agents {
+        for (agent, node) in agents.iter().zip(mesh.nodes()) {
             let said = refusals(agent)?;
             ensure!(
                 said.contains("mTLS") && said.contains("leads to no root that we know"),
@@ -212,6 +212,13 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
                 said.contains("the peer refuses us"),
                 "the flows of the agent that was dialled do not say why: {said}"
             );
+            for (direction, reason) in [("outbound", "unknown-root"), ("inbound", "refused-by-peer")] {
+                let labels = [("direction", direction), ("reason", reason)];
+                let count = node
+                    .metrics()?
+                    .sum("nodemesh_connections_refused_total", &labels)?;
+                ensure!(count >= 2.0, "{direction} {reason}: {count} are counted");
+            }
             let log = agent.log();
             ensure!(
                 log.contains("a connection of another agent is refused")

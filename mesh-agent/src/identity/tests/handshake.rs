@@ -84,7 +84,7 @@ fn wrong_trust_domain() {
     let mesh = Mesh::new("mesh", &Hand::at_noon());
     // Our own root would have to be tricked into this.
     let odd = mesh.odd_identity(|params| params.subject_alt_names = vec![uri("spiffe://moon/ns/a/sa/b")]);
-    let refusal = assert_refused_everywhere(&mesh, &odd, "trust_domain");
+    let refusal = assert_refused_everywhere(&mesh, &odd, "trust-domain");
     assert_eq!(
         refusal.to_string(),
         "spiffe://moon/ns/a/sa/b is not in our trust domain mesh"
@@ -96,14 +96,14 @@ fn no_or_several_or_strange_identities() {
     let mesh = Mesh::new("mesh", &Hand::at_noon());
     let dns = || SanType::DnsName("server.b.svc".try_into().unwrap());
     let none = mesh.odd_identity(|params| params.subject_alt_names = vec![dns()]);
-    assert_refused_everywhere(&mesh, &none, "no_identity");
+    assert_refused_everywhere(&mesh, &none, "no-identity");
     let nothing = mesh.odd_identity(|params| params.subject_alt_names.clear());
-    assert_refused_everywhere(&mesh, &nothing, "no_identity");
+    assert_refused_everywhere(&mesh, &nothing, "no-identity");
     let two = [A, B].map(|name| uri(&format!("spiffe://{name}")));
     let several = mesh.odd_identity(|params| params.subject_alt_names = two.to_vec());
-    assert_refused_everywhere(&mesh, &several, "several_identities");
+    assert_refused_everywhere(&mesh, &several, "several-identities");
     let strange = mesh.odd_identity(|params| params.subject_alt_names = vec![uri("https://b/\x1b[31m")]);
-    let refusal = assert_refused_everywhere(&mesh, &strange, "not_an_identity");
+    let refusal = assert_refused_everywhere(&mesh, &strange, "not-an-identity");
     assert!(!refusal.to_string().contains('\x1b'), "{refusal:?}");
 }
 
@@ -130,7 +130,7 @@ fn expired_and_not_yet_valid() {
         "the certificate of spiffe://mesh/ns/a/sa/client, or of its authority, expired at 2023-11-14T22:13:30Z"
     );
     let early = mesh.odd_identity(|params| params.not_before = (hand.now() + HOUR / 2).into());
-    assert_refused_everywhere(&mesh, &early, "not_yet_valid");
+    assert_refused_everywhere(&mesh, &early, "not-yet-valid");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn expired_authorities_prove_nothing() {
     assert!(meet(&client, &server, b()).by_server.is_ok());
     hand.advance(11 * HOUR);
     let refusal = meet(&client, &server, b()).by_client.unwrap_err();
-    assert!(matches!(refusal.label(), "expired" | "unknown_root"), "{refusal}");
+    assert!(matches!(refusal.label(), "expired" | "unknown-root"), "{refusal}");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn self_signed_and_unknown_roots() {
     let key = KeyPair::generate().unwrap();
     let params = mesh.odd_params(|_| ());
     let own = params.self_signed(&key).unwrap().into();
-    let refusal = assert_refused_everywhere(&mesh, &mesh.present(&key, vec![own]), "self_signed");
+    let refusal = assert_refused_everywhere(&mesh, &mesh.present(&key, vec![own]), "self-signed");
     assert!(refusal.to_string().contains("spiffe://mesh/ns/a/sa/odd"));
     // Same trust domain, same names, another root.
     let stranger = Mesh::new("mesh", &hand).identity(A);
@@ -177,11 +177,11 @@ fn self_signed_and_unknown_roots() {
             .by_client
             .unwrap_err()
             .label(),
-        "unknown_root"
+        "unknown-root"
     );
     let foreign = Mesh::new("mesh", &hand);
     let trusting = foreign.identity_for(A, HOUR, bundle(&[&mesh.root], 1));
-    assert_refused_everywhere(&mesh, &trusting, "unknown_root");
+    assert_refused_everywhere(&mesh, &trusting, "unknown-root");
 }
 
 #[test]
@@ -237,8 +237,8 @@ fn a_client_without_a_certificate() {
         server.server_config(ALPN).unwrap(),
         server.clock(),
     );
-    assert_eq!(met.by_server.unwrap_err().label(), "no_certificate");
-    assert_eq!(met.by_client.unwrap_err().label(), "refused_by_peer");
+    assert_eq!(met.by_server.unwrap_err().label(), "no-certificate");
+    assert_eq!(met.by_client.unwrap_err().label(), "refused-by-peer");
 }
 
 #[test]
@@ -345,6 +345,6 @@ fn roots_overlap() {
     let done = from_new.with_bundle(bundle(&[&new.root], 3));
     assert_eq!(
         meet(&done, &server_old, b()).by_client.unwrap_err().label(),
-        "unknown_root"
+        "unknown-root"
     );
 }

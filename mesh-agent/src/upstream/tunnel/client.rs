@@ -180,6 +180,18 @@ impl TunnelError {
         }
     }
 
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Tls { .. } => "handshake",
+            Self::Peer { source, .. } => source.label(),
+            Self::TimedOut { .. } => "handshake-timed-out",
+            Self::Http { .. } => "tunnel-broken",
+            Self::Answered { status, .. } if *status == StatusCode::UNAUTHORIZED => "denied-by-peer",
+            Self::Answered { refusal, .. } => refusal.word(),
+        }
+    }
+
     /// True when the tunnel itself is of no use any more.
     pub fn is_broken(&self) -> bool {
         !matches!(self, Self::Answered { .. })

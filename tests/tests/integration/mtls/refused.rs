@@ -1,4 +1,4 @@
-//! Who does not prove what must be proved, or asks for too much, is refused, and log and flows say why.
+//! Who does not prove what must be proved, or asks for too much, is refused; log, flows and metrics say why.
 //!
 //! The client is `rogue`: the address of a workload, on a node without an agent, so that what it sends comes as it is.
 
@@ -8,7 +8,7 @@ use mesh_tests::{
     traffic::{self, at},
     wait_until,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     credentials::wait_issued,
@@ -85,25 +85,31 @@ impl Siege<'_> {
     fn served(&self) -> Result<()> {
         let said = self.stream(Some(&self.good()?), &[])?;
         ensure!(
-            said["statuses"] == serde_json::json!([200]) && said["data"].to_string().contains("web"),
+            said["statuses"] == json!([200]) && said["data"].to_string().contains("web"),
             "the right credentials are not served: {said}"
         );
         Ok(())
     }
 
     /// Who shows these is not heard, and it is told why.
-    fn turned_away(&self, credentials: Option<&Credentials>, more: &[&str], reason: &str) -> Result<()> {
+    fn turned_away(
+        &self,
+        credentials: Option<&Credentials>,
+        more: &[&str],
+        word: &str,
+        reason: &str,
+    ) -> Result<()> {
         let said = self.stream(credentials, more)?;
         ensure!(
-            said["established"] == false || said["statuses"] == serde_json::json!([]),
+            said["established"] == false || said["statuses"] == json!([]),
             "served: {said}"
         );
-        self.told(reason)
+        self.told(word, reason)
     }
 
-    /// Log and flows give this reason.
-    fn told(&self, reason: &str) -> Result<()> {
-        told(self.agent, reason)
+    /// Log, flows and metrics give this reason.
+    fn told(&self, word: &str, reason: &str) -> Result<()> {
+        told(self.mesh, self.agent, word, reason)
     }
 }
 
@@ -120,18 +126,21 @@ pub(super) fn hostile(mesh: &Mesh, pod: &str, args: &[&str]) -> Result<Value> {
         .with_context(|| format!("hostile.py {}", args.join(" ")))
 }
 
-/// Waits until log and flows of an agent give this reason for a refusal.
-pub(super) fn told(agent: &Agent, reason: &str) -> Result<()> {
-    let mut flows = Value::Null;
+/// Waits until log, flows and metrics of the agent of node `a` give this reason for a refusal.
+pub(super) fn told(mesh: &Mesh, agent: &Agent, word: &str, reason: &str) -> Result<()> {
+    let mut flows = String::new();
     wait_until(SOON, "a flow with the reason", || {
-        flows = agent
-            .ask(&["flows", "--kind", "refused", "--last", "4000"])
-            .unwrap_or_default();
-        flows.to_string().contains(reason)
+        flows = super::refusals(agent).unwrap_or_default();
+        flows.contains(reason)
     })
     .with_context(|| format!("{reason:?} is not in {flows}"))?;
-    let log = agent.log();
-    ensure!(log.contains(reason), "{reason:?} is not in the log");
+    ensure!(agent.log().contains(reason), "{reason:?} is not in the log");
+    let labels = [("reason", word), ("workload", "web"), ("direction", "inbound")];
+    let metrics = mesh.node("a").metrics()?;
+    ensure!(
+        metrics.sum("nodemesh_connections_refused_total", &labels)? >= 1.0,
+        "{word:?} is not counted"
+    );
     Ok(())
 }
 
@@ -142,6 +151,7 @@ fn the_wrong_trust_domain_is_refused() {
         siege.turned_away(
             Some(&odd),
             &[],
+            "trust-domain",
             "spiffe://moon/ns/default/sa/rogue is not in our trust domain cluster.local",
         )
     });
@@ -156,6 +166,7 @@ fn another_service_account_than_the_address_has_is_refused() {
         siege.turned_away(
             Some(&odd),
             &[],
+            "unexpected-identity",
             "the certificate names spiffe://cluster.local/ns/default/sa/web, but the workload at",
         )
     });
@@ -167,7 +178,7 @@ fn an_expired_certificate_is_refused() {
         let odd = siege.forger.signed(ROGUE, |params| {
             params.not_after = (std::time::SystemTime::now() - HOUR / 2).into();
         })?;
-        siege.turned_away(Some(&odd), &[], "or of its authority, expired at")
+        siege.turned_away(Some(&odd), &[], "expired", "or of its authority, expired at")
     });
 }
 
@@ -177,7 +188,12 @@ fn a_certificate_that_is_not_valid_yet_is_refused() {
         let odd = siege.forger.signed(ROGUE, |params| {
             params.not_before = (std::time::SystemTime::now() + HOUR / 2).into();
         })?;
-        siege.turned_away(Some(&odd), &[], "or of its authority, is not valid before")
+        siege.turned_away(
+            Some(&odd),
+            &[],
+            "not-yet-valid",
+            "or of its authority, is not valid before",
+        )
     });
 }
 
@@ -188,6 +204,7 @@ fn a_self_signed_certificate_is_refused() {
         siege.turned_away(
             Some(&odd),
             &[],
+            "self-signed",
             &format!("the certificate of {ROGUE} is self-signed"),
         )
     });
@@ -196,7 +213,7 @@ fn a_self_signed_certificate_is_refused() {
 #[test]
 fn no_certificate_is_refused() {
     siege("refuse-none", |siege| {
-        siege.turned_away(None, &[], "the peer has no certificate")
+        siege.turned_away(None, &[], "no-certificate", "the peer has no certificate")
     });
 }
 
@@ -206,6 +223,7 @@ fn tls_1_2_is_refused() {
         siege.turned_away(
             Some(&siege.good()?),
             &["--tls12"],
+            "protocol",
             "the peer does not speak TLS 1.3 as we do",
         )
     });
@@ -223,21 +241,19 @@ fn plaintext_under_strict_is_refused() {
             wait_until(SOON, "plaintext to be refused", || {
                 churn::good(mesh, from, &web, "web", 1).is_err()
             })?;
-            let of_source = |flow: &Value| flow["path"]["client"].to_string().contains(&source.to_string());
-            let mut flows = Value::Null;
+            let mut flows = String::new();
             wait_until(SOON, "a flow", || {
-                flows = siege
-                    .agent
-                    .ask(&["flows", "--kind", "refused", "--last", "100"])
-                    .unwrap_or_default();
-                flows["flows"].as_array().is_some_and(|all| {
-                    all.iter()
-                        .any(|flow| of_source(flow) && flow.to_string().contains("is STRICT"))
+                flows = super::refusals(siege.agent).unwrap_or_default();
+                flows.lines().any(|flow| {
+                    flow.contains(&format!("\"client\":\"{source}:")) && flow.contains("is STRICT")
                 })
             })
             .with_context(|| format!("{from}: {flows}"))?;
         }
-        siege.told("denied: plaintext, and PeerAuthentication default/strict-web is STRICT")
+        siege.told(
+            "plaintext",
+            "denied: plaintext, and PeerAuthentication default/strict-web is STRICT",
+        )
     });
 }
 
@@ -250,14 +266,18 @@ fn a_stream_to_an_address_that_is_not_the_pods_is_refused() {
             at([127, 0, 0, 1], PORT),
         ] {
             let said = siege.stream(Some(&good), &["--target", &target])?;
-            ensure!(said["statuses"] == serde_json::json!([503]), "{target}: {said}");
-            siege.told(&format!(
-                "a stream asks for {target}, which is no address of this pod's"
-            ))?;
+            ensure!(said["statuses"] == json!([503]), "{target}: {said}");
+            siege.told(
+                "unknown-target",
+                &format!("a stream asks for {target}, which is no address of this pod's"),
+            )?;
         }
         let said = siege.stream(Some(&good), &["--target", "web.default.svc"])?;
-        ensure!(said["statuses"] == serde_json::json!([400]), "a name: {said}");
-        siege.told("a stream is not a CONNECT to an address and a port")
+        ensure!(said["statuses"] == json!([400]), "a name: {said}");
+        siege.told(
+            "bad-request",
+            "a stream is not a CONNECT to an address and a port",
+        )
     });
 }
 
@@ -265,11 +285,11 @@ fn a_stream_to_an_address_that_is_not_the_pods_is_refused() {
 fn headers_that_are_too_large_are_refused() {
     siege("refuse-headers", |siege| {
         let said = siege.stream(Some(&siege.good()?), &["--headers", "20000"])?;
-        ensure!(said["statuses"] == serde_json::json!([431]), "{said}");
-        siege.told("the headers of a stream have 20")?;
+        ensure!(said["statuses"] == json!([431]), "{said}");
+        siege.told("headers-too-large", "the headers of a stream have 20")?;
         // Larger ones are answered before anybody looks at them, and do not take up memory.
         let said = siege.stream(Some(&siege.good()?), &["--headers", "100000"])?;
-        ensure!(said["statuses"] == serde_json::json!([431]), "{said}");
+        ensure!(said["statuses"] == json!([431]), "{said}");
         Ok(())
     });
 }
@@ -279,7 +299,7 @@ fn headers_without_an_end_are_refused() {
     siege("refuse-endless", |siege| {
         let said = siege.stream(Some(&siege.good()?), &["--flood", "continuations"])?;
         ensure!(said["goaway_text"] == "too_many_continuations", "{said}");
-        siege.told("too_many_continuations")
+        siege.told("http2", "detected excessive load generating behavior")
     });
 }
 
@@ -289,7 +309,7 @@ fn streams_that_are_opened_and_reset_without_pause_are_refused() {
         let said = siege.stream(Some(&siege.good()?), &["--flood", "resets"])?;
         // ENHANCE_YOUR_CALM
         ensure!(said["goaway"] == 11, "{said}");
-        siege.told("too_many_resets")
+        siege.told("http2", "detected excessive load generating behavior")
     });
 }
 
@@ -306,12 +326,11 @@ fn a_handshake_that_stalls_is_ended() {
         siege.turned_away(
             Some(&siege.good()?),
             &["--flood", "silence"],
+            "handshake-timed-out",
             "the handshake did not finish in time",
         )?;
-        let flows = siege
-            .agent
-            .ask(&["flows", "--kind", "refused", "--last", "100"])?;
-        let told = flows.to_string().matches("did not finish in time").count();
+        let flows = super::refusals(siege.agent)?;
+        let told = flows.matches("did not finish in time").count();
         ensure!(told == 7, "{told} stalled handshakes are told: {flows}");
         Ok(())
     });
