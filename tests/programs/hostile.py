@@ -221,8 +221,8 @@ def flood(args):
 
 
 def listen(args):
-    sock = socket.create_connection(address(args.to), timeout=DEADLINE)
     try:
+        sock = socket.create_connection(address(args.to), timeout=DEADLINE)
         said = sock.recv(1000).decode() or "eof"
     except OSError as error:
         said = ending(error)

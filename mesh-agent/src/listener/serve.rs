@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accept::{HeldRequest, PodListener},
     admission::Admission,
-    journey::{self, Journey, Leg, remember},
+    journey::{self, Journey, Leg},
     mesh,
 };
 use crate::{
@@ -174,7 +174,13 @@ pub(super) fn accepted(
         Some(record) if record.kind == RecordKind::Captured as u32 => {
             journey::outbound(path, &listener.pod, client, &record)
         }
-        _ => journey::inbound(path, &listener.pod, client, local, Proof::None),
+        _ => {
+            let journey = journey::inbound(path, &listener.pod, client, local, Proof::None);
+            if journey.leg.is_err() {
+                journey::hold_from_now_on(path, &listener.pod, local);
+            }
+            journey
+        }
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
@@ -212,13 +218,12 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     let upstream = match dialled {
         Ok(upstream) => upstream,
         Err(error) => {
+            leg.not_opened(&path);
             held.refuse(error.refusal());
             return refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     };
-    if let Some(port) = leg.known_open() {
-        remember(&path, port);
-    }
+    leg.opened(&path);
     established(&entry, &leg);
     if let (Upstream::Tcp(upstream), Leg::Dial { .. }, Some(cookie)) = (&upstream, &leg, cookie) {
         path.dialer.tell_source(cookie, upstream);
@@ -261,11 +266,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
         }
         Err(error) => {
-            if let Some(port) = leg.known_open()
-                && let Err(error) = path.open_ports.remove(port)
-            {
-                tracing::debug!(%error, "a closed port is still taken for open");
-            }
+            leg.not_opened(&path);
             upstream::abort(&downstream);
             refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }

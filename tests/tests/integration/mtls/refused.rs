@@ -114,7 +114,7 @@ impl Siege<'_> {
 }
 
 /// Runs `hostile.py` in a pod; what it reports.
-pub(super) fn hostile(mesh: &Mesh, pod: &str, args: &[&str]) -> Result<Value> {
+pub(crate) fn hostile(mesh: &Mesh, pod: &str, args: &[&str]) -> Result<Value> {
     let program = programs::python("hostile.py").display().to_string();
     mesh.pod(pod)
         .command("python3")
