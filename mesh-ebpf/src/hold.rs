@@ -16,7 +16,9 @@ use aya_ebpf::{
     macros::socket_filter,
     programs::SkBuffContext,
 };
-use mesh_common::kernel::{FlowKey, Ip, PORT_LET_THROUGH, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX};
+use mesh_common::kernel::{
+    FlowKey, Ip, PORT_LET_THROUGH, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX,
+};
 
 use crate::maps::{CONFIG, FLOWS, HELD, LISTENERS, OPEN_PORTS, SYN_RINGS};
 
