@@ -25,7 +25,10 @@ use crate::{
     identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
-    telemetry::{Connection, Destination, FlowLog, Totals, metrics::Metrics},
+    telemetry::{
+        Connection, Destination, FlowLog, Totals,
+        metrics::{CertificateFacts, Metrics, NodeFacts},
+    },
 };
 
 /// The running parts that the admin API asks.
@@ -176,7 +179,9 @@ impl Inspect for Inspector {
 
 impl Expose for Inspector {
     fn metrics(&self) -> Option<String> {
-        self.metrics.text(Instant::now()).ok()
+        self.open_connections()
+            .for_each(|connection| connection.tell_bytes());
+        self.metrics.text(Instant::now(), self.node_facts()).ok()
     }
 
     fn is_ready(&self) -> bool {
@@ -185,6 +190,35 @@ impl Expose for Inspector {
 }
 
 impl Inspector {
+    fn node_facts(&self) -> NodeFacts {
+        let counts = self.counts();
+        let states = self.certificates.iter().flat_map(|store| store.states());
+        NodeFacts {
+            pods: vec![
+                ("enrolled", counts.workloads_enrolled as usize),
+                ("waiting", counts.workloads_waiting as usize),
+                ("failed", counts.workloads_failed as usize),
+            ],
+            connections: self.workers.connections(),
+            rejected: self.store.rejections().len(),
+            certificates: states
+                .map(|state| CertificateFacts {
+                    account: state.account.to_string(),
+                    until: state.identity.map(|identity| identity.facts().not_after),
+                    failures: state.failures_ever,
+                })
+                .collect(),
+            authority_until: self
+                .certificates
+                .as_ref()
+                .and_then(|store| store.authority_until()),
+            roots_failing: self
+                .certificates
+                .as_ref()
+                .map(|store| store.roots_error().is_some()),
+        }
+    }
+
     fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
         self.workers
             .iter()

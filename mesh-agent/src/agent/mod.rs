@@ -244,6 +244,7 @@ impl Agent {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
+            metrics: Arc::clone(&metrics),
             certificates: certificates.clone(),
             trust_domain: match &certificates {
                 Some(certificates) => certificates.trust_domain().clone(),

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::{
     policy::{Channel, ConnectionFacts, Peer, Verdict},
     state::Snapshot,
+    telemetry::metrics::Metrics,
 };
 
 /// How the other end proved who it is.
@@ -90,14 +91,15 @@ impl Guard {
         }
     }
 
-    /// Logs what policies that decide nothing would have said: AUDIT, and those in dry run.
-    pub fn report(&self, snapshot: &Snapshot) {
+    /// Logs and counts what policies that decide nothing would have said: AUDIT, and those in dry run.
+    pub fn report(&self, snapshot: &Snapshot, metrics: &Metrics) {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return;
         };
         let policy = snapshot.policy_of(entry);
         let facts = self.facts();
         for report in policy.reports(&facts) {
+            metrics.count_report(&report.policy.key);
             tracing::info!(
                 workload = %self.workload.key,
                 client = %self.client,
@@ -106,9 +108,12 @@ impl Guard {
                 "a policy that decides nothing matches"
             );
         }
-        if let Some(rehearsed) = policy.rehearse(&facts)
-            && rehearsed.verdict() != policy.decide(&facts).verdict()
-        {
+        let Some(rehearsed) = policy.rehearse(&facts) else {
+            return;
+        };
+        let enforced = policy.decide(&facts).verdict();
+        metrics.count_rehearsal(&self.workload.key, rehearsed.verdict().word(), enforced.word());
+        if rehearsed.verdict() != enforced {
             tracing::info!(
                 workload = %self.workload.key,
                 client = %self.client,

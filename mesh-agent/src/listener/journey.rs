@@ -48,7 +48,7 @@ impl Journey {
         if let Some(guard) = &self.guard
             && self.leg.is_ok()
         {
-            guard.report(&snapshot);
+            guard.report(&snapshot, path.meters.metrics());
             if let Err(denied) = guard.check(&snapshot) {
                 self.leg = Err(Cause::of(denied.word(), &denied));
             }
@@ -359,11 +359,18 @@ async fn tunnel_to(
         expected: expected.clone(),
         credentials: identity.facts().serial.clone(),
     };
+    // What both proved when it was made must be good for a new stream as well.
+    let bundle = identity.bundle();
+    let now = identity.clock().now();
+    let good = |tunnel: &Tunnel| {
+        let credentials = tunnel.credentials();
+        now <= credentials.until() && credentials.check(bundle).is_ok()
+    };
     let establish = || async {
         let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
-        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)
+        Ok::<_, LegError>(Tunnel::establish(tcp, addr, &identity, Arc::clone(&config), &path.tunnels).await?)
     };
-    let (stream, place) = path.pool.open(&key, client, establish).await?;
+    let (stream, place) = path.pool.open(&key, client, good, establish).await?;
     Ok(Upstream::Tunnel(stream, place))
 }
 

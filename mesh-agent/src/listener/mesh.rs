@@ -9,6 +9,7 @@ mod error;
 use std::{
     io,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -26,9 +27,10 @@ use super::{
     admission::Place,
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
 };
 use crate::{
-    identity::{Identity, PeerIdentity},
+    identity::{Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
     telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
@@ -140,43 +142,54 @@ impl Arrived {
             return Err(MeshError::NoCertificate(account));
         };
         upstream::in_order(&stream);
-        let (mut connection, peer) = handshake(stream, &identity).await?;
+        let (mut connection, peer, credentials) = handshake(stream, &identity).await?;
         drop(place);
-        let expected = match path.store.load().workload_at(client.ip()) {
-            Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
-            None => return Err(MeshError::Unknown(*client)),
-        };
-        if *peer.id() != expected {
-            return Err(MeshError::Impostor {
-                found: peer.id().clone(),
-                expected,
-                address: *client,
-            });
-        }
-        let mut leaving = false;
+        is_at_home(path, &peer, *client)?;
+        let mut expiry = pin!(expired(&identity, &credentials));
+        let terms = Terms::of_tunnel(Arc::clone(&credentials));
+        let mut broken = pin!(terms.broken(path));
+        let (mut leaving, mut revoked) = (false, None);
         loop {
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
+                cause = &mut broken, if revoked.is_none() => {
+                    connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                    revoked = Some(cause);
+                    continue;
+                }
+                () = &mut expiry, if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
                 () = path.leaving.cancelled(), if !leaving => {
                     leaving = true;
                     connection.graceful_shutdown();
                     continue;
                 }
             };
+            if let Some(cause) = revoked {
+                tracing::warn!(%client, workload = %pod.workload.key, peer = %peer.id(), reason = %cause, "a tunnel is not believed any more");
+                return Ok(());
+            }
             let (request, respond) = match accepted {
                 Some(Ok(accepted)) => accepted,
                 // We end it, since the peer does not follow the protocol or asks for too much.
                 Some(Err(error)) if error.is_library() => return Err(error.into()),
+                // The other agent is gone; its streams say what that means to them.
                 Some(Err(error)) => {
                     tracing::debug!(%client, %error, "a tunnel broke");
                     return Ok(());
                 }
                 None => return Ok(()),
             };
+            // The workload there may be another one since the tunnel was made.
+            is_at_home(path, &peer, *client)?;
             match Asked::read(request, respond, pod, *client) {
                 Ok(asked) => {
                     let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+                    let credentials = Arc::clone(&credentials);
+                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer, credentials).await });
                 }
                 Err(error) => self.refused(&error),
             }
@@ -212,8 +225,36 @@ impl Arrived {
     }
 }
 
+/// Whether the workload at the client's address is who the peer proved to be.
+fn is_at_home(path: &DataPath, peer: &PeerIdentity, client: SocketAddr) -> Result<(), MeshError> {
+    let expected = match path.store.load().workload_at(client.ip()) {
+        Some(entry) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        None => return Err(MeshError::Unknown(client)),
+    };
+    if *peer.id() == expected {
+        return Ok(());
+    }
+    Err(MeshError::Impostor {
+        found: peer.id().clone(),
+        expected,
+        address: client,
+    })
+}
+
+/// Waits until nothing new may rely on what the peer proved: it makes another tunnel by then.
+async fn expired(identity: &Identity, credentials: &Credentials) {
+    let left = credentials.until().duration_since(identity.clock().now());
+    tokio::time::sleep(left.unwrap_or_default()).await;
+}
+
 /// The life of one stream.
-async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
+async fn serve_stream(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    asked: Asked,
+    peer: SpiffeId,
+    credentials: Arc<Credentials>,
+) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
@@ -238,10 +279,13 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
     match asked.join() {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
-            serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
-                upstream::abort(&app)
-            })
-            .await;
+            let terms = Terms::of(
+                &path.store.load(),
+                entry.connection(),
+                journey.guard.as_ref(),
+                Some(credentials),
+            );
+            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);
@@ -276,11 +320,15 @@ async fn beginning(stream: &TcpStream) -> Beginning {
     }
 }
 
+/// A connection, who is there, and what both proved.
+type Shaken = (
+    h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+    PeerIdentity,
+    Arc<Credentials>,
+);
+
 /// Shakes hands as `identity`, within a deadline, and says who came.
-async fn handshake(
-    stream: TcpStream,
-    identity: &Identity,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+async fn handshake(stream: TcpStream, identity: &Identity) -> Result<Shaken, MeshError> {
     let config = identity
         .server_config(ALPNS)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
@@ -290,8 +338,9 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
+        let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
         let connection = tuning::server().handshake(tls).await?;
-        Ok((connection, peer))
+        Ok((connection, peer, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await

@@ -22,16 +22,19 @@ use super::{
     accept::{HeldRequest, PodListener},
     admission::Admission,
     journey::{self, Journey, Leg},
+    measure::{Ends, Meters},
     mesh,
+    terms::Terms,
 };
 use crate::{
     identity::CertificateStore,
-    inbound::{Denied, Guard, Proof},
+    inbound::{Guard, Proof},
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
     telemetry::{
         Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, Throttle,
+        metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
@@ -57,6 +60,8 @@ pub struct DataPath {
     pub registry: Arc<Registry>,
     /// What became of connections.
     pub flows: Arc<FlowLog>,
+    /// What is counted of them.
+    pub meters: Meters,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
@@ -89,6 +94,7 @@ pub struct Serving {
     pub open_ports: Arc<OpenPorts>,
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
+    pub metrics: Arc<Metrics>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
     pub tasks: TaskTracker,
@@ -104,6 +110,7 @@ impl DataPath {
             open_ports: parts.open_ports,
             registry: parts.registry,
             flows: parts.flows,
+            meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
@@ -296,77 +303,81 @@ async fn carry(
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
             };
+            let terms = Terms::of(&path.store.load(), connection, guard, None);
             attend(
                 path,
                 entry,
-                guard,
+                &terms,
                 upstream::relay(&downstream, &upstream, connection),
                 cut,
             )
             .await;
         }
-        Upstream::Tunnel(stream, _place) => {
+        Upstream::Tunnel(stream, place) => {
+            let credentials = Some(Arc::clone(place.credentials()));
+            let terms = Terms::of(&path.store.load(), connection, guard, credentials);
             let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
-            attend(path, entry, guard, carried, || upstream::abort(&downstream)).await;
+            attend(path, entry, &terms, carried, || upstream::abort(&downstream)).await;
         }
     }
 }
 
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
-/// drain is over or `guard` does not hold any more.
+/// drain is over or the `terms` do not hold any more.
 pub(super) async fn attend(
     path: &DataPath,
     entry: &Entry,
-    guard: Option<&Guard>,
+    terms: &Terms<'_>,
     carried: impl Future<Output = Ending>,
     cut: impl FnOnce(),
 ) {
     path.registry.count_accepted();
-    entry.connection().set_state(ConnectionState::Open);
+    let connection = entry.connection();
+    connection.set_state(ConnectionState::Open);
+    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
     let started = Instant::now();
-    let ending = tokio::select! {
-        ending = carried => ending,
+    let broken = tokio::select! {
+        ending = carried => match ending {
+            Ending::Closed => None,
+            // The tunnel of a peer that is not believed any more goes as well, perhaps first.
+            Ending::Broken(error) => match terms.check(&path.store.load(), path.certificates.as_deref()) {
+                Ok(()) => Some(Cause::of(BROKEN, &error)),
+                Err(cause) => Some(no_longer_permitted(entry, cause)),
+            },
+        },
         () = path.cut.cancelled() => {
             cut();
-            Ending::Broken(std::io::Error::other("cut: the agent's time to drain was over"))
+            Some(Cause::new(DRAINED, "cut: the agent's time to drain was over"))
         }
-        denied = no_longer_allowed(path, guard) => {
+        cause = terms.broken(path) => {
             cut();
-            Ending::Broken(std::io::Error::other(denied))
+            Some(no_longer_permitted(entry, cause))
         }
     };
     let duration = Some(started.elapsed());
-    match ending {
-        Ending::Closed => record(path, entry, FlowKind::Closed, duration, None),
-        Ending::Broken(error) => {
+    match broken {
+        None => record(path, entry, FlowKind::Closed, duration, None),
+        Some(cause) => {
             path.registry.count_failed();
-            record(
-                path,
-                entry,
-                FlowKind::Reset,
-                duration,
-                Some(Cause::of("broken", &error)),
-            );
+            record(path, entry, FlowKind::Reset, duration, Some(cause));
         }
     }
 }
 
-/// Waits until a change of the configuration denies the connection.
-async fn no_longer_allowed(path: &DataPath, guard: Option<&Guard>) -> Denied {
-    let Some(guard) = guard else {
-        return std::future::pending().await;
-    };
-    let mut versions = path.store.subscribe();
-    loop {
-        if let Err(denied) = guard.check(&path.store.load()) {
-            return denied;
-        }
-        if versions.changed().await.is_err() {
-            // The store outlives every connection.
-            return std::future::pending().await;
-        }
-    }
+/// Says that an open connection ends because its terms do not hold any more.
+fn no_longer_permitted(entry: &Entry, cause: Cause) -> Cause {
+    let connection = entry.connection();
+    connection.set_unauthorized();
+    tracing::info!(
+        workload = %connection.workload.key,
+        client = %connection.client,
+        destination = %connection.original_destination,
+        peer = connection.peer().map(tracing::field::display),
+        reason = %cause,
+        "an open connection is not permitted any more"
+    );
+    cause
 }
 
 /// Records, and logs, a connection that leads nowhere or must not be.

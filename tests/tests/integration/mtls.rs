@@ -6,6 +6,7 @@ mod flood;
 mod forged;
 mod plaintext;
 pub(crate) mod refused;
+mod revocation;
 mod wire;
 
 use anyhow::{Context, Result, ensure};

@@ -348,3 +348,42 @@ fn roots_overlap() {
         "unknown-root"
     );
 }
+
+#[test]
+fn what_was_proved_counts_as_long_as_its_root_is_believed() {
+    let hand = Hand::at_noon();
+    let (old, new) = (Mesh::new("mesh", &hand), Mesh::new("mesh", &hand));
+    let client = old.identity_for(A, HOUR, old.bundle());
+    let server = old.identity(B);
+    let [by_client, by_server] = credentials(&client, &server, b());
+    assert_eq!(by_server.until(), client.facts().not_after);
+    let both = bundle(&[&new.root, &old.root], 2);
+    // An expired certificate says nothing about who was there when the connection was made.
+    hand.advance(2 * HOUR);
+    for credentials in [&by_client, &by_server] {
+        assert!(credentials.check(&both).is_ok());
+    }
+    let dropped = bundle(&[&new.root], 3);
+    for credentials in [&by_client, &by_server] {
+        assert_eq!(credentials.check(&dropped).unwrap_err().label(), "unknown-root");
+        assert!(
+            credentials.check(&both).is_ok(),
+            "each version is judged for itself"
+        );
+    }
+}
+
+#[test]
+fn our_own_root_must_be_believed_as_well() {
+    let hand = Hand::at_noon();
+    let (old, new) = (Mesh::new("mesh", &hand), Mesh::new("mesh", &hand));
+    let both = bundle(&[&new.root, &old.root], 1);
+    let client = old.identity_for(A, HOUR, both.clone());
+    let server = new.identity_for(B, HOUR, both);
+    let [by_client, _] = credentials(&client, &server, b());
+    assert!(
+        by_client.check(&bundle(&[&new.root], 2)).is_err(),
+        "the client's own"
+    );
+    assert!(by_client.check(&bundle(&[&old.root], 3)).is_err(), "the server's");
+}

@@ -1,10 +1,13 @@
-//! Connections that did not come to be, by reason.
+//! Connections that did not come to be, and open ones that were not permitted any more, by reason.
 
 use std::sync::Arc;
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-use super::series::{Labels, OVERFLOW};
+use super::{
+    BROKEN, DRAINED,
+    series::{Labels, OVERFLOW},
+};
 use crate::telemetry::{Direction, Flow, FlowKind, FlowSubject};
 
 /// Whose connections, which way, why not.
@@ -17,14 +20,17 @@ pub(super) struct RefusedLabels {
 }
 
 impl RefusedLabels {
-    /// The labels of a flow that tells of a connection refused, unreachable, unanswered, given up or dropped.
+    /// The labels of a flow that tells of a connection refused, unreachable, unanswered, given up or dropped, or
+    /// broken off by the agent because it is not permitted any more.
     pub(super) fn of(flow: &Flow) -> Option<Self> {
+        let word = flow.cause.as_ref().map_or("unknown", |cause| cause.word);
         match flow.kind {
             FlowKind::Refused
             | FlowKind::Unreachable
             | FlowKind::TimedOut
             | FlowKind::Abandoned
             | FlowKind::Dropped => {}
+            FlowKind::Reset if !matches!(word, BROKEN | DRAINED) => {}
             FlowKind::Opened | FlowKind::Closed | FlowKind::Reset => return None,
         }
         let (direction, workload) = match &flow.subject {
@@ -41,7 +47,7 @@ impl RefusedLabels {
                 Direction::Inbound => "inbound",
                 Direction::Local => "local",
             },
-            reason: flow.cause.as_ref().map_or("unknown", |cause| cause.word),
+            reason: word,
             workload: key.map_or_else(unknown, |key| Arc::clone(&key.name)),
             workload_namespace: key.map_or_else(unknown, |key| Arc::clone(&key.namespace)),
         })

@@ -13,7 +13,10 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::series::{Labels, Series};
+use super::{
+    histogram::Histogram,
+    series::{Labels, Series},
+};
 
 /// One counter of each cell.
 pub(super) struct Counters<L, M> {
@@ -53,5 +56,51 @@ where
 impl<L, M> fmt::Debug for Counters<L, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Counters")
+    }
+}
+
+/// One histogram of each cell.
+pub(super) struct Histograms<L, M> {
+    series: Arc<Series<L, M>>,
+    histogram: fn(&M) -> &Histogram,
+}
+
+impl<L, M> Histograms<L, M> {
+    pub(super) fn new(series: &Arc<Series<L, M>>, histogram: fn(&M) -> &Histogram) -> Self {
+        Self {
+            series: Arc::clone(series),
+            histogram,
+        }
+    }
+}
+
+impl<L, M> EncodeMetric for Histograms<L, M>
+where
+    L: Labels + EncodeLabelSet,
+    M: Default,
+{
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let told = |cell: &M| (self.histogram)(cell).buckets();
+        let count = |buckets: &[(f64, u64)]| buckets.iter().map(|(_, count)| count).sum::<u64>();
+        for (labels, cell) in self.series.all(|overflow| count(&told(overflow)) > 0) {
+            let buckets = told(&cell);
+            encoder.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                (self.histogram)(&cell).sum(),
+                count(&buckets),
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+impl<L, M> fmt::Debug for Histograms<L, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Histograms")
     }
 }
