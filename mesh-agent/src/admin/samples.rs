@@ -1,7 +1,7 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
 use super::proto::{
-    AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding,
+    AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Channel,
     Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
     ExplainReply, ExplainedPolicy, ExplainedRule, ExplainedSource, ExplainedWay, Flow, FlowKind, Path,
     Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject, Service, StatusReply, Totals,
@@ -422,6 +422,7 @@ fn to_service() -> Path {
             comm: "curl".into(),
         }),
         worker: 0,
+        channel: Channel::Mtls.into(),
         peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use serde::Serializer;
 
 use super::proto::{
-    AgentState, Carriage, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment,
-    FlowKind, PolicyKind, ProblemSeverity,
+    AgentState, Carriage, CertificateStanding, Channel, ConnectionState, DestinationKind, Direction,
+    Enrolment, FlowKind, PolicyKind, ProblemSeverity,
 };
 
 /// An enumeration whose values have names.
@@ -64,6 +64,7 @@ words! {
         Passthrough = "passthrough",
     }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
+    Channel { Plaintext = "plaintext", Mtls = "mtls", SameNode = "same-node" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {
         Held = "held",

@@ -17,6 +17,7 @@ use crate::{
     balance::Active,
     identity::Expected,
     inbound::{self, Guard, Proof},
+    kernel::tables::PortState,
     node::Pod,
     outbound::{self, Way},
     telemetry::{Cause, ConnectionState, Destination, Direction, Opening, Process},
@@ -84,9 +85,9 @@ pub(super) enum Leg {
 pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
     let dialled: SocketAddr = record.peer.into();
     let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
-    // What the application itself believes its address to be.
+    // What the application itself believes its address to be; an address that it only claims to have is not shown.
     let shown = match pod.address_like(dialled.ip()) {
-        Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
+        Some(own) if !pod.has_address(src.ip()) => SocketAddr::new(own, src.port()),
         _ => src,
     };
     let mut guard = None;
@@ -169,7 +170,7 @@ pub(super) fn inbound(
     addressed: SocketAddr,
     proof: Proof,
 ) -> Journey {
-    let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
+    let resolved = inbound::resolve(&path.store.load(), &path.pods, pod, client, addressed);
     let (client_workload, leg) = match resolved {
         Ok(delivery) => (
             delivery.client_workload,
@@ -309,16 +310,30 @@ impl Leg {
         }
     }
 
-    /// The port that an inbound connection proves to be open, or not.
-    pub(super) fn known_open(&self) -> Option<PortKey> {
-        match self {
-            Self::Deliver {
-                pod,
-                addr,
-                inbound: true,
-                ..
-            } => Some(port_key(pod, *addr)),
-            _ => None,
+    /// It stands: an inbound connection proves that its port is open.
+    pub(super) fn opened(&self, path: &DataPath) {
+        if let Self::Deliver {
+            pod,
+            addr,
+            inbound: true,
+            ..
+        } = self
+        {
+            remember(path, pod, *addr);
+        }
+    }
+
+    /// It does not stand: an inbound connection proves that its port is not open any more.
+    pub(super) fn not_opened(&self, path: &DataPath) {
+        if let Self::Deliver {
+            pod,
+            addr,
+            inbound: true,
+            ..
+        } = self
+            && let Err(error) = path.open_ports.remove(port_key(pod, *addr))
+        {
+            tracing::debug!(%error, "a closed port is still taken for open");
         }
     }
 }
@@ -380,7 +395,7 @@ async fn deliver(
     }
     let answer = dial(Source::Own).await;
     if answer.is_ok() {
-        remember(path, port);
+        remember(path, pod, addr);
     }
     answer
 }
@@ -395,9 +410,28 @@ fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {
     }
 }
 
-/// Requests to this port need not be held. That only saves them a detour; without it everything works the same.
-pub(super) fn remember(path: &DataPath, port: PortKey) {
-    if let Err(error) = path.open_ports.insert(port) {
+/// An application of the pod accepts at `addr`. Requests to it need not be held, unless some may be denied. That only
+/// saves them a detour; without it everything works the same.
+fn remember(path: &DataPath, pod: &Pod, addr: SocketAddr) {
+    let snapshot = path.store.load();
+    let policy = snapshot
+        .workload(&pod.workload.key)
+        .map(|entry| snapshot.policy_of(entry));
+    let state = match policy {
+        Some(policy) if !policy.may_deny(addr.port()) => PortState::LetThrough,
+        _ => PortState::Held,
+    };
+    if let Err(error) = path.open_ports.insert(port_key(pod, addr), state) {
         tracing::debug!(%error, "an open port is not remembered");
+    }
+}
+
+/// Somebody was let through to `addr` and denied: from now on requests are held, and refused before they are accepted.
+pub(super) fn hold_from_now_on(path: &DataPath, pod: &Pod, addr: SocketAddr) {
+    let port = port_key(pod, addr);
+    if path.open_ports.contains(port)
+        && let Err(error) = path.open_ports.insert(port, PortState::Held)
+    {
+        tracing::debug!(%error, "requests to an open port are not held");
     }
 }

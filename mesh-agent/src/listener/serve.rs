@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh_common::{
@@ -20,7 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     accept::{HeldRequest, PodListener},
-    journey::{self, Journey, Leg, remember},
+    admission::Admission,
+    journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
     terms::Terms,
@@ -32,7 +33,7 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side,
+        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
@@ -71,6 +72,10 @@ pub struct DataPath {
     pub pool: Pool,
     /// Owns the tunnels' tasks, in both directions.
     pub tunnels: TaskTracker,
+    /// Bounds the handshakes of other agents.
+    pub(crate) admission: Admission,
+    /// Bounds what is logged of refused connections.
+    pub(crate) told: Throttle,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -110,6 +115,8 @@ impl DataPath {
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
             tunnels: TaskTracker::new(),
+            admission: Admission::default(),
+            told: Throttle::default(),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
@@ -174,7 +181,13 @@ pub(super) fn accepted(
         Some(record) if record.kind == RecordKind::Captured as u32 => {
             journey::outbound(path, &listener.pod, client, &record)
         }
-        _ => journey::inbound(path, &listener.pod, client, local, Proof::None),
+        _ => {
+            let journey = journey::inbound(path, &listener.pod, client, local, Proof::None);
+            if journey.leg.is_err() {
+                journey::hold_from_now_on(path, &listener.pod, local);
+            }
+            journey
+        }
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
@@ -188,7 +201,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         Ok(leg) => leg,
         Err(cause) => {
             held.refuse(Refusal::Refused);
-            return refused(&path, &entry, FlowKind::Refused, cause);
+            return denied(&path, &entry, cause);
         }
     };
     let gave_up = cookie.map(|cookie| {
@@ -212,13 +225,12 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     let upstream = match dialled {
         Ok(upstream) => upstream,
         Err(error) => {
+            leg.not_opened(&path);
             held.refuse(error.refusal());
             return refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     };
-    if let Some(port) = leg.known_open() {
-        remember(&path, port);
-    }
+    leg.opened(&path);
     established(&entry, &leg);
     if let (Upstream::Tcp(upstream), Leg::Dial { .. }, Some(cookie)) = (&upstream, &leg, cookie) {
         path.dialer.tell_source(cookie, upstream);
@@ -248,7 +260,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
         Ok(leg) => leg,
         Err(cause) => {
             upstream::abort(&downstream);
-            return refused(&path, &entry, FlowKind::Refused, cause);
+            return denied(&path, &entry, cause);
         }
     };
     let dialled = tokio::select! {
@@ -261,11 +273,7 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
         }
         Err(error) => {
-            if let Some(port) = leg.known_open()
-                && let Err(error) = path.open_ports.remove(port)
-            {
-                tracing::debug!(%error, "a closed port is still taken for open");
-            }
+            leg.not_opened(&path);
             upstream::abort(&downstream);
             refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
@@ -328,7 +336,7 @@ pub(super) async fn attend(
     connection.set_state(ConnectionState::Open);
     connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let broken = tokio::select! {
         ending = carried => match ending {
             Ending::Closed => None,
@@ -370,6 +378,22 @@ fn no_longer_permitted(entry: &Entry, cause: Cause) -> Cause {
         "an open connection is not permitted any more"
     );
     cause
+}
+
+/// Records, and logs, a connection that leads nowhere or must not be.
+pub(super) fn denied(path: &DataPath, entry: &Entry, cause: Cause) {
+    if let Some(left_out) = path.told.admit(Instant::now()) {
+        let connection = entry.connection();
+        tracing::warn!(
+            client = %connection.client,
+            workload = %connection.workload.key,
+            dialled = %connection.original_destination,
+            error = %cause,
+            left_out,
+            "a connection is refused"
+        );
+    }
+    refused(path, entry, FlowKind::Refused, cause);
 }
 
 pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, cause: Cause) {

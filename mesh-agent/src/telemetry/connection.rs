@@ -24,6 +24,17 @@ pub enum Direction {
     Local,
 }
 
+/// What protects a connection between the two workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Nothing but what the applications do themselves; nobody proved who he is.
+    Plaintext,
+    /// Mutual TLS between two agents.
+    Mtls,
+    /// It does not leave the node; the kernel proves who the client is.
+    SameNode,
+}
+
 /// What a dialled address stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -170,6 +181,16 @@ impl Connection {
     pub fn set_peer(&self, peer: SpiffeId) {
         // A second value could only be the same: a connection has one peer.
         let _ = self.peer.set(peer);
+    }
+
+    /// What protects it; `None` while that is not known.
+    pub fn channel(&self) -> Option<Channel> {
+        match (self.direction, self.peer(), self.upstream()) {
+            (Direction::Local, ..) => Some(Channel::SameNode),
+            (_, Some(_), _) => Some(Channel::Mtls),
+            (Direction::Inbound, None, _) | (Direction::Outbound, None, Some(_)) => Some(Channel::Plaintext),
+            (Direction::Outbound, None, None) => None,
+        }
     }
 
     /// How far it is.

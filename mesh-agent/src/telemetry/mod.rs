@@ -9,8 +9,10 @@ mod connection;
 mod flow;
 pub mod metrics;
 mod registry;
+mod throttle;
 
 pub use cause::Cause;
-pub use connection::{Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
+pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
 pub use flow::{Flow, FlowKind, FlowLog, FlowSubject};
 pub use registry::{Entry, Registry, Totals};
+pub use throttle::Throttle;

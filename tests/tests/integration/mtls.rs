@@ -2,6 +2,10 @@
 //! and what cannot be protected is refused.
 
 mod credentials;
+mod flood;
+mod forged;
+mod plaintext;
+pub(crate) mod refused;
 mod revocation;
 mod wire;
 
@@ -42,7 +46,7 @@ fn secured(name: &str, check: impl FnOnce(&Mesh, &[Agent]) -> Result<()>) {
 }
 
 /// Starts the agents, and waits until the workloads of both nodes reach each other.
-fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
+pub(crate) fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
     let agents = mesh.start_agents()?;
     let _servers =
         ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", TRIAL_PORT).unwrap());
@@ -58,7 +62,7 @@ fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
 }
 
 /// The reasons in an agent's flows that are refusals.
-fn refusals(agent: &Agent) -> Result<String> {
+pub(crate) fn refusals(agent: &Agent) -> Result<String> {
     Ok(agent
         .cli(&["flows", "--kind", "refused", "--last", "100", "-o", "json"])?
         .ok()?

@@ -101,13 +101,7 @@ impl Tunnel {
                 .map_err(|error| TunnelError::handshake(addr, error))?;
             let credentials = Credentials::of_server(tls.get_ref().1, identity)
                 .map_err(|source| TunnelError::Peer { addr, source })?;
-            let (requests, connection) = h2::client::Builder::new()
-                .initial_window_size(tuning::STREAM_WINDOW)
-                .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-                .max_frame_size(tuning::FRAME)
-                .max_header_list_size(tuning::HEADER_LIST)
-                .max_send_buffer_size(tuning::SEND_BUFFER)
-                .enable_push(false)
+            let (requests, connection) = tuning::client()
                 .handshake(tls)
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })?;
