@@ -26,7 +26,7 @@ use crate::{
     telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
-        tunnel::{self, ALPNS, Stream, tuning},
+        tunnel::{self, Stream, protocol, tuning},
     },
 };
 
@@ -250,7 +250,7 @@ async fn handshake(
     identity: &Identity,
 ) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
     let config = identity
-        .server_config(ALPNS)
+        .server_config(protocol::taken_at(0))
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
         let tls = TlsAcceptor::from(config)

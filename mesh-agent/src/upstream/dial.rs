@@ -28,6 +28,10 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// How long an application of this node that accepts connections may take to do so.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long another node may take to answer when a tunnel is dialled. Then it counts as silent, like a client's own
+/// attempts that nobody answers.
+const TUNNEL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Opens upstream connections for one data worker.
 pub struct Dialer {
     records: Mutex<SkStorage<MapData, SocketRecord>>,
@@ -100,6 +104,16 @@ impl Dialer {
             }
             other => other,
         }
+    }
+
+    /// Connects from `netns` to where a tunnel is to begin; whoever waits for it waits 10 s at most.
+    pub async fn dial_in_time(&self, netns: &Netns, addr: SocketAddr) -> Result<TcpStream, DialError> {
+        tokio::time::timeout(TUNNEL_PATIENCE, self.dial(netns, addr, None))
+            .await
+            .unwrap_or_else(|_| {
+                let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+                Err(DialError { addr, source })
+            })
     }
 
     async fn dial_from(
