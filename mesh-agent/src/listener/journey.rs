@@ -85,9 +85,9 @@ pub(super) enum Leg {
 pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
     let dialled: SocketAddr = record.peer.into();
     let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
-    // What the application itself believes its address to be.
+    // What the application itself believes its address to be; an address that it only claims to have is not shown.
     let shown = match pod.address_like(dialled.ip()) {
-        Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
+        Some(own) if !pod.has_address(src.ip()) => SocketAddr::new(own, src.port()),
         _ => src,
     };
     let mut guard = None;
@@ -165,7 +165,7 @@ pub(super) fn inbound(
     addressed: SocketAddr,
     proof: Proof,
 ) -> Journey {
-    let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
+    let resolved = inbound::resolve(&path.store.load(), &path.pods, pod, client, addressed);
     let (client_workload, leg) = match resolved {
         Ok(delivery) => (
             delivery.client_workload,

@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::tunnel::tuning;
 use crate::{kernel::raw, node::Netns};
 
 /// A peer silent for this long is asked whether it is still there.
@@ -27,10 +28,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 /// How long an application of this node that accepts connections may take to do so.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long another node may take to answer when a tunnel is dialled. Then it counts as silent, like a client's own
-/// attempts that nobody answers.
-const TUNNEL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Opens upstream connections for one data worker.
 pub struct Dialer {
@@ -106,9 +103,9 @@ impl Dialer {
         }
     }
 
-    /// Connects from `netns` to where a tunnel is to begin; whoever waits for it waits 10 s at most.
+    /// Connects from `netns` to where a tunnel is to begin. Who does not answer in time counts as silent.
     pub async fn dial_in_time(&self, netns: &Netns, addr: SocketAddr) -> Result<TcpStream, DialError> {
-        tokio::time::timeout(TUNNEL_PATIENCE, self.dial(netns, addr, None))
+        tokio::time::timeout(tuning::DIAL, self.dial(netns, addr, None))
             .await
             .unwrap_or_else(|_| {
                 let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);

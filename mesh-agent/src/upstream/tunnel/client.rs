@@ -122,13 +122,7 @@ impl Tunnel {
             if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
                 return Err(TunnelError::Protocol { addr, protocol });
             }
-            h2::client::Builder::new()
-                .initial_window_size(tuning::STREAM_WINDOW)
-                .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-                .max_frame_size(tuning::FRAME)
-                .max_header_list_size(tuning::HEADER_LIST)
-                .max_send_buffer_size(tuning::SEND_BUFFER)
-                .enable_push(false)
+            tuning::client()
                 .handshake(tls)
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })
