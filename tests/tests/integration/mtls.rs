@@ -2,6 +2,7 @@
 //! and what cannot be protected is refused.
 
 mod credentials;
+mod interop;
 mod wire;
 
 use anyhow::{Context, Result, ensure};
