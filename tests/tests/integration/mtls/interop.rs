@@ -26,7 +26,9 @@ const COLLECT: u16 = 7501;
 const BULK: u16 = 7502;
 const IDENTITY: u16 = 7503;
 const CLOSED: u16 = 7504;
-const PORTS: [u16; 5] = [ECHO, COLLECT, BULK, IDENTITY, CLOSED];
+/// Nobody listens there but for a moment.
+const FIRST: u16 = 7505;
+const PORTS: [u16; 6] = [ECHO, COLLECT, BULK, IDENTITY, CLOSED, FIRST];
 /// The entrances of an Envoy lie so far from where they lead.
 const SHIFT: u16 = 1000;
 
@@ -63,6 +65,63 @@ fn data_both_ways(from: &LivePod, to: impl Fn(u16) -> String) -> Result<()> {
         report["sent_intact"] == true && report["received_intact"] == true,
         "{report}"
     );
+    Ok(())
+}
+
+/// Ends its half first and then counts what still comes. Prints a line once it listens and one with the count.
+const LAST_TO_HEAR: &str = "import socket, sys\n\
+    s = socket.create_server(('::', int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)\n\
+    print('listening', flush=True)\n\
+    c = s.accept()[0]\n\
+    c.sendall(b'bye')\n\
+    c.shutdown(socket.SHUT_WR)\n\
+    count = 0\n\
+    while part := c.recv(65536):\n\
+    \tcount += len(part)\n\
+    print('heard', count, flush=True)\n";
+
+/// Reads to the end, and only then sends.
+const LAST_TO_SPEAK: &str = "import socket, sys\n\
+    host, port = sys.argv[1].rsplit(':', 1)\n\
+    s = socket.create_connection((host.strip('[]'), int(port)), 20)\n\
+    assert s.makefile('rb').read() == b'bye'\n\
+    s.sendall(b'x' * 300000)\n";
+
+/// Says a lot to each of twenty, and closes at once.
+const BRIEF: &str = "import socket, sys\n\
+    s = socket.create_server(('::', int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)\n\
+    print('listening', flush=True)\n\
+    for _ in range(20):\n\
+    \tc = s.accept()[0]\n\
+    \tc.sendall(b'x' * 1000000)\n\
+    \tc.close()\n";
+
+/// Listens to each, begins late, and never ends its own half before.
+const PATIENT: &str = "import socket, sys, time\n\
+    host, port = sys.argv[1].rsplit(':', 1)\n\
+    for wait in [0, 0.05] * 10:\n\
+    \ts = socket.create_connection((host.strip('[]'), int(port)), 20)\n\
+    \ttime.sleep(wait)\n\
+    \tcount = len(s.makefile('rb').read())\n\
+    \tassert count == 1000000, count\n";
+
+/// A server that closes is heard to its end, and the end is not a reset. Envoy in front of it takes that for the end of
+/// both ways and tells so by `RST_STREAM` without an error (RFC 9113, 8.1): what the client says after that is lost.
+fn the_server_closes(from: &LivePod, to: &str, server: &LivePod, port: u16) -> Result<()> {
+    let mut brief = server.spawn("python3", &["-c", BRIEF, &port.to_string()])?;
+    brief.wait_line(SOON, |line| line == "listening")?;
+    from.run("python3", &["-c", PATIENT, to])?.ok()?;
+    brief.wait(SOON)?.ok()?;
+    Ok(())
+}
+
+/// The server may end first, and still hears everything.
+fn the_server_ends_first(from: &LivePod, to: &str, server: &LivePod, port: u16) -> Result<()> {
+    let mut heard = server.spawn("python3", &["-c", LAST_TO_HEAR, &port.to_string()])?;
+    heard.wait_line(SOON, |line| line == "listening")?;
+    from.run("python3", &["-c", LAST_TO_SPEAK, to])?.ok()?;
+    let said = heard.wait(SOON)?.ok()?.stdout;
+    ensure!(said.ends_with("heard 300000\n"), "{said}");
     Ok(())
 }
 
@@ -151,6 +210,8 @@ fn envoy_tunnels_into_a_pod_under_its_own_identity() {
             let capture = mesh.capture()?;
             wire::speak(mesh, "stranger", &to(ECHO))?;
             data_both_ways(stranger, to)?;
+            the_server_ends_first(stranger, &to(FIRST), near, FIRST)?;
+            the_server_closes(stranger, &to(FIRST), near, FIRST)?;
             // Where Envoy's word agrees with the address that it comes from, the client is whom Envoy names.
             let (own, seen_there) = seen(stranger, &to(IDENTITY))?;
             ensure!(seen_there["accept"] == own.to_string(), "{own}: {seen_there}");
@@ -306,13 +367,14 @@ fn a_pod_reaches_applications_behind_envoy() {
             let to = |port: u16| at(ip, port);
             wire::speak(mesh, "client", &to(ECHO))?;
             data_both_ways(client, to)?;
+            the_server_closes(client, &to(FIRST), stranger, FIRST)?;
             let (own, _) = seen(client, &to(IDENTITY))?;
             let entry = envoy.wait_logged(|entry| entry["authority"] == to(IDENTITY))?;
             let says = |field: &str, what: &str| {
                 ensure!(entry[field] == what, "{field} is not {what:?}: {entry}");
                 Ok(())
             };
-            says("status", "200")?;
+            ensure!(entry["status"] == 200, "{entry}");
             says("method", "CONNECT")?;
             says("forwarded", &format!("for=\"{own}\""))?;
             says(
