@@ -459,3 +459,25 @@ fn our_agents_speak_it_with_each_other() {
         agents.iter().try_for_each(all_let_go)
     });
 }
+
+/// An application may listen on the port of HBONE: the mesh reaches it, plaintext from elsewhere does not.
+#[test]
+fn an_application_on_the_port_of_hbone_is_reached_through_the_mesh() {
+    Mesh::scenario(standard("interop-port"), |mesh| {
+        mesh.secure(&[])?;
+        let agents = super::start(mesh)?;
+        let [client, near, web] = ["client", "near", "web"].map(|name| mesh.pod(name));
+        let _echo = [near, web].map(|pod| traffic::serve(pod, "echo", DOOR).unwrap());
+        let capture = mesh.capture()?;
+        for ip in web.addresses() {
+            wire::speak(mesh, "client", &at(ip, DOOR))?;
+        }
+        only_hbone(&capture.finish()?, client, web)?;
+        wire::speak(mesh, "client", &at(near.v4(), DOOR))?;
+        ensure!(
+            wire::speak(mesh, "stranger", &at(web.v4(), DOOR)).is_err(),
+            "plaintext was taken"
+        );
+        wait_refusal(&agents[1], "it is not TLS")
+    });
+}
