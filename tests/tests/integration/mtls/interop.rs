@@ -209,9 +209,6 @@ fn envoy_tunnels_into_a_pod_under_its_own_identity() {
             let to = |port: u16| at(own_ip, port + SHIFT);
             let capture = mesh.capture()?;
             wire::speak(mesh, "stranger", &to(ECHO))?;
-            data_both_ways(stranger, to)?;
-            the_server_ends_first(stranger, &to(FIRST), near, FIRST)?;
-            the_server_closes(stranger, &to(FIRST), near, FIRST)?;
             // Where Envoy's word agrees with the address that it comes from, the client is whom Envoy names.
             let (own, seen_there) = seen(stranger, &to(IDENTITY))?;
             ensure!(seen_there["accept"] == own.to_string(), "{own}: {seen_there}");
@@ -223,6 +220,9 @@ fn envoy_tunnels_into_a_pod_under_its_own_identity() {
                 ensure!(accepted.ip() == own_ip, "{seen_there}");
             }
             only_hbone(&capture.finish()?, stranger, near)?;
+            data_both_ways(stranger, to)?;
+            the_server_ends_first(stranger, &to(FIRST), near, FIRST)?;
+            the_server_closes(stranger, &to(FIRST), near, FIRST)?;
             let entry = envoy.wait_logged(|entry| entry["port"] == IDENTITY + SHIFT)?;
             let answer = entry["answer"].to_string();
             ensure!(
@@ -364,8 +364,11 @@ fn a_pod_reaches_applications_behind_envoy() {
         })?;
         let capture = mesh.capture()?;
         for ip in stranger.addresses() {
+            wire::speak(mesh, "client", &at(ip, ECHO))?;
+        }
+        only_hbone(&capture.finish()?, client, stranger)?;
+        for ip in stranger.addresses() {
             let to = |port: u16| at(ip, port);
-            wire::speak(mesh, "client", &to(ECHO))?;
             data_both_ways(client, to)?;
             the_server_closes(client, &to(FIRST), stranger, FIRST)?;
             let (own, _) = seen(client, &to(IDENTITY))?;
@@ -391,7 +394,6 @@ fn a_pod_reaches_applications_behind_envoy() {
             let report = failing::connect(client, &to(CLOSED))?;
             ensure!(report["error"] == "ECONNREFUSED", "{report}");
         }
-        only_hbone(&capture.finish()?, client, stranger)?;
         // Envoy takes only `client`.
         let report = failing::connect(mesh.pod("near"), &first)?;
         ensure!(report["error"] == "ECONNREFUSED", "{report}");
