@@ -50,6 +50,7 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("AgentState", "StatusReply.state"),
     ("Enrolment", "Workload.enrolment"),
     ("Direction", "Path.direction"),
+    ("Channel", "Path.channel"),
     ("DestinationKind", "Destination.kind"),
     ("ConnectionState", "Connection.state"),
     ("FlowKind", "Flow.kind"),

@@ -16,7 +16,9 @@ use aya_ebpf::{
     macros::socket_filter,
     programs::SkBuffContext,
 };
-use mesh_common::kernel::{FlowKey, Ip, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX};
+use mesh_common::kernel::{
+    FlowKey, Ip, PORT_LET_THROUGH, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX,
+};
 
 use crate::maps::{CONFIG, FLOWS, HELD, LISTENERS, OPEN_PORTS, SYN_RINGS};
 
@@ -66,8 +68,8 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
             family: if v4 { 4 } else { 6 },
             reserved: 0,
         };
-        // SAFETY: the value is not dereferenced.
-        if unsafe { OPEN_PORTS.get(&port) }.is_some() {
+        // SAFETY: a value is one word, which is never half written.
+        if unsafe { OPEN_PORTS.get(&port) }.is_some_and(|state| *state == PORT_LET_THROUGH) {
             return PASS;
         }
         // Full or not, the request is held; without the entry a repetition may meet another worker.

@@ -1,7 +1,7 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
 use super::proto::{
-    AgentState, Certificate, CertificateStanding, Connection, ConnectionState, Counts, Destination,
+    AgentState, Certificate, CertificateStanding, Channel, Connection, ConnectionState, Counts, Destination,
     DestinationKind, Direction, Endpoint, Enrolment, Flow, FlowKind, Path, Port, Process, RejectedObject,
     Service, StatusReply, Totals, WorkerStatus, Workload,
 };
@@ -297,6 +297,7 @@ fn to_service() -> Path {
             comm: "curl".into(),
         }),
         worker: 0,
+        channel: Channel::Mtls.into(),
         peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
     }
 }

@@ -130,7 +130,7 @@ fn flow(kind: FlowKind, port: u16) -> Flow {
             process: None,
         },
         duration: None,
-        reason: String::new(),
+        cause: None,
     }
 }
 

@@ -11,7 +11,8 @@ use std::{
 use serde::Serializer;
 
 use super::proto::{
-    AgentState, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment, FlowKind,
+    AgentState, CertificateStanding, Channel, ConnectionState, DestinationKind, Direction, Enrolment,
+    FlowKind,
 };
 
 /// An enumeration whose values have names.
@@ -55,6 +56,7 @@ words! {
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
     CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
+    Channel { Plaintext = "plaintext", Mtls = "mtls", SameNode = "same-node" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {
         Held = "held",

@@ -21,11 +21,14 @@ use super::{
     logging, preflight,
 };
 use crate::{
-    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    admin::{Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
     identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
-    telemetry::{Connection, Destination, FlowLog, Totals},
+    telemetry::{
+        Connection, Destination, FlowLog, Totals,
+        metrics::{CertificateFacts, Metrics, NodeFacts},
+    },
 };
 
 /// The running parts that the admin API asks.
@@ -40,6 +43,7 @@ pub(super) struct Inspector {
     pub(super) standings: Standings,
     pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) flows: Arc<FlowLog>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) enrolment: Arc<Enrolment>,
     pub(super) log: logging::Handle,
@@ -173,7 +177,48 @@ impl Inspect for Inspector {
     }
 }
 
+impl Expose for Inspector {
+    fn metrics(&self) -> Option<String> {
+        self.open_connections()
+            .for_each(|connection| connection.tell_bytes());
+        self.metrics.text(Instant::now(), self.node_facts()).ok()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.lifecycle.phase() == Phase::Ready
+    }
+}
+
 impl Inspector {
+    fn node_facts(&self) -> NodeFacts {
+        let counts = self.counts();
+        let states = self.certificates.iter().flat_map(|store| store.states());
+        NodeFacts {
+            pods: vec![
+                ("enrolled", counts.workloads_enrolled as usize),
+                ("waiting", counts.workloads_waiting as usize),
+                ("failed", counts.workloads_failed as usize),
+            ],
+            connections: self.workers.connections(),
+            rejected: self.store.rejections().len(),
+            certificates: states
+                .map(|state| CertificateFacts {
+                    account: state.account.to_string(),
+                    until: state.identity.map(|identity| identity.facts().not_after),
+                    failures: state.failures_ever,
+                })
+                .collect(),
+            authority_until: self
+                .certificates
+                .as_ref()
+                .and_then(|store| store.authority_until()),
+            roots_failing: self
+                .certificates
+                .as_ref()
+                .map(|store| store.roots_error().is_some()),
+        }
+    }
+
     fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
         self.workers
             .iter()

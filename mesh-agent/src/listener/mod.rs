@@ -12,9 +12,11 @@ mod admission;
 pub mod answer;
 pub mod held;
 mod journey;
+mod measure;
 mod mesh;
 pub mod serve;
 pub mod socket;
+mod terms;
 
 pub use accept::PodListener;
 pub(crate) use journey::account_of;

@@ -2,7 +2,12 @@
 //! and what cannot be protected is refused.
 
 mod credentials;
+mod flood;
+mod forged;
 mod interop;
+mod plaintext;
+pub(crate) mod refused;
+mod revocation;
 mod wire;
 
 use anyhow::{Context, Result, ensure};
@@ -42,7 +47,7 @@ fn secured(name: &str, check: impl FnOnce(&Mesh, &[Agent]) -> Result<()>) {
 }
 
 /// Starts the agents, and waits until the workloads of both nodes reach each other.
-fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
+pub(crate) fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
     let agents = mesh.start_agents()?;
     let _servers =
         ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", TRIAL_PORT).unwrap());
@@ -58,7 +63,7 @@ fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
 }
 
 /// The reasons in an agent's flows that are refusals.
-fn refusals(agent: &Agent) -> Result<String> {
+pub(crate) fn refusals(agent: &Agent) -> Result<String> {
     Ok(agent
         .cli(&["flows", "--kind", "refused", "--last", "100", "-o", "json"])?
         .ok()?
@@ -201,7 +206,7 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
             }
         }
         wire::only_tls(&capture.finish()?, mesh)?;
-        for agent in &agents {
+        for (agent, node) in agents.iter().zip(mesh.nodes()) {
             let said = refusals(agent)?;
             ensure!(
                 said.contains("mTLS") && said.contains("leads to no root that we know"),
@@ -211,6 +216,13 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
                 said.contains("the peer refuses us"),
                 "the flows of the agent that was dialled do not say why: {said}"
             );
+            for (direction, reason) in [("outbound", "unknown-root"), ("inbound", "refused-by-peer")] {
+                let labels = [("direction", direction), ("reason", reason)];
+                let count = node
+                    .metrics()?
+                    .sum("nodemesh_connections_refused_total", &labels)?;
+                ensure!(count >= 2.0, "{direction} {reason}: {count} are counted");
+            }
             let log = agent.log();
             ensure!(
                 log.contains("a connection of another agent is refused")

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Stream, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
-    identity::{self, server_name},
+    identity::{self, Credentials, Identity, server_name},
     upstream::{Refusal, in_order},
 };
 
@@ -34,6 +34,7 @@ pub struct Tunnel {
     protocol: TunnelProtocol,
     requests: SendRequest<Bytes>,
     streams: Arc<AtomicUsize>,
+    credentials: Arc<Credentials>,
 }
 
 /// What a stream is asked for with.
@@ -48,7 +49,10 @@ pub struct Asking<'a> {
 }
 
 /// A stream's place in its tunnel.
-pub struct Place(Arc<AtomicUsize>);
+pub struct Place {
+    streams: Arc<AtomicUsize>,
+    credentials: Arc<Credentials>,
+}
 
 /// Why there is no tunnel, or no stream in it.
 #[derive(Debug, Error)]
@@ -104,11 +108,12 @@ pub enum TunnelError {
 }
 
 impl Tunnel {
-    /// Shakes hands over an established TCP connection. The tunnel lives as a task of `tasks` until nobody uses it.
+    /// Shakes hands over an established TCP connection, as `identity`, whose `config` says who must be there. The tunnel lives as a task of `tasks` until nobody uses it.
     pub async fn establish(
         tcp: TcpStream,
         addr: SocketAddr,
         protocol: TunnelProtocol,
+        identity: &Identity,
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
@@ -122,12 +127,15 @@ impl Tunnel {
             if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
                 return Err(TunnelError::Protocol { addr, protocol });
             }
-            tuning::client()
+            let credentials = Credentials::of_server(tls.get_ref().1, identity)
+                .map_err(|source| TunnelError::Peer { addr, source })?;
+            let (requests, connection) = tuning::client()
                 .handshake(tls)
                 .await
-                .map_err(|source| TunnelError::Http { addr, source })
+                .map_err(|source| TunnelError::Http { addr, source })?;
+            Ok((requests, connection, credentials))
         };
-        let (requests, mut connection) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+        let (requests, mut connection, credentials) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
             .map_err(|_| TunnelError::TimedOut { addr })??;
         let pings = connection.ping_pong();
@@ -145,6 +153,7 @@ impl Tunnel {
             protocol,
             requests,
             streams: Arc::default(),
+            credentials,
         })
     }
 
@@ -152,7 +161,7 @@ impl Tunnel {
     pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
         let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
-        let place = Place::take(&self.streams);
+        let place = Place::take(self);
         let mut requests = self.requests.clone().ready().await.map_err(http)?;
         let (response, send) = requests
             .send_request(request(self.protocol, asking), false)
@@ -168,6 +177,11 @@ impl Tunnel {
             });
         }
         Ok((Stream { send, recv }, place))
+    }
+
+    /// What both ends proved.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Streams open or being opened.
@@ -196,15 +210,23 @@ fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
 }
 
 impl Place {
-    fn take(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
+    fn take(tunnel: &Tunnel) -> Self {
+        tunnel.streams.fetch_add(1, Ordering::Relaxed);
+        Self {
+            streams: Arc::clone(&tunnel.streams),
+            credentials: Arc::clone(&tunnel.credentials),
+        }
+    }
+
+    /// What both ends of the tunnel proved.
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -225,6 +247,19 @@ impl TunnelError {
             | Self::Protocol { .. }
             | Self::TimedOut { .. }
             | Self::Http { .. } => Refusal::Refused,
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Tls { .. } => "handshake",
+            Self::Peer { source, .. } => source.label(),
+            Self::Protocol { .. } => "no-protocol",
+            Self::TimedOut { .. } => "handshake-timed-out",
+            Self::Http { .. } => "tunnel-broken",
+            Self::Answered { status, .. } if *status == StatusCode::UNAUTHORIZED => "denied-by-peer",
+            Self::Answered { refusal, .. } => refusal.word(),
         }
     }
 

@@ -132,7 +132,7 @@ fn the_root_rotates_under_load_and_no_connection_fails() {
 }
 
 /// Waits until every agent has heard of so many sets of roots.
-fn await_roots(agents: &[Agent], count: usize) -> Result<()> {
+pub(super) fn await_roots(agents: &[Agent], count: usize) -> Result<()> {
     for agent in agents {
         wait_until(SOON * 2, "new roots", || {
             agent.log().matches("roots changed").count() >= count
