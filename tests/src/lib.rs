@@ -23,7 +23,7 @@ pub mod programs;
 pub mod traffic;
 
 pub use agent::{Agent, AgentStart, agent_binary};
-pub use authority::Authority;
+pub use authority::{Authority, Credentials};
 pub use capture::{Capture, Packet, Wire};
 pub use manifest::{Pod, Service};
 pub use mesh::{LivePod, LiveService, Mesh, MeshBuilder, Node};

@@ -62,6 +62,7 @@ words! {
         MutualTls = "mutual-tls",
         Plaintext = "plaintext",
         Passthrough = "passthrough",
+        Hbone = "hbone",
     }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
     Channel { Plaintext = "plaintext", Mtls = "mtls", SameNode = "same-node" }

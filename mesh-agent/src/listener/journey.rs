@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{PeerMode, ServiceAccountKey, SpiffeId, Workload},
+    model::{PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -24,9 +24,9 @@ use crate::{
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
-            ALPNS,
-            client::{Tunnel, TunnelError},
+            client::{Asking, Tunnel, TunnelError},
             pool::Key,
+            protocol,
         },
     },
 };
@@ -71,6 +71,7 @@ pub(super) enum Leg {
         addr: SocketAddr,
         client: SocketAddr,
         expected: SpiffeId,
+        protocol: TunnelProtocol,
     },
     /// To an application in a pod of this node.
     Deliver {
@@ -103,6 +104,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                             addr,
                             client: shown,
                             expected,
+                            protocol: peer.tunnel,
                         })
                         .map_err(|error| Cause::of("no-identity", &error))
                 }
@@ -288,7 +290,15 @@ impl Leg {
                 addr,
                 client,
                 expected,
-            } => tunnel_to(path, pod, *addr, *client, expected).await,
+                protocol,
+            } => {
+                let asking = Asking {
+                    target: *addr,
+                    client: *client,
+                    workload: &pod.workload,
+                };
+                tunnel_to(path, pod, asking, expected, *protocol).await
+            }
             Self::Deliver {
                 pod, addr, client, ..
             } => Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?)),
@@ -342,9 +352,9 @@ impl Leg {
 async fn tunnel_to(
     path: &DataPath,
     pod: &Pod,
-    addr: SocketAddr,
-    client: SocketAddr,
+    asking: Asking<'_>,
     expected: &SpiffeId,
+    protocol: TunnelProtocol,
 ) -> Result<Upstream, LegError> {
     let account = account_of(&pod.workload);
     let identity = path
@@ -352,10 +362,13 @@ async fn tunnel_to(
         .as_ref()
         .and_then(|store| store.current(&account))
         .ok_or(LegError::NoCertificate(account))?;
-    let config = identity.client_config(Expected::OneOf(Arc::from([expected.clone()])), ALPNS)?;
+    let expects = Expected::OneOf(Arc::from([expected.clone()]));
+    let config = identity.client_config(expects, protocol::offer(protocol))?;
+    let door = protocol::door(protocol, asking.target);
     let key = Key {
         source: pod.number,
-        destination: addr,
+        protocol,
+        door,
         expected: expected.clone(),
         credentials: identity.facts().serial.clone(),
     };
@@ -367,10 +380,11 @@ async fn tunnel_to(
         now <= credentials.until() && credentials.check(bundle).is_ok()
     };
     let establish = || async {
-        let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
-        Ok::<_, LegError>(Tunnel::establish(tcp, addr, &identity, Arc::clone(&config), &path.tunnels).await?)
+        let tcp = path.dialer.dial_in_time(&pod.netns, door).await?;
+        let config = Arc::clone(&config);
+        Ok::<_, LegError>(Tunnel::establish(tcp, door, protocol, &identity, config, &path.tunnels).await?)
     };
-    let (stream, place) = path.pool.open(&key, client, good, establish).await?;
+    let (stream, place) = path.pool.open(&key, asking, good, establish).await?;
     Ok(Upstream::Tunnel(stream, place))
 }
 

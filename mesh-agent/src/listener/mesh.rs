@@ -1,8 +1,8 @@
 //! Connections from other agents: one TLS handshake, then streams, each of them a connection of its own.
 //!
-//! `serve` hands over an accepted connection whose first bytes are a TLS handshake from a workload of the mesh.
-//! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
-//! the connection was steered to.
+//! `serve` hands over a connection from a workload of another node, and any to the port of HBONE, where other
+//! implementations come. Invariant: no stream is joined before its peer's identity was proved, and none reaches anything
+//! but the pod that the connection was steered to.
 
 mod error;
 
@@ -17,26 +17,26 @@ use std::{
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
-use mesh_common::model::SpiffeId;
+use mesh_common::model::{SpiffeId, TunnelProtocol};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use self::error::MeshError;
 use super::{
-    accept::{HeldRequest, PodListener},
+    accept::{HeldRequest, PodListener, canonical},
     admission::Place,
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
     terms::Terms,
 };
 use crate::{
-    identity::{Credentials, Identity, PeerIdentity},
+    identity::{Alpn, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
     telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
-        tunnel::{self, ALPNS, Stream, tuning},
+        tunnel::{self, Stream, baggage, keepalive, protocol, tuning},
     },
 };
 
@@ -59,17 +59,18 @@ struct Arrived {
     addressed: SocketAddr,
 }
 
-/// Whether a connection request to `pod` comes from another agent: its source is a workload of another node, and the
-/// port takes mutual TLS.
+/// Whether a connection request to `pod` is another agent's: it is for the port of HBONE, or its source is a workload of
+/// another node; and the port takes mutual TLS.
 pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addressed: SocketAddr) -> bool {
     path.certificates.is_some()
         && pod.has_address(addressed.ip())
         && !pod.is_own_listener(addressed)
-        && path
-            .store
-            .load()
-            .workload_at(client.ip())
-            .is_some_and(|entry| entry.workload.node != pod.workload.node)
+        && (addressed.port() == protocol::HBONE_PORT
+            || path
+                .store
+                .load()
+                .workload_at(client.ip())
+                .is_some_and(|entry| entry.workload.node != pod.workload.node))
         && takes_mtls(path, &pod.workload, addressed)
 }
 
@@ -120,6 +121,10 @@ impl Arrived {
                     self.refused(&error);
                 }
             }
+            Beginning::Plain if self.addressed.port() == protocol::HBONE_PORT => {
+                upstream::abort(&stream);
+                self.refused(&MeshError::Plaintext);
+            }
             // A workload that is not captured on its node, or not yet, speaks in the clear.
             Beginning::Plain => {
                 let journey =
@@ -133,7 +138,10 @@ impl Arrived {
 
     async fn serve_tunnel(&self, stream: TcpStream, place: Place) -> Result<(), MeshError> {
         let Self {
-            path, pod, client, ..
+            path,
+            pod,
+            client,
+            addressed,
         } = self;
         let account = account_of(&pod.workload);
         let certificates = path.certificates.as_ref();
@@ -142,9 +150,11 @@ impl Arrived {
             return Err(MeshError::NoCertificate(account));
         };
         upstream::in_order(&stream);
-        let (mut connection, peer, credentials) = handshake(stream, &identity).await?;
+        let taken = protocol::taken_at(addressed.port());
+        let (mut connection, peer, protocol, credentials) = handshake(stream, &identity, taken).await?;
         drop(place);
-        is_at_home(path, &peer, *client)?;
+        is_at_home(path, &peer, protocol, *client)?;
+        let mut silent = pin!(keepalive::silent(connection.ping_pong()));
         let mut expiry = pin!(expired(&identity, &credentials));
         let terms = Terms::of_tunnel(Arc::clone(&credentials));
         let mut broken = pin!(terms.broken(path));
@@ -156,6 +166,10 @@ impl Arrived {
                     connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
                     revoked = Some(cause);
                     continue;
+                }
+                () = &mut silent => {
+                    tracing::warn!(%client, "a tunnel's other end does not answer any more; its streams are reset");
+                    return Ok(());
                 }
                 () = &mut expiry, if !leaving => {
                     leaving = true;
@@ -184,8 +198,8 @@ impl Arrived {
                 None => return Ok(()),
             };
             // The workload there may be another one since the tunnel was made.
-            is_at_home(path, &peer, *client)?;
-            match Asked::read(request, respond, pod, *client) {
+            is_at_home(path, &peer, protocol, *client)?;
+            match Asked::read(request, respond, pod, *client, protocol) {
                 Ok(asked) => {
                     let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
                     let credentials = Arc::clone(&credentials);
@@ -225,11 +239,19 @@ impl Arrived {
     }
 }
 
-/// Whether the workload at the client's address is who the peer proved to be.
-fn is_at_home(path: &DataPath, peer: &PeerIdentity, client: SocketAddr) -> Result<(), MeshError> {
-    let expected = match path.store.load().workload_at(client.ip()) {
-        Some(entry) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
-        None => return Err(MeshError::Unknown(client)),
+/// Whether the workload at the client's address is who the peer proved to be. HBONE also comes from addresses that are
+/// no workload's, such as those of gateways.
+fn is_at_home(
+    path: &DataPath,
+    peer: &PeerIdentity,
+    protocol: TunnelProtocol,
+    client: SocketAddr,
+) -> Result<(), MeshError> {
+    let snapshot = path.store.load();
+    let expected = match (snapshot.workload_at(client.ip()), protocol) {
+        (Some(entry), _) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        (None, TunnelProtocol::Hbone) => return Ok(()),
+        (None, TunnelProtocol::Nodemesh) => return Err(MeshError::Unknown(client)),
     };
     if *peer.id() == expected {
         return Ok(());
@@ -258,10 +280,13 @@ async fn serve_stream(
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
-        Ok(leg) => leg
-            .open(path)
-            .await
-            .map_err(|error| (error.refusal(), error.cause())),
+        Ok(leg) => match tokio::time::timeout(tuning::CONNECT, leg.open(path)).await {
+            Ok(opened) => opened.map_err(|error| (error.refusal(), error.cause())),
+            Err(_) => {
+                let said = format!("{} did not answer in time", asked.target);
+                Err((Refusal::Silent, Cause::of("timed-out", &said)))
+            }
+        },
         Err(cause) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
             return serve::denied(path, &entry, cause.clone());
@@ -276,7 +301,7 @@ async fn serve_stream(
         }
     };
     entry.connection().set_upstream(asked.target);
-    match asked.join() {
+    match asked.join(pod) {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
             let terms = Terms::of(
@@ -305,6 +330,7 @@ struct Asked {
     target: SocketAddr,
     /// Who asks, as its own agent says.
     client: SocketAddr,
+    protocol: TunnelProtocol,
     request: Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
 }
@@ -320,17 +346,18 @@ async fn beginning(stream: &TcpStream) -> Beginning {
     }
 }
 
-/// A connection, who is there, and what both proved.
+/// A connection, who is there, what it speaks, and what both proved.
 type Shaken = (
     h2::server::Connection<TlsStream<TcpStream>, Bytes>,
     PeerIdentity,
+    TunnelProtocol,
     Arc<Credentials>,
 );
 
 /// Shakes hands as `identity`, within a deadline, and says who came.
-async fn handshake(stream: TcpStream, identity: &Identity) -> Result<Shaken, MeshError> {
+async fn handshake(stream: TcpStream, identity: &Identity, taken: Alpn) -> Result<Shaken, MeshError> {
     let config = identity
-        .server_config(ALPNS)
+        .server_config(taken)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
         let tls = TlsAcceptor::from(config)
@@ -339,8 +366,9 @@ async fn handshake(stream: TcpStream, identity: &Identity) -> Result<Shaken, Mes
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
+        let protocol = protocol::agreed(tls.get_ref().1.alpn_protocol()).ok_or(MeshError::NoProtocol)?;
         let connection = tuning::server().handshake(tls).await?;
-        Ok((connection, peer, credentials))
+        Ok((connection, peer, protocol, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await
@@ -355,6 +383,7 @@ impl Asked {
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
+        protocol: TunnelProtocol,
     ) -> Result<Self, MeshError> {
         let target = match destination(&request, pod) {
             Ok(target) => target,
@@ -373,14 +402,19 @@ impl Asked {
         Ok(Self {
             target,
             client: client.unwrap_or(peer),
+            protocol,
             request,
             respond,
         })
     }
 
     /// Joins the stream.
-    fn join(mut self) -> Result<Stream, h2::Error> {
-        let send = self.respond.send_response(Response::new(()), false)?;
+    fn join(mut self, pod: &Pod) -> Result<Stream, h2::Error> {
+        let mut response = Response::new(());
+        if self.protocol == TunnelProtocol::Hbone {
+            baggage::write(response.headers_mut(), &pod.workload);
+        }
+        let send = self.respond.send_response(response, false)?;
         Ok(Stream {
             send,
             recv: self.request.into_body(),
@@ -404,7 +438,7 @@ fn destination(request: &Request<h2::RecvStream>, pod: &Pod) -> Result<SocketAdd
     }
     let authority = request.uri().authority();
     let target: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
-    match target {
+    match target.map(canonical) {
         None => Err(MeshError::NotConnect),
         Some(target) if !pod.has_address(target.ip()) => Err(MeshError::NotThisPod(target)),
         Some(target) if pod.is_own_listener(target) => Err(MeshError::OwnListener),

@@ -4,6 +4,7 @@
 mod credentials;
 mod flood;
 mod forged;
+mod interop;
 mod plaintext;
 pub(crate) mod refused;
 mod revocation;

@@ -22,6 +22,7 @@ fn workload(name: &str, account: &str, node: &str, address: &str) -> Workload {
         }],
         ready: true,
         policies: Vec::new(),
+        tunnel: Default::default(),
         locate: None,
     }
 }

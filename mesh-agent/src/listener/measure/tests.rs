@@ -1,5 +1,7 @@
 use std::time::Instant;
 
+use mesh_common::model::TunnelProtocol;
+
 use super::*;
 use crate::{config::Change, state::Store, telemetry::metrics::NodeFacts};
 
@@ -17,6 +19,7 @@ fn workload(name: &str, version: &str) -> Workload {
         ports: Vec::new(),
         ready: true,
         policies: Vec::new(),
+        tunnel: TunnelProtocol::default(),
         locate: None,
     }
 }

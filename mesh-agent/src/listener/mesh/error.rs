@@ -16,6 +16,10 @@ pub(super) enum MeshError {
     TimedOut,
     #[error("too many at once: {0}")]
     Full(#[from] Full),
+    #[error("the handshake agreed on no protocol that we know: offer ALPN h2 on port 15008")]
+    NoProtocol,
+    #[error("it is not TLS, and port 15008 takes nothing else")]
+    Plaintext,
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
     #[error("{0}")]
@@ -56,6 +60,8 @@ impl MeshError {
         match self {
             Self::Tls(_) => "handshake",
             Self::TimedOut => "handshake-timed-out",
+            Self::NoProtocol => "no-protocol",
+            Self::Plaintext => "plaintext",
             Self::Http(_) => "http2",
             Self::Peer(refusal) => refusal.label(),
             Self::Impostor { .. } => "unexpected-identity",

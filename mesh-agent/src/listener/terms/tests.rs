@@ -1,4 +1,4 @@
-use mesh_common::model::{SpiffeId, Workload};
+use mesh_common::model::{SpiffeId, TunnelProtocol, Workload};
 
 use super::*;
 use crate::{
@@ -17,6 +17,7 @@ fn workload(name: &str, account: &str, address: &str) -> Workload {
         ports: Vec::new(),
         ready: true,
         policies: Vec::new(),
+        tunnel: TunnelProtocol::default(),
         locate: None,
     }
 }

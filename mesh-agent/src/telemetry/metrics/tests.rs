@@ -3,7 +3,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::model::Workload;
+use mesh_common::model::{TunnelProtocol, Workload};
 
 use super::*;
 use crate::telemetry::{
@@ -89,6 +89,7 @@ fn workload(name: &str, labels: &[(&str, &str)]) -> Workload {
         ports: Vec::new(),
         ready: true,
         policies: Vec::new(),
+        tunnel: TunnelProtocol::default(),
         locate: None,
     }
 }

@@ -12,24 +12,40 @@ use std::{
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode, Uri};
+use mesh_common::model::{TunnelProtocol, Workload};
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::{Stream, read_refusal, tuning, write_forwarded};
+use super::{Stream, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
     identity::{self, Credentials, Identity, server_name},
     upstream::{Refusal, in_order},
 };
 
+/// Streams in one tunnel before another is established beside it.
+const STREAMS_MAX: usize = 100;
+
 /// An established tunnel; streams are opened in it.
 #[derive(Clone)]
 pub struct Tunnel {
+    protocol: TunnelProtocol,
     requests: SendRequest<Bytes>,
     streams: Arc<AtomicUsize>,
     credentials: Arc<Credentials>,
+}
+
+/// What a stream is asked for with.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// Where to.
+    pub target: SocketAddr,
+    /// On behalf of whom.
+    pub client: SocketAddr,
+    /// The workload that the client belongs to.
+    pub workload: &'a Workload,
 }
 
 /// A stream's place in its tunnel.
@@ -56,6 +72,14 @@ pub enum TunnelError {
         addr: SocketAddr,
         /// Why.
         source: identity::Refusal,
+    },
+    /// TLS stands, but who is there speaks another protocol in it.
+    #[error("mTLS with {addr}: it did not agree to speak {protocol:?}")]
+    Protocol {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// What we offered.
+        protocol: TunnelProtocol,
     },
     /// TLS or HTTP/2 took too long.
     #[error("mTLS with {addr} did not finish in time")]
@@ -88,6 +112,7 @@ impl Tunnel {
     pub async fn establish(
         tcp: TcpStream,
         addr: SocketAddr,
+        protocol: TunnelProtocol,
         identity: &Identity,
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
@@ -99,6 +124,9 @@ impl Tunnel {
                 .connect(server_name(addr.ip()), tcp)
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
+            if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
+                return Err(TunnelError::Protocol { addr, protocol });
+            }
             let credentials = Credentials::of_server(tls.get_ref().1, identity)
                 .map_err(|source| TunnelError::Peer { addr, source })?;
             let (requests, connection) = tuning::client()
@@ -107,33 +135,41 @@ impl Tunnel {
                 .map_err(|source| TunnelError::Http { addr, source })?;
             Ok((requests, connection, credentials))
         };
-        let (requests, connection, credentials) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+        let (requests, mut connection, credentials) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
             .map_err(|_| TunnelError::TimedOut { addr })??;
+        let pings = connection.ping_pong();
         tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%addr, %error, "a tunnel broke");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%addr, %error, "a tunnel broke");
+                },
+                () = keepalive::silent(pings) => {
+                    tracing::warn!(%addr, "a tunnel's other end does not answer any more; its streams are reset");
+                }
             }
         });
         Ok(Self {
+            protocol,
             requests,
             streams: Arc::default(),
             credentials,
         })
     }
 
-    /// Asks for a stream to `target` on behalf of `client`.
-    pub async fn open(&self, target: SocketAddr, client: SocketAddr) -> Result<(Stream, Place), TunnelError> {
+    /// Asks for a stream.
+    pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
+        let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
         let place = Place::take(self);
         let mut requests = self.requests.clone().ready().await.map_err(http)?;
         let (response, send) = requests
-            .send_request(request(target, client), false)
+            .send_request(request(self.protocol, asking), false)
             .map_err(http)?;
         let response = response.await.map_err(http)?;
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
-            let refusal = read_refusal(&head.headers);
+            let refusal = read_refusal(head.status, &head.headers);
             return Err(TunnelError::Answered {
                 target,
                 status: head.status,
@@ -152,14 +188,24 @@ impl Tunnel {
     pub fn streams(&self) -> usize {
         self.streams.load(Ordering::Relaxed)
     }
+
+    /// Whether another stream would not have to wait for one that ends.
+    pub fn has_room(&self) -> bool {
+        // A peer may allow fewer streams than we would open. One that allows none is not worth another tunnel.
+        let allowed = self.requests.current_max_send_streams().max(1);
+        self.streams() < allowed.min(STREAMS_MAX)
+    }
 }
 
-fn request(target: SocketAddr, client: SocketAddr) -> Request<()> {
+fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     // An address and a port are always a valid authority.
-    *request.uri_mut() = Uri::try_from(target.to_string()).unwrap_or_default();
-    write_forwarded(request.headers_mut(), client);
+    *request.uri_mut() = Uri::try_from(asking.target.to_string()).unwrap_or_default();
+    write_forwarded(request.headers_mut(), asking.client);
+    if protocol == TunnelProtocol::Hbone {
+        baggage::write(request.headers_mut(), asking.workload);
+    }
     request
 }
 
@@ -196,9 +242,11 @@ impl TunnelError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Answered { refusal, .. } => *refusal,
-            Self::Tls { .. } | Self::Peer { .. } | Self::TimedOut { .. } | Self::Http { .. } => {
-                Refusal::Refused
-            }
+            Self::Tls { .. }
+            | Self::Peer { .. }
+            | Self::Protocol { .. }
+            | Self::TimedOut { .. }
+            | Self::Http { .. } => Refusal::Refused,
         }
     }
 
@@ -207,6 +255,7 @@ impl TunnelError {
         match self {
             Self::Tls { .. } => "handshake",
             Self::Peer { source, .. } => source.label(),
+            Self::Protocol { .. } => "no-protocol",
             Self::TimedOut { .. } => "handshake-timed-out",
             Self::Http { .. } => "tunnel-broken",
             Self::Answered { status, .. } if *status == StatusCode::UNAUTHORIZED => "denied-by-peer",

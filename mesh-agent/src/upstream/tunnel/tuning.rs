@@ -28,6 +28,11 @@ const FAULTS: usize = 100;
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
 /// TLS and HTTP/2 together must be done by then.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The application that a stream asks for must have accepted by then. Connections within a pod take microseconds unless
+/// its queue is full.
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+/// Another node must have answered by then when a tunnel is dialled. Then it counts as silent.
+pub(crate) const DIAL: Duration = Duration::from_secs(10);
 /// A client that speaks TLS begins at once. One that has sent nothing by then waits for the server to speak, so it
 /// speaks in the clear. Long enough for a busy peer and a lost packet or two.
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
