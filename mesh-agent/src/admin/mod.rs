@@ -26,7 +26,7 @@ mod words;
 
 pub use client::{AdminClient, DialError, dial};
 pub use http::{Door, DoorAddress, Expose, NoAddress, serve_http};
-pub use inspect::{FlowFeed, HandoverError, Inspect, LogError};
+pub use inspect::{ExplainError, FlowFeed, HandoverError, Inspect, LogError};
 pub use lock::{AgentLock, LockError, RunDir};
 pub use server::{ServeError, serve};
 pub use socket::{AdminSocket, SocketError};

@@ -7,10 +7,12 @@
 
 mod enrol;
 mod events;
+mod explain;
 mod follow;
 mod inspect;
 mod lifecycle;
 mod logging;
+mod policies;
 pub(crate) mod preflight;
 
 use std::{
@@ -240,16 +242,17 @@ impl Agent {
         let pods = Arc::new(PodTable::default());
         let metrics = Arc::new(Metrics::new());
         let flows = Arc::new(FlowLog::new(Arc::clone(&metrics)));
+        let trust_domain = match &certificates {
+            Some(certificates) => certificates.trust_domain().clone(),
+            None => options.trust_domain.clone(),
+        };
         let shared = Shared {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
             certificates: certificates.clone(),
-            trust_domain: match &certificates {
-                Some(certificates) => certificates.trust_domain().clone(),
-                None => options.trust_domain.clone(),
-            },
+            trust_domain: trust_domain.clone(),
             home: Arc::clone(&home),
         };
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);
@@ -296,6 +299,7 @@ impl Agent {
             store: Arc::clone(&store),
             workers: Arc::clone(&workers),
             standings,
+            trust_domain,
             certificates,
             flows: Arc::clone(&flows),
             metrics,

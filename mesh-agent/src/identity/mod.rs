@@ -33,6 +33,6 @@ pub use key::{KeyError, LeafKey};
 pub use memory::forbid_core_dumps;
 pub use refusal::{Claim, Expected, Refusal};
 pub use schedule::{Schedule, Standing};
-pub use store::{CertificateState, CertificateStore, LastError, Settings};
+pub use store::{CertificateState, CertificateStore, LastError, Problem, Settings, Severity};
 pub use tls::{Alpn, Identity, server_name};
 pub use verify::PeerIdentity;

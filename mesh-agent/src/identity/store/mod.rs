@@ -5,7 +5,10 @@
 //! lock. Invariants: there is one writer, the task; an identity that is still valid is replaced only by a newer one;
 //! keys of accounts that are no longer wanted are dropped.
 
+mod health;
 mod renew;
+
+pub use health::{Problem, Severity};
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
