@@ -422,7 +422,7 @@ fn to_service() -> Path {
             comm: "curl".into(),
         }),
         worker: 0,
-        channel: Channel::Mtls.into(),
+        channel: Channel::MutualTls.into(),
         peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
     }
 }

@@ -163,7 +163,7 @@ fn channel_of(channel: Option<Channel>) -> proto::Channel {
     match channel {
         None => proto::Channel::Unspecified,
         Some(Channel::Plaintext) => proto::Channel::Plaintext,
-        Some(Channel::Mtls) => proto::Channel::Mtls,
+        Some(Channel::MutualTls) => proto::Channel::MutualTls,
         Some(Channel::SameNode) => proto::Channel::SameNode,
     }
 }

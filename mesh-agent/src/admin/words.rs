@@ -65,7 +65,7 @@ words! {
         Hbone = "hbone",
     }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
-    Channel { Plaintext = "plaintext", Mtls = "mtls", SameNode = "same-node" }
+    Channel { Plaintext = "plaintext", MutualTls = "mutual-tls", SameNode = "same-node" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {
         Held = "held",

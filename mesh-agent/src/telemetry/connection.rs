@@ -30,7 +30,7 @@ pub enum Channel {
     /// Nothing but what the applications do themselves; nobody proved who he is.
     Plaintext,
     /// Mutual TLS between two agents.
-    Mtls,
+    MutualTls,
     /// It does not leave the node; the kernel proves who the client is.
     SameNode,
 }
@@ -187,7 +187,7 @@ impl Connection {
     pub fn channel(&self) -> Option<Channel> {
         match (self.direction, self.peer(), self.upstream()) {
             (Direction::Local, ..) => Some(Channel::SameNode),
-            (_, Some(_), _) => Some(Channel::Mtls),
+            (_, Some(_), _) => Some(Channel::MutualTls),
             (Direction::Inbound, None, _) | (Direction::Outbound, None, Some(_)) => Some(Channel::Plaintext),
             (Direction::Outbound, None, None) => None,
         }

@@ -42,8 +42,8 @@ fn connections_and_flows_show_what_protects_them() {
         ];
         for (agent, client, to, channel) in [
             (&agents[0], "client", "near", "same-node"),
-            (&agents[0], "client", "web", "mtls"),
-            (&agents[1], "client", "web", "mtls"),
+            (&agents[0], "client", "web", "mutual-tls"),
+            (&agents[1], "client", "web", "mutual-tls"),
             (&agents[0], "stranger", "near", "plaintext"),
             (&agents[1], "stranger", "web", "plaintext"),
         ] {
