@@ -16,6 +16,7 @@ use crate::toolchain::Toolchain;
 const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// One thing a machine must have.
 pub(crate) struct Requirement {
@@ -51,6 +52,8 @@ pub(crate) enum Source {
 pub(crate) enum Need {
     Present,
     Missing,
+    /// It is not there, and installed only by the command that needs it.
+    Optional,
     /// Something else on this machine does its work.
     Replaced,
 }
@@ -100,7 +103,25 @@ pub(crate) fn all() -> Vec<Requirement> {
         },
         need: found(has_version("cargo-deny", CARGO_DENY)),
     });
+    all.push(fuzzer());
     all
+}
+
+/// What `cargo xtask fuzz` needs besides.
+pub(crate) fn fuzzer() -> Requirement {
+    Requirement {
+        name: "cargo-fuzz",
+        why: "throws random bytes at parsers; `cargo xtask fuzz` installs it",
+        source: Source::Cargo {
+            version: CARGO_FUZZ,
+            arguments: &[],
+            variables: Vec::new(),
+        },
+        need: match has_version("cargo-fuzz", CARGO_FUZZ) {
+            true => Need::Present,
+            false => Need::Optional,
+        },
+    }
 }
 
 /// Debian packages whatever compiler builds the kernel half: the package, a program that shows it is there, the reason.
