@@ -9,6 +9,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
+    check_bounds_signed,
     helpers::{
         bpf_get_socket_cookie,
         generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
@@ -85,8 +86,9 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
     let tcp_len = (u32::from(tcp[12] >> 4) * 4)
         .min(len)
         .clamp(TCP_HEADER_MIN, TCP_HEADER_MAX as u32);
-    // SAFETY: the reservation is of this type's size; every field is written before it is submitted. The
-    // length is bounded twice: `clamp` for the packet, the mask for the verifier.
+    // SAFETY: the reservation is of this type's size; every field is written before it is submitted. The length is
+    // bounded twice: `clamp` for the packet, `check_bounds_signed` for the verifier. It is read back so that the compiler
+    // cannot know that the check changes nothing: older verifiers (6.1) do not follow the clamp.
     unsafe {
         (*event).listener = cookie;
         (*event).pod = listener.pod;
@@ -99,9 +101,8 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
         (*event).tcp = [0; TCP_HEADER_MAX];
         (*event).reserved = 0;
         (*event).tcp_len = tcp_len;
-        let copied = tcp_len & 63;
-        if copied > 60
-            || copied == 0
+        let copied = core::ptr::read_volatile(&raw const (*event).tcp_len);
+        if !check_bounds_signed(copied.into(), 1, TCP_HEADER_MAX as i64)
             || bpf_skb_load_bytes(skb.cast(), 0, (*event).tcp.as_mut_ptr().cast(), copied) != 0
         {
             entry.discard(0);

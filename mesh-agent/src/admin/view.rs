@@ -48,7 +48,7 @@ impl From<&Flow> for proto::Flow {
             duration_us: flow.duration.map_or(0, |duration| {
                 u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
             }),
-            reason: flow.reason.clone(),
+            reason: flow.cause.as_ref().map(ToString::to_string).unwrap_or_default(),
             ..Self::default()
         };
         match &flow.subject {

@@ -34,6 +34,16 @@ pub enum Undeliverable {
     NotThisPod,
 }
 
+impl Undeliverable {
+    /// The reason in one word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::OwnListener => "own-listener",
+            Self::NotThisPod => "not-this-pod",
+        }
+    }
+}
+
 /// Decides where an inbound connection from `client` to `addressed` goes.
 pub fn resolve(
     snapshot: &Snapshot,

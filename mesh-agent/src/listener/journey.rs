@@ -19,7 +19,7 @@ use crate::{
     inbound::{self, Guard, Proof},
     node::Pod,
     outbound::{self, Way},
-    telemetry::{ConnectionState, Destination, Direction, Opening, Process},
+    telemetry::{Cause, ConnectionState, Destination, Direction, Opening, Process},
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
@@ -33,7 +33,7 @@ use crate::{
 /// A connection whose meaning is known.
 pub(super) struct Journey {
     pub(super) opening: Opening,
-    pub(super) leg: Result<Leg, String>,
+    pub(super) leg: Result<Leg, Cause>,
     /// Keeps the connection counted at its endpoint.
     pub(super) active: Option<Active>,
     /// What must hold as long as the connection lives, where this agent stands before the destination.
@@ -47,9 +47,9 @@ impl Journey {
         if let Some(guard) = &self.guard
             && self.leg.is_ok()
         {
-            guard.report(&snapshot);
+            guard.report(&snapshot, path.meters.metrics());
             if let Err(denied) = guard.check(&snapshot) {
-                self.leg = Err(denied.to_string());
+                self.leg = Err(Cause::of(denied.word(), &denied));
             }
         }
         self
@@ -103,7 +103,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                             client: shown,
                             expected,
                         })
-                        .map_err(|error| error.to_string())
+                        .map_err(|error| Cause::of("no-identity", &error))
                 }
                 _ => Ok(Leg::Dial {
                     pod,
@@ -122,14 +122,20 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                     client: shown,
                     inbound: false,
                 }),
-                None => Err(format!(
-                    "service account {} can have no identity",
-                    account_of(&pod.workload)
+                None => Err(Cause::new(
+                    "no-identity",
+                    format!(
+                        "service account {} can have no identity",
+                        account_of(&pod.workload)
+                    ),
                 )),
             };
             (Direction::Local, leg)
         }
-        Err(unroutable) => (Direction::Outbound, Err(unroutable.to_string())),
+        Err(unroutable) => (
+            Direction::Outbound,
+            Err(Cause::of(unroutable.word(), &unroutable)),
+        ),
     };
     let opening = Opening {
         direction,
@@ -174,7 +180,7 @@ pub(super) fn inbound(
                 inbound: true,
             }),
         ),
-        Err(reason) => (None, Err(reason.to_string())),
+        Err(reason) => (None, Err(Cause::of(reason.word(), &reason))),
     };
     let opening = Opening {
         direction: Direction::Inbound,
@@ -256,6 +262,17 @@ impl LegError {
             Self::NoCertificate(_) | Self::Tls(_) => Refusal::Refused,
         }
     }
+
+    /// What is told about it.
+    pub(super) fn cause(&self) -> Cause {
+        let word = match self {
+            Self::Dial(error) => error.word(),
+            Self::Tunnel(error) => error.word(),
+            Self::NoCertificate(_) => "no-own-certificate",
+            Self::Tls(_) => "tls-setup",
+        };
+        Cause::of(word, self)
+    }
 }
 
 impl Leg {
@@ -327,11 +344,18 @@ async fn tunnel_to(
         expected: expected.clone(),
         credentials: identity.facts().serial.clone(),
     };
+    // What both proved when it was made must be good for a new stream as well.
+    let bundle = identity.bundle();
+    let now = identity.clock().now();
+    let good = |tunnel: &Tunnel| {
+        let credentials = tunnel.credentials();
+        now <= credentials.until() && credentials.check(bundle).is_ok()
+    };
     let establish = || async {
         let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
-        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)
+        Ok::<_, LegError>(Tunnel::establish(tcp, addr, &identity, Arc::clone(&config), &path.tunnels).await?)
     };
-    let (stream, place) = path.pool.open(&key, client, establish).await?;
+    let (stream, place) = path.pool.open(&key, client, good, establish).await?;
     Ok(Upstream::Tunnel(stream, place))
 }
 

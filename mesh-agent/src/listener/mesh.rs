@@ -4,7 +4,7 @@
 //! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
 //! the connection was steered to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -18,12 +18,13 @@ use super::{
     accept::{HeldRequest, PodListener},
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
 };
 use crate::{
-    identity::{self, Identity, PeerIdentity},
+    identity::{self, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
         tunnel::{self, ALPNS, Stream, tuning},
@@ -63,6 +64,20 @@ impl MeshError {
         match identity::Refusal::of_io(&error) {
             Some(refusal) => Self::Peer(refusal),
             None => Self::Tls(error),
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Tls(_) => "handshake",
+            Self::TimedOut => "handshake-timed-out",
+            Self::Http(_) => "http2",
+            Self::Peer(refusal) => refusal.label(),
+            Self::Impostor { .. } => "unexpected-identity",
+            Self::NoCertificate(_) => "no-own-certificate",
+            Self::Unknown(_) => "unknown-workload",
+            Self::Identity(_) => "no-identity",
         }
     }
 }
@@ -120,27 +135,42 @@ async fn serve(
             let journey = journey::inbound(&path, &pod, client, addressed, Proof::None);
             return serve::serve_accepted(path, stream, journey).await;
         }
-        Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
+        Ok(Err(error)) => {
+            upstream::abort(&stream);
+            let cause = serve::abandoned(format!("the client was gone before its first byte: {error}"));
+            return refused(&path, &pod, client, addressed, cause);
+        }
+        Err(_) => {
+            upstream::abort(&stream);
+            let cause = Cause::new(
+                "silent-client",
+                "the client sent nothing that tells TLS from plaintext",
+            );
+            return refused(&path, &pod, client, addressed, cause);
+        }
     }
-    if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
-        path.registry.count_refused();
+    if let Err(error) = serve_tunnel(&path, &pod, stream, client, addressed).await {
         tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
-        let subject = FlowSubject::Request {
+        refused(&path, &pod, client, addressed, Cause::of(error.word(), &error));
+    }
+}
+
+/// Records what never became a connection.
+fn refused(path: &DataPath, pod: &Pod, client: SocketAddr, addressed: SocketAddr, cause: Cause) {
+    path.registry.count_refused();
+    path.flows.push(Flow {
+        time: SystemTime::now(),
+        kind: FlowKind::Refused,
+        subject: FlowSubject::Request {
             workload: Some(Arc::clone(&pod.workload)),
             direction: Direction::Inbound,
             client,
             original_destination: addressed,
             process: None,
-        };
-        let kind = FlowKind::Refused;
-        path.flows.push(Flow {
-            time: SystemTime::now(),
-            kind,
-            subject,
-            duration: None,
-            reason: error.to_string(),
-        });
-    }
+        },
+        duration: None,
+        cause: Some(cause),
+    });
 }
 
 async fn serve_tunnel(
@@ -148,6 +178,7 @@ async fn serve_tunnel(
     pod: &Arc<Pod>,
     stream: TcpStream,
     client: SocketAddr,
+    addressed: SocketAddr,
 ) -> Result<(), MeshError> {
     let account = account_of(&pod.workload);
     let certificates = path.certificates.as_ref();
@@ -156,73 +187,128 @@ async fn serve_tunnel(
         return Err(MeshError::NoCertificate(account));
     };
     upstream::in_order(&stream);
-    let (mut connection, peer) = handshake(stream, &identity).await?;
-    let expected = match path.store.load().workload_at(client.ip()) {
-        Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
-        None => return Err(MeshError::Unknown(client)),
-    };
-    if *peer.id() != expected {
-        return Err(MeshError::Impostor {
-            found: peer.id().clone(),
-            expected,
-            address: client,
-        });
-    }
-    let mut leaving = false;
+    let (mut connection, peer, credentials) = handshake(stream, &identity).await?;
+    is_at_home(path, &peer, client)?;
+    let mut expiry = pin!(expired(&identity, &credentials));
+    let terms = Terms::of_tunnel(Arc::clone(&credentials));
+    let mut broken = pin!(terms.broken(path));
+    let (mut leaving, mut revoked) = (false, None);
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
+            cause = &mut broken, if revoked.is_none() => {
+                connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                revoked = Some(cause);
+                continue;
+            }
+            () = &mut expiry, if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
             () = path.leaving.cancelled(), if !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
                 continue;
             }
         };
-        let Some(accepted) = accepted else {
+        if let Some(cause) = revoked {
+            tracing::warn!(%client, workload = %pod.workload.key, peer = %peer.id(), reason = %cause, "a tunnel is not believed any more");
             return Ok(());
+        }
+        let (request, respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            // The other agent is gone; its streams say what that means to them.
+            None => return Ok(()),
+            Some(Err(error)) if error.is_io() => return Ok(()),
+            Some(Err(error)) => return Err(error.into()),
         };
-        let (request, respond) = accepted?;
-        if let Some(asked) = Asked::read(request, respond, pod, client) {
-            let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-            path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+        // The workload there may be another one since the tunnel was made.
+        is_at_home(path, &peer, client)?;
+        match Asked::read(request, respond, pod, client) {
+            Ok(asked) => {
+                let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
+                let credentials = Arc::clone(&credentials);
+                path.spawn(async move { serve_stream(&owned, &pod, asked, peer, credentials).await });
+            }
+            Err((target, cause)) => {
+                tracing::warn!(%client, workload = %pod.workload.key, error = %cause, "a stream of another agent is refused");
+                refused(path, pod, client, target.unwrap_or(addressed), cause);
+            }
         }
     }
 }
 
+/// Whether the workload at the client's address is who the peer proved to be.
+fn is_at_home(path: &DataPath, peer: &PeerIdentity, client: SocketAddr) -> Result<(), MeshError> {
+    let expected = match path.store.load().workload_at(client.ip()) {
+        Some(entry) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        None => return Err(MeshError::Unknown(client)),
+    };
+    if *peer.id() == expected {
+        return Ok(());
+    }
+    Err(MeshError::Impostor {
+        found: peer.id().clone(),
+        expected,
+        address: client,
+    })
+}
+
+/// Waits until nothing new may rely on what the peer proved: it makes another tunnel by then.
+async fn expired(identity: &Identity, credentials: &Credentials) {
+    let left = credentials.until().duration_since(identity.clock().now());
+    tokio::time::sleep(left.unwrap_or_default()).await;
+}
+
 /// The life of one stream.
-async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
+async fn serve_stream(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    asked: Asked,
+    peer: SpiffeId,
+    credentials: Arc<Credentials>,
+) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
         Ok(leg) => leg
             .open(path)
             .await
-            .map_err(|error| (error.refusal(), error.to_string())),
-        Err(reason) => {
+            .map_err(|error| (error.refusal(), error.cause())),
+        Err(cause) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
-            return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
+            return serve::refused(path, &entry, FlowKind::Refused, cause.clone());
         }
     };
     let app = match opened {
         Ok(Upstream::Tcp(app)) => app,
         Ok(other) => return other.abort(),
-        Err((refusal, reason)) => {
+        Err((refusal, cause)) => {
             asked.refuse(StatusCode::SERVICE_UNAVAILABLE, refusal);
-            return serve::refused(path, &entry, serve::kind_of(refusal), reason);
+            return serve::refused(path, &entry, serve::kind_of(refusal), cause);
         }
     };
     entry.connection().set_upstream(asked.target);
     match asked.join() {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
-            serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
-                upstream::abort(&app)
-            })
-            .await;
+            let terms = Terms::of(
+                &path.store.load(),
+                entry.connection(),
+                journey.guard.as_ref(),
+                Some(credentials),
+            );
+            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);
-            serve::refused(path, &entry, FlowKind::Abandoned, error.to_string());
+            serve::refused(
+                path,
+                &entry,
+                FlowKind::Abandoned,
+                serve::abandoned(error.to_string()),
+            );
         }
     }
 }
@@ -244,11 +330,15 @@ async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
     Ok(read == 1 && first[0] == TLS_HANDSHAKE)
 }
 
+/// A connection, who is there, and what both proved.
+type Shaken = (
+    h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+    PeerIdentity,
+    Arc<Credentials>,
+);
+
 /// Shakes hands as `identity`, within a deadline, and says who came.
-async fn handshake(
-    stream: TcpStream,
-    identity: &Identity,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+async fn handshake(stream: TcpStream, identity: &Identity) -> Result<Shaken, MeshError> {
     let config = identity
         .server_config(ALPNS)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
@@ -258,6 +348,7 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
+        let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
         let connection = h2::server::Builder::new()
             .initial_window_size(tuning::STREAM_WINDOW)
             .initial_connection_window_size(tuning::CONNECTION_WINDOW)
@@ -267,7 +358,7 @@ async fn handshake(
             .max_send_buffer_size(tuning::SEND_BUFFER)
             .handshake(tls)
             .await?;
-        Ok((connection, peer))
+        Ok((connection, peer, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await
@@ -275,16 +366,18 @@ async fn handshake(
 }
 
 impl Asked {
-    /// Reads a request; answers it at once when it is none for this pod. `peer` is where the connection came from.
+    /// Reads a request; answers it at once when it is none for this pod, and says whom it asked for and what is wrong
+    /// with that. `peer` is where the connection came from.
     fn read(
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
-    ) -> Option<Self> {
+    ) -> Result<Self, (Option<SocketAddr>, Cause)> {
         if request.method() != Method::CONNECT {
             answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+            let text = format!("a stream asks for {}, not CONNECT", request.method());
+            return Err((None, Cause::new("bad-request", text)));
         }
         let target: Option<SocketAddr> = request
             .uri()
@@ -292,7 +385,11 @@ impl Asked {
             .and_then(|authority| authority.as_str().parse().ok());
         let Some(target) = target else {
             answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+            let cause = Cause::new(
+                "bad-authority",
+                "a stream asks for something that is no address and port",
+            );
+            return Err((None, cause));
         };
         if !pod.has_address(target.ip()) || pod.is_own_listener(target) {
             answer(
@@ -300,11 +397,12 @@ impl Asked {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Some(Refusal::Refused),
             );
-            return None;
+            let text = format!("a stream asks for {target}, which is not an address of this pod");
+            return Err((Some(target), Cause::new("unknown-target", text)));
         }
         // An agent speaks for the pod its connection comes from, and for no other address.
         let client = tunnel::read_forwarded(request.headers()).filter(|client| client.ip() == peer.ip());
-        Some(Self {
+        Ok(Self {
             target,
             client: client.unwrap_or(peer),
             request,

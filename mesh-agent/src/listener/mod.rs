@@ -10,9 +10,11 @@ pub mod accept;
 pub mod answer;
 pub mod held;
 mod journey;
+mod measure;
 mod mesh;
 pub mod serve;
 pub mod socket;
+mod terms;
 
 pub use accept::PodListener;
 pub(crate) use journey::account_of;
