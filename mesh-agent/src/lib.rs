@@ -8,6 +8,7 @@ pub mod agent;
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod kernel;
