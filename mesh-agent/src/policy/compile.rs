@@ -25,6 +25,17 @@ pub struct CompiledPolicy {
     rules: Vec<CompiledRule>,
 }
 
+/// What policies look at in requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Anything.
+    pub requests: bool,
+    /// Their paths.
+    pub paths: bool,
+    /// Their headers.
+    pub headers: bool,
+}
+
 #[derive(Debug)]
 struct CompiledRule {
     effect: Effect,
@@ -72,15 +83,25 @@ impl CompiledPolicy {
         self.policy.enforcement == Enforcement::Enforced
     }
 
-    /// Whether it asks for anything of requests.
-    pub(super) fn reads_requests(&self) -> bool {
-        self.rules.iter().any(|rule| rule.request_field.is_some())
+    /// Whether it decides nothing: AUDIT, or in dry run.
+    pub(super) fn is_silent(&self) -> bool {
+        self.policy.action == Action::Audit || !self.is_enforced()
     }
 
-    /// Whether it asks for the path of requests.
-    pub(super) fn reads_paths(&self) -> bool {
-        let reads = |clause: &Clause| matches!(clause.test, Test::Request(RequestTest::Path(..)));
-        self.rules.iter().flat_map(|rule| &rule.to).flatten().any(reads)
+    /// What it looks at in requests.
+    pub(super) fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        for rule in &self.rules {
+            let entries = rule.from.iter().chain(&rule.to).flatten();
+            for clause in entries.chain(&rule.when) {
+                if let Test::Request(test) = &clause.test {
+                    reads.requests = true;
+                    reads.paths |= matches!(test, RequestTest::Path(..));
+                    reads.headers |= matches!(test, RequestTest::Header(..));
+                }
+            }
+        }
+        reads
     }
 
     /// The first rule that matches.

@@ -31,7 +31,7 @@ mod trace;
 mod workload;
 
 pub use clause::{Field, Miss, Part, Why};
-pub use compile::CompiledPolicy;
+pub use compile::{CompiledPolicy, Reads};
 pub use decision::{Decision, Reason, Report, Verdict};
 pub use facts::{Channel, ConnectionFacts, Peer, RequestFacts};
 pub use mode::{Modes, PortMode};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesh_common::model::{Action, ObjectKey, PeerMode};
 
-use super::compile::CompiledPolicy;
+use super::compile::{CompiledPolicy, Reads};
 use super::decision::{Decision, Reason, Report, Verdict};
 use super::facts::{Channel, ConnectionFacts, RequestFacts, Subject};
 use super::mode::Modes;
@@ -22,6 +22,9 @@ pub struct WorkloadPolicy {
     deny: Vec<Arc<CompiledPolicy>>,
     allow: Vec<Arc<CompiledPolicy>>,
     audit: Vec<Arc<CompiledPolicy>>,
+    reads: Reads,
+    /// Whether some policy decides nothing.
+    silent: bool,
 }
 
 /// What can be said of a connection before its first request.
@@ -57,8 +60,15 @@ impl WorkloadPolicy {
             deny: Vec::new(),
             allow: Vec::new(),
             audit: Vec::new(),
+            reads: Reads::default(),
+            silent: false,
         };
         for policy in policies {
+            let reads = policy.reads();
+            all.reads.requests |= reads.requests;
+            all.reads.paths |= reads.paths;
+            all.reads.headers |= reads.headers;
+            all.silent |= policy.is_silent();
             let list = match policy.policy().action {
                 Action::Custom => &mut all.custom,
                 Action::Deny => &mut all.deny,
@@ -93,12 +103,18 @@ impl WorkloadPolicy {
     /// Whether the requests of a connection must be looked at to judge them: some policy, be it one that decides
     /// nothing, asks for something that only a request has.
     pub fn needs_requests(&self) -> bool {
-        self.policies().any(|policy| policy.reads_requests())
+        self.reads.requests
     }
 
-    /// Whether some policy asks for the path of requests.
-    pub fn reads_paths(&self) -> bool {
-        self.policies().any(|policy| policy.reads_paths())
+    /// What the policies look at in requests.
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// Whether there is any policy that decides nothing, so that [`Self::reports`] or [`Self::rehearse`] have
+    /// something to say.
+    pub fn has_silent(&self) -> bool {
+        self.silent
     }
 
     /// Decides on a connection as TCP, whose bytes nobody reads: see [`BeforeRequests`] for one with requests.
@@ -243,10 +259,10 @@ fn report<'a>(
     subject: Subject<'_, '_>,
     notes: &mut impl Notes<'a>,
 ) -> Option<Report<'a>> {
-    let action = policy.policy().action;
-    if action != Action::Audit && policy.is_enforced() {
+    if !policy.is_silent() {
         return None;
     }
+    let action = policy.policy().action;
     let rule = policy.first_match(subject, notes);
     (rule.is_some() || action == Action::Custom).then(|| Report {
         policy: policy.policy(),
