@@ -9,6 +9,7 @@ mod enrol;
 mod events;
 mod follow;
 mod inspect;
+mod keys;
 mod lifecycle;
 mod logging;
 pub(crate) mod preflight;
@@ -230,6 +231,11 @@ impl Agent {
             }
             None => None,
         };
+        tasks.spawn(keys::follow(
+            Arc::clone(&store),
+            options.node.clone(),
+            stop.clone(),
+        ));
         let pods = Arc::new(PodTable::default());
         let flows = Arc::new(FlowLog::default());
         let shared = Shared {

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
 /// How long a key that is missed must wait for the next fetch after the last one.
-pub const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(10);
 /// How many keys of a set are taken.
 const MAX_KEYS: usize = 64;
 
