@@ -462,3 +462,6 @@ fn verdict(decision: Decision<'_>) -> Result<(), RequestDenied> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

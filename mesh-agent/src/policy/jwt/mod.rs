@@ -15,6 +15,8 @@ mod keys;
 mod output;
 mod place;
 #[cfg(test)]
+pub(crate) mod signer;
+#[cfg(test)]
 mod tests;
 mod verify;
 

@@ -5,9 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::Request;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use mesh_common::model::{ClaimHeader, ObjectKey, OriginalToken, Target, TokenPlace};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use serde_json::{Value, json};
 
+use super::signer::{Signer, base64};
 use super::*;
 use crate::policy::{Governing, Modes};
 
@@ -15,77 +15,6 @@ use crate::policy::{Governing, Modes};
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000)
 }
-
-/// A key pair of an issuer.
-struct Signer {
-    algorithm: Algorithm,
-    key: EncodingKey,
-    jwk: Value,
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for piece in bytes.chunks(3) {
-        let bits =
-            piece.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - piece.len()));
-        for at in 0..=piece.len() {
-            text.push(char::from(LETTERS[(bits >> (18 - 6 * at)) as usize & 63]));
-        }
-    }
-    text
-}
-
-impl Signer {
-    fn ec(id: &str) -> Self {
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let point = pair.public_key_raw();
-        Self {
-            algorithm: Algorithm::ES256,
-            key: EncodingKey::from_ec_der(&pair.serialize_der()),
-            jwk: json!({"kty": "EC", "crv": "P-256", "kid": id, "use": "sig",
-                "x": base64(&point[1..33]), "y": base64(&point[33..])}),
-        }
-    }
-
-    fn ed(id: &str) -> Self {
-        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        Self {
-            algorithm: Algorithm::EdDSA,
-            key: EncodingKey::from_ed_der(&pair.serialize_der()),
-            jwk: json!({"kty": "OKP", "crv": "Ed25519", "kid": id, "x": base64(pair.public_key_raw())}),
-        }
-    }
-
-    fn rsa(id: &str) -> Self {
-        let pair = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
-        // PKCS #1: a sequence of modulus and exponent.
-        let der = pair.public_key_raw();
-        let modulus = &der[der.len() - 5 - 256..der.len() - 5];
-        let pkcs8 = pair.serialize_der();
-        let key = x509_parser::asn1_rs::Sequence::from_der(&pkcs8).unwrap().1;
-        let (rest, _) = x509_parser::asn1_rs::Any::from_der(&key.content).unwrap();
-        let (rest, _) = x509_parser::asn1_rs::Any::from_der(rest).unwrap();
-        let (_, octets) = x509_parser::asn1_rs::Any::from_der(rest).unwrap();
-        Self {
-            algorithm: Algorithm::RS256,
-            key: EncodingKey::from_rsa_der(octets.data),
-            jwk: json!({"kty": "RSA", "kid": id, "alg": "RS256", "n": base64(modulus), "e": "AQAB"}),
-        }
-    }
-
-    fn sign_as(&self, header: Header, claims: &Value) -> String {
-        encode(&header, claims, &self.key).unwrap()
-    }
-
-    fn sign(&self, claims: &Value) -> String {
-        let mut header = Header::new(self.algorithm);
-        header.kid = self.jwk["kid"].as_str().map(str::to_owned);
-        self.sign_as(header, claims)
-    }
-}
-
-use x509_parser::asn1_rs::FromDer;
 
 fn claims() -> Value {
     json!({"iss": "https://issuer", "sub": "me", "aud": ["shop"], "exp": 1_000_100, "nbf": 999_900, "role": "admin",
