@@ -10,6 +10,7 @@ mod events;
 mod explain;
 mod follow;
 mod inspect;
+mod keys;
 mod lifecycle;
 mod logging;
 mod policies;
@@ -239,6 +240,11 @@ impl Agent {
             }
             None => None,
         };
+        tasks.spawn(keys::follow(
+            Arc::clone(&store),
+            options.node.clone(),
+            stop.clone(),
+        ));
         let pods = Arc::new(PodTable::default());
         let metrics = Arc::new(Metrics::new());
         let flows = Arc::new(FlowLog::new(Arc::clone(&metrics)));

@@ -9,7 +9,7 @@ use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 use thiserror::Error;
 
 use crate::{
-    policy::{Channel, ConnectionFacts, Peer, Verdict},
+    policy::{Channel, ConnectionFacts, Decision, Peer, Verdict},
     state::Snapshot,
     telemetry::metrics::Metrics,
 };
@@ -74,6 +74,16 @@ impl Proof {
     }
 }
 
+impl Denied {
+    /// By a decision that denies.
+    pub(super) fn by(decision: &Decision<'_>) -> Self {
+        Self::Policy {
+            word: decision.reason.word(),
+            text: decision.to_string(),
+        }
+    }
+}
+
 impl Guard {
     /// Asks the policies as they are in `snapshot`.
     pub fn check(&self, snapshot: &Snapshot) -> Result<(), Denied> {
@@ -84,10 +94,7 @@ impl Guard {
         let decision = policy.decide(&self.facts());
         match decision.verdict() {
             Verdict::Allow => Ok(()),
-            Verdict::Deny => Err(Denied::Policy {
-                word: decision.reason.word(),
-                text: decision.to_string(),
-            }),
+            Verdict::Deny => Err(Denied::by(&decision)),
         }
     }
 
@@ -122,7 +129,7 @@ impl Guard {
         }
     }
 
-    fn facts(&self) -> ConnectionFacts<'_> {
+    pub(super) fn facts(&self) -> ConnectionFacts<'_> {
         ConnectionFacts {
             channel: match &self.proof {
                 Proof::None => Channel::Plaintext,
