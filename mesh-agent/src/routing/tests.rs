@@ -1,0 +1,1 @@
+//! Which rule leads which request.
