@@ -1,6 +1,8 @@
 //! One difference between what a source said before and what it says now.
 
-use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Service, Workload};
+use mesh_common::model::{
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, Route, RouteKind, Service, Workload,
+};
 
 /// One object that came, changed or went. A source emits only real differences.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,4 +23,8 @@ pub enum Change {
     PutPeerAuthentication(PeerAuthentication),
     /// The peer authentication is gone.
     RemovePeerAuthentication(ObjectKey),
+    /// The route is new, or differs from the one of its kind with its key.
+    PutRoute(Route),
+    /// The route is gone.
+    RemoveRoute(RouteKind, ObjectKey),
 }
