@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Service, Workload};
+use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Route, Service, Workload};
 
 use super::document;
 use super::fault::{Fault, Place};
@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Service,
     AuthorizationPolicy,
     PeerAuthentication,
+    HttpRoute,
+    GrpcRoute,
 }
 
 /// Names one object among all kinds.
@@ -37,6 +39,7 @@ pub(super) enum Object {
     Service(Service),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
+    Route(Route),
 }
 
 /// A checked object, and what only its file can tell.
@@ -97,9 +100,11 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::Service,
         Self::Workload,
+        Self::HttpRoute,
+        Self::GrpcRoute,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
     ];
@@ -110,6 +115,8 @@ impl Kind {
             Self::Service => "Service",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
         }
     }
 
@@ -121,6 +128,11 @@ impl Kind {
             Self::AuthorizationPolicy | Self::PeerAuthentication => {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
+            Self::HttpRoute => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1beta1",
+            ],
+            Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
         }
     }
 
@@ -208,6 +220,8 @@ fn entry(node: &Node) -> Entry {
                 Kind::Service => schema::service(node),
                 Kind::AuthorizationPolicy => schema::authorization_policy(node),
                 Kind::PeerAuthentication => schema::peer_authentication(node),
+                Kind::HttpRoute => schema::http_route(node),
+                Kind::GrpcRoute => schema::grpc_route(node),
             };
             (key.map(|key| Identity::Known(Id { kind, key })), result)
         }

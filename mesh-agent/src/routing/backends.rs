@@ -111,3 +111,88 @@ impl fmt::Display for BackendPort {
         write!(f, "{}:{}", self.service, self.port)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn backends(weights: &[(&str, u32)]) -> Backends {
+        let references: Vec<_> = weights
+            .iter()
+            .map(|(name, weight)| BackendRef {
+                target: match *name {
+                    "other" => BackendTarget::Other {
+                        group: String::new(),
+                        kind: "Bucket".to_owned(),
+                        key: ObjectKey::new("shop", "b"),
+                    },
+                    name => BackendTarget::Service {
+                        service: ObjectKey::new("shop", name),
+                        port: 80,
+                    },
+                },
+                weight: *weight,
+                filters: Vec::new(),
+            })
+            .collect();
+        Backends::new::<()>(&references, |_| Ok(Filters::default())).unwrap()
+    }
+
+    fn shares(backends: &Backends, total: u64) -> BTreeMap<String, u64> {
+        let mut shares = BTreeMap::new();
+        for n in 0..total {
+            let name = match backends.pick(n.wrapping_mul(u64::MAX / total)) {
+                Ok(backend) => backend.port.to_string(),
+                Err(none) => none.to_string(),
+            };
+            *shares.entry(name).or_insert(0) += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn each_gets_its_share_and_what_is_no_service_fails_its_own() {
+        let shares = shares(
+            &backends(&[("a", 90), ("zero", 0), ("b", 9), ("other", 1)]),
+            10_000,
+        );
+        let near = |name: &str, share: u64| shares[name].abs_diff(share) <= 1;
+        assert!(near("shop/a:80", 9_000) && near("shop/b:80", 900), "{shares:?}");
+        assert!(near("Bucket shop/b is not a kind of backend", 100), "{shares:?}");
+        assert_eq!(shares.len(), 3);
+    }
+
+    #[test]
+    fn without_a_weight_there_is_nothing_to_pick() {
+        assert_eq!(backends(&[]).pick(0).err(), Some(NoBackend::None));
+        assert_eq!(
+            backends(&[("a", 0), ("b", 0)]).pick(u64::MAX).err(),
+            Some(NoBackend::None)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_has_a_weight_is_picked(
+            weights in prop::collection::vec(prop::sample::select(vec![0u32, 1, 2, 999_999, 1_000_000]), 0..16),
+            random: u64,
+        ) {
+            let names: Vec<_> = (0..weights.len()).map(|n| format!("s{n}")).collect();
+            let list: Vec<_> = names.iter().map(String::as_str).zip(weights.iter().copied()).collect();
+            match backends(&list).pick(random) {
+                Ok(backend) => {
+                    let number: usize = backend.port.service.name[1..].parse().unwrap();
+                    prop_assert!(weights[number] > 0);
+                }
+                Err(none) => {
+                    prop_assert_eq!(none, NoBackend::None);
+                    prop_assert!(weights.iter().all(|weight| *weight == 0));
+                }
+            }
+        }
+    }
+}

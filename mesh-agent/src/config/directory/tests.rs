@@ -45,6 +45,8 @@ fn changes(update: &Update) -> Vec<String> {
         Change::RemoveAuthorizationPolicy(key) => format!("-A {}", key.name),
         Change::PutPeerAuthentication(policy) => format!("+P {} {:?}", policy.key.name, policy.mode),
         Change::RemovePeerAuthentication(key) => format!("-P {}", key.name),
+        Change::PutRoute(route) => format!("+{} {}", &route.kind.to_string()[..1], route.key.name),
+        Change::RemoveRoute(kind, key) => format!("-{} {}", &kind.to_string()[..1], key.name),
     };
     update.changes.iter().map(short).collect()
 }
