@@ -12,7 +12,7 @@ use std::{
 
 use mesh_common::{
     kernel::ABI_VERSION,
-    model::{ObjectKey, Service, TargetPort, Workload},
+    model::{ObjectKey, RouteKind, Service, TargetPort, Workload},
 };
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     logging, preflight,
 };
 use crate::{
-    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view, view::micros},
     identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
@@ -111,6 +111,14 @@ impl Inspect for Inspector {
 
     fn services(&self) -> Vec<proto::Service> {
         self.store.load().services().map(|entry| service(entry)).collect()
+    }
+
+    fn routes(&self) -> Vec<proto::Route> {
+        let snapshot = self.store.load();
+        let routes = snapshot.routes();
+        routes
+            .map(|route| view::route(route, snapshot.conditions_of(route)))
+            .collect()
     }
 
     fn certificates(&self) -> Vec<proto::Certificate> {
@@ -211,6 +219,8 @@ impl Inspector {
         let in_force = |kind: &str, key: &ObjectKey| match kind {
             "Workload" => snapshot.workload(key).is_some(),
             "Service" => snapshot.service(key).is_some(),
+            "HTTPRoute" => snapshot.route(RouteKind::Http, key).is_some(),
+            "GRPCRoute" => snapshot.route(RouteKind::Grpc, key).is_some(),
             _ => false,
         };
         let rejections = self.store.rejections();

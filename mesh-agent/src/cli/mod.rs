@@ -17,6 +17,7 @@ mod flows;
 mod log;
 mod output;
 mod path;
+mod routes;
 mod run;
 mod services;
 mod status;
@@ -80,6 +81,9 @@ enum Command {
     /// List the services of the mesh and their endpoints
     #[command(after_help = "Example:\n  mesh-agent services shop/cart -o wide")]
     Services(services::ServicesArgs),
+    /// List the routes of the mesh and what became of each
+    #[command(after_help = "Example:\n  mesh-agent routes shop/web -o wide")]
+    Routes(routes::RoutesArgs),
     /// List the open connections
     #[command(after_help = "Example:\n  mesh-agent connections --workload shop/cart --direction outbound")]
     Connections(connections::ConnectionsArgs),
@@ -121,6 +125,7 @@ impl Command {
             Self::Workloads(args) => args.run(),
             Self::Certs(args) => args.run(),
             Self::Services(args) => args.run(),
+            Self::Routes(args) => args.run(),
             Self::Connections(args) => args.run(),
             Self::Flows(args) => args.run(),
             Self::Bpf(command) => command.run(),

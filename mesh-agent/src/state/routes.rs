@@ -44,6 +44,11 @@ impl Snapshot {
         self.routes.values()
     }
 
+    /// The route of this kind with this key.
+    pub fn route(&self, kind: RouteKind, key: &ObjectKey) -> Option<&Arc<CompiledRoute>> {
+        self.routes.get(&(kind, key.clone()))
+    }
+
     /// The conditions of a route of this snapshot.
     pub fn conditions_of(&self, route: &CompiledRoute) -> Vec<ParentStatus> {
         conditions(route, self)

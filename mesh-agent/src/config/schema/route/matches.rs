@@ -68,14 +68,14 @@ pub(super) fn http_match(raw: RawHttpMatch, reading: &mut Reading<'_>) -> HttpMa
     HttpMatch {
         path: path(raw.path, reading),
         method: method.map(str::to_owned),
-        headers: named(raw.headers, "header", 4096, reading),
-        query: named(raw.query_params, "query parameter", 1024, reading),
+        headers: named(raw.headers, Thing::Header, reading),
+        query: named(raw.query_params, Thing::Parameter, reading),
     }
 }
 
 pub(super) fn grpc_match(raw: RawGrpcMatch, reading: &mut Reading<'_>) -> GrpcMatch {
     let mut read = GrpcMatch {
-        headers: named(raw.headers, "header", 4096, reading),
+        headers: named(raw.headers, Thing::Header, reading),
         ..GrpcMatch::default()
     };
     let Some(At { value: raw, place }) = raw.method else {
@@ -166,7 +166,18 @@ fn plain_path(text: &At<String>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn named(list: Vec<At<RawNamed>>, what: &str, most: usize, reading: &mut Reading<'_>) -> Vec<NamedMatch> {
+/// What has a name and a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thing {
+    Header,
+    Parameter,
+}
+
+fn named(list: Vec<At<RawNamed>>, thing: Thing, reading: &mut Reading<'_>) -> Vec<NamedMatch> {
+    let (what, most) = match thing {
+        Thing::Header => ("header", 4096),
+        Thing::Parameter => ("query parameter", 1024),
+    };
     if let Some(first) = list.first() {
         at_most(
             list.len(),
@@ -185,7 +196,8 @@ fn named(list: Vec<At<RawNamed>>, what: &str, most: usize, reading: &mut Reading
         let (Some(mut name), Some(value)) = (name, value) else {
             continue;
         };
-        if what == "query parameter" {
+        // Names of parameters, other than those of headers, are told apart by case.
+        if thing == Thing::Parameter {
             name.clone_from(&raw.name.value);
         }
         if written.contains(&raw.name.value) {
