@@ -2,7 +2,7 @@
 //!
 //! Exact paths are looked up, prefixes are walked down by segment and back up, and only what has neither is asked one
 //! after the other: regular expressions, and gRPC matches without an exact service. Each of these places is a
-//! [`Bucket`](super::bucket::Bucket), which finds its own way through many matches.
+//! [`Bucket`], which finds its own way through many matches.
 
 use std::collections::HashMap;
 use std::fmt;
