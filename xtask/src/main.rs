@@ -16,6 +16,7 @@ mod repo;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ enum Command {
     Bench(bench::Options),
     /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests
     Test(test::Options),
+    /// Run the integration tests on stock distribution kernels, in virtual machines
+    VmTest(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -78,5 +81,6 @@ fn run() -> Result<()> {
         Command::Demo(options) => demo::command(&repo, &options),
         Command::Bench(options) => bench::command(&repo, &options),
         Command::Test(options) => test::command(&repo, &options),
+        Command::VmTest(options) => vm::command(&repo, &options),
     }
 }

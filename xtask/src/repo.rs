@@ -53,6 +53,11 @@ impl Repo {
         self.root.join("target/ebpf/mesh-ebpf.o")
     }
 
+    /// What test machines are made of, kept between runs.
+    pub(crate) fn vm_dir(&self) -> PathBuf {
+        self.target.join("vm")
+    }
+
     /// The agent as `cargo build --release` leaves it.
     pub(crate) fn release_agent(&self) -> PathBuf {
         self.target.join("release/mesh-agent")

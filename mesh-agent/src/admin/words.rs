@@ -11,7 +11,8 @@ use std::{
 use serde::Serializer;
 
 use super::proto::{
-    AgentState, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment, FlowKind,
+    AgentState, Carriage, CertificateStanding, Channel, ConnectionState, DestinationKind, Direction,
+    Enrolment, FlowKind, PolicyKind, ProblemSeverity,
 };
 
 /// An enumeration whose values have names.
@@ -54,7 +55,16 @@ words! {
     AgentState { Starting = "starting", Ready = "ready", Draining = "draining" }
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
     CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
+    ProblemSeverity { Warning = "warning", Failure = "failure" }
+    PolicyKind { Authorization = "AuthorizationPolicy", PeerAuthentication = "PeerAuthentication" }
+    Carriage {
+        Local = "local",
+        MutualTls = "mutual-tls",
+        Plaintext = "plaintext",
+        Passthrough = "passthrough",
+    }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
+    Channel { Plaintext = "plaintext", Mtls = "mtls", SameNode = "same-node" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {
         Held = "held",

@@ -12,20 +12,24 @@ use std::{
 
 use mesh_common::{
     kernel::ABI_VERSION,
-    model::{ObjectKey, RouteKind, Service, TargetPort, Workload},
+    model::{ObjectKey, RouteKind, Service, TargetPort, TrustDomain, Workload},
 };
 
 use super::{
     enrol::{Enrolment, Standing, Standings},
+    explain::{Encryption, World},
     lifecycle::{Lifecycle, Phase},
-    logging, preflight,
+    logging, policies, preflight,
 };
 use crate::{
-    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view, view::micros},
-    identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
+    admin::{ExplainError, Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view, view::micros},
+    identity::{CertificateState, CertificateStore, Severity, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
-    telemetry::{Connection, Destination, FlowLog, Totals},
+    telemetry::{
+        Connection, Destination, FlowLog, Totals,
+        metrics::{CertificateFacts, Metrics, NodeFacts},
+    },
 };
 
 /// The running parts that the admin API asks.
@@ -38,8 +42,10 @@ pub(super) struct Inspector {
     pub(super) store: Arc<Store>,
     pub(super) workers: Arc<Workers>,
     pub(super) standings: Standings,
+    pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) flows: Arc<FlowLog>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) enrolment: Arc<Enrolment>,
     pub(super) log: logging::Handle,
@@ -81,6 +87,7 @@ impl Inspect for Inspector {
             counts: Some(self.counts()),
             totals: Some(sum(totals)),
             rejected: self.rejected(),
+            certificates: self.certificates.as_deref().map(health),
         }
     }
 
@@ -124,6 +131,22 @@ impl Inspect for Inspector {
     fn certificates(&self) -> Vec<proto::Certificate> {
         let states = self.certificates.iter().flat_map(|store| store.states());
         states.map(|state| certificate(&state)).collect()
+    }
+
+    fn policies(&self) -> Vec<proto::Policy> {
+        policies::list(&self.store.load(), &self.node)
+    }
+
+    fn explain(&self, asked: &proto::ExplainRequest) -> Result<proto::ExplainReply, ExplainError> {
+        let world = World {
+            snapshot: &self.store.load(),
+            trust_domain: &self.trust_domain,
+            encryption: match self.certificates {
+                Some(_) => Encryption::MutualTls,
+                None => Encryption::None,
+            },
+        };
+        world.explain(asked)
     }
 
     fn connections(&self) -> Vec<proto::Connection> {
@@ -181,7 +204,48 @@ impl Inspect for Inspector {
     }
 }
 
+impl Expose for Inspector {
+    fn metrics(&self) -> Option<String> {
+        self.open_connections()
+            .for_each(|connection| connection.tell_bytes());
+        self.metrics.text(Instant::now(), self.node_facts()).ok()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.lifecycle.phase() == Phase::Ready
+    }
+}
+
 impl Inspector {
+    fn node_facts(&self) -> NodeFacts {
+        let counts = self.counts();
+        let states = self.certificates.iter().flat_map(|store| store.states());
+        NodeFacts {
+            pods: vec![
+                ("enrolled", counts.workloads_enrolled as usize),
+                ("waiting", counts.workloads_waiting as usize),
+                ("failed", counts.workloads_failed as usize),
+            ],
+            connections: self.workers.connections(),
+            rejected: self.store.rejections().len(),
+            certificates: states
+                .map(|state| CertificateFacts {
+                    account: state.account.to_string(),
+                    until: state.identity.map(|identity| identity.facts().not_after),
+                    failures: state.failures_ever,
+                })
+                .collect(),
+            authority_until: self
+                .certificates
+                .as_ref()
+                .and_then(|store| store.authority_until()),
+            roots_failing: self
+                .certificates
+                .as_ref()
+                .map(|store| store.roots_error().is_some()),
+        }
+    }
+
     fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
         self.workers
             .iter()
@@ -221,6 +285,8 @@ impl Inspector {
             "Service" => snapshot.service(key).is_some(),
             "HTTPRoute" => snapshot.route(RouteKind::Http, key).is_some(),
             "GRPCRoute" => snapshot.route(RouteKind::Grpc, key).is_some(),
+            "AuthorizationPolicy" => snapshot.authorization_policy(key).is_some(),
+            "PeerAuthentication" => snapshot.peer_authentications().any(|policy| policy.key == *key),
             _ => false,
         };
         let rejections = self.store.rejections();
@@ -281,6 +347,32 @@ fn server_of(connection: &Connection) -> Option<ObjectKey> {
         }
         | Destination::Workload(workload) => Some(workload.clone()),
         Destination::Service { endpoint: None, .. } | Destination::Passthrough => None,
+    }
+}
+
+fn health(store: &CertificateStore) -> proto::CertificateHealth {
+    let states = store.states();
+    let now = store.clock().now();
+    let ends = |state: &CertificateState| Some(state.identity.as_ref()?.facts().not_after);
+    let valid: Vec<_> = states.iter().filter_map(ends).filter(|end| now <= *end).collect();
+    let problems = store
+        .problems()
+        .into_iter()
+        .map(|problem| proto::CertificateProblem {
+            severity: match problem.severity {
+                Severity::Warning => proto::ProblemSeverity::Warning,
+                Severity::Failure => proto::ProblemSeverity::Failure,
+            }
+            .into(),
+            text: problem.text,
+            remedy: problem.remedy.to_owned(),
+        });
+    proto::CertificateHealth {
+        accounts: count(states.iter()),
+        valid: count(valid.iter()),
+        first_expiry: valid.iter().min().map_or(0, |end| micros(*end)),
+        authority_expiry: store.authority_until().map_or(0, micros),
+        problems: problems.collect(),
     }
 }
 

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::admin::{
     proto::{
-        DrainReply, ListCertificatesReply, ListConnectionsReply, ListRoutesReply, ListServicesReply,
-        ListWorkloadsReply, SetLogLevelReply,
+        DrainReply, ListCertificatesReply, ListConnectionsReply, ListPoliciesReply, ListRoutesReply,
+        ListServicesReply, ListWorkloadsReply, SetLogLevelReply,
     },
     samples,
 };
@@ -68,6 +68,17 @@ fn routes() {
 fn certs() {
     let certificates = samples::certificates();
     assert_formats("certs", &ListCertificatesReply { certificates });
+}
+
+#[test]
+fn policies() {
+    let policies = samples::policies();
+    assert_formats("policies", &ListPoliciesReply { policies });
+}
+
+#[test]
+fn explain() {
+    assert_formats("explain", &samples::explained());
 }
 
 #[test]

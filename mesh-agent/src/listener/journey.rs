@@ -17,9 +17,10 @@ use crate::{
     balance::Active,
     identity::Expected,
     inbound::{self, Guard, Proof},
+    kernel::tables::PortState,
     node::Pod,
     outbound::{self, Way},
-    telemetry::{ConnectionState, Destination, Direction, Opening, Process},
+    telemetry::{Cause, ConnectionState, Destination, Direction, Opening, Process},
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
@@ -33,7 +34,7 @@ use crate::{
 /// A connection whose meaning is known.
 pub(super) struct Journey {
     pub(super) opening: Opening,
-    pub(super) leg: Result<Leg, String>,
+    pub(super) leg: Result<Leg, Cause>,
     /// Keeps the connection counted at its endpoint.
     pub(super) active: Option<Active>,
     /// What must hold as long as the connection lives, where this agent stands before the destination.
@@ -47,9 +48,9 @@ impl Journey {
         if let Some(guard) = &self.guard
             && self.leg.is_ok()
         {
-            guard.report(&snapshot);
+            guard.report(&snapshot, path.meters.metrics());
             if let Err(denied) = guard.check(&snapshot) {
-                self.leg = Err(denied.to_string());
+                self.leg = Err(Cause::of(denied.word(), &denied));
             }
         }
         self
@@ -84,9 +85,9 @@ pub(super) enum Leg {
 pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
     let dialled: SocketAddr = record.peer.into();
     let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
-    // What the application itself believes its address to be.
+    // What the application itself believes its address to be; an address that it only claims to have is not shown.
     let shown = match pod.address_like(dialled.ip()) {
-        Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
+        Some(own) if !pod.has_address(src.ip()) => SocketAddr::new(own, src.port()),
         _ => src,
     };
     let mut guard = None;
@@ -103,7 +104,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                             client: shown,
                             expected,
                         })
-                        .map_err(|error| error.to_string())
+                        .map_err(|error| Cause::of("no-identity", &error))
                 }
                 _ => Ok(Leg::Dial {
                     pod,
@@ -122,14 +123,20 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                     client: shown,
                     inbound: false,
                 }),
-                None => Err(format!(
-                    "service account {} can have no identity",
-                    account_of(&pod.workload)
+                None => Err(Cause::new(
+                    "no-identity",
+                    format!(
+                        "service account {} can have no identity",
+                        account_of(&pod.workload)
+                    ),
                 )),
             };
             (Direction::Local, leg)
         }
-        Err(unroutable) => (Direction::Outbound, Err(unroutable.to_string())),
+        Err(unroutable) => (
+            Direction::Outbound,
+            Err(Cause::of(unroutable.word(), &unroutable)),
+        ),
     };
     let opening = Opening {
         direction,
@@ -163,7 +170,7 @@ pub(super) fn inbound(
     addressed: SocketAddr,
     proof: Proof,
 ) -> Journey {
-    let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
+    let resolved = inbound::resolve(&path.store.load(), &path.pods, pod, client, addressed);
     let (client_workload, leg) = match resolved {
         Ok(delivery) => (
             delivery.client_workload,
@@ -174,7 +181,7 @@ pub(super) fn inbound(
                 inbound: true,
             }),
         ),
-        Err(reason) => (None, Err(reason.to_string())),
+        Err(reason) => (None, Err(Cause::of(reason.word(), &reason))),
     };
     let opening = Opening {
         direction: Direction::Inbound,
@@ -256,6 +263,17 @@ impl LegError {
             Self::NoCertificate(_) | Self::Tls(_) => Refusal::Refused,
         }
     }
+
+    /// What is told about it.
+    pub(super) fn cause(&self) -> Cause {
+        let word = match self {
+            Self::Dial(error) => error.word(),
+            Self::Tunnel(error) => error.word(),
+            Self::NoCertificate(_) => "no-own-certificate",
+            Self::Tls(_) => "tls-setup",
+        };
+        Cause::of(word, self)
+    }
 }
 
 impl Leg {
@@ -292,16 +310,30 @@ impl Leg {
         }
     }
 
-    /// The port that an inbound connection proves to be open, or not.
-    pub(super) fn known_open(&self) -> Option<PortKey> {
-        match self {
-            Self::Deliver {
-                pod,
-                addr,
-                inbound: true,
-                ..
-            } => Some(port_key(pod, *addr)),
-            _ => None,
+    /// It stands: an inbound connection proves that its port is open.
+    pub(super) fn opened(&self, path: &DataPath) {
+        if let Self::Deliver {
+            pod,
+            addr,
+            inbound: true,
+            ..
+        } = self
+        {
+            remember(path, pod, *addr);
+        }
+    }
+
+    /// It does not stand: an inbound connection proves that its port is not open any more.
+    pub(super) fn not_opened(&self, path: &DataPath) {
+        if let Self::Deliver {
+            pod,
+            addr,
+            inbound: true,
+            ..
+        } = self
+            && let Err(error) = path.open_ports.remove(port_key(pod, *addr))
+        {
+            tracing::debug!(%error, "a closed port is still taken for open");
         }
     }
 }
@@ -327,11 +359,18 @@ async fn tunnel_to(
         expected: expected.clone(),
         credentials: identity.facts().serial.clone(),
     };
+    // What both proved when it was made must be good for a new stream as well.
+    let bundle = identity.bundle();
+    let now = identity.clock().now();
+    let good = |tunnel: &Tunnel| {
+        let credentials = tunnel.credentials();
+        now <= credentials.until() && credentials.check(bundle).is_ok()
+    };
     let establish = || async {
         let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
-        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)
+        Ok::<_, LegError>(Tunnel::establish(tcp, addr, &identity, Arc::clone(&config), &path.tunnels).await?)
     };
-    let (stream, place) = path.pool.open(&key, client, establish).await?;
+    let (stream, place) = path.pool.open(&key, client, good, establish).await?;
     Ok(Upstream::Tunnel(stream, place))
 }
 
@@ -356,7 +395,7 @@ async fn deliver(
     }
     let answer = dial(Source::Own).await;
     if answer.is_ok() {
-        remember(path, port);
+        remember(path, pod, addr);
     }
     answer
 }
@@ -371,9 +410,28 @@ fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {
     }
 }
 
-/// Requests to this port need not be held. That only saves them a detour; without it everything works the same.
-pub(super) fn remember(path: &DataPath, port: PortKey) {
-    if let Err(error) = path.open_ports.insert(port) {
+/// An application of the pod accepts at `addr`. Requests to it need not be held, unless some may be denied. That only
+/// saves them a detour; without it everything works the same.
+fn remember(path: &DataPath, pod: &Pod, addr: SocketAddr) {
+    let snapshot = path.store.load();
+    let policy = snapshot
+        .workload(&pod.workload.key)
+        .map(|entry| snapshot.policy_of(entry));
+    let state = match policy {
+        Some(policy) if !policy.may_deny(addr.port()) => PortState::LetThrough,
+        _ => PortState::Held,
+    };
+    if let Err(error) = path.open_ports.insert(port_key(pod, addr), state) {
         tracing::debug!(%error, "an open port is not remembered");
+    }
+}
+
+/// Somebody was let through to `addr` and denied: from now on requests are held, and refused before they are accepted.
+pub(super) fn hold_from_now_on(path: &DataPath, pod: &Pod, addr: SocketAddr) {
+    let port = port_key(pod, addr);
+    if path.open_ports.contains(port)
+        && let Err(error) = path.open_ports.insert(port, PortState::Held)
+    {
+        tracing::debug!(%error, "requests to an open port are not held");
     }
 }

@@ -4,26 +4,36 @@
 //! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
 //! the connection was steered to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+mod error;
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
-use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError};
-use thiserror::Error;
+use mesh_common::model::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use self::error::MeshError;
 use super::{
     accept::{HeldRequest, PodListener},
+    admission::Place,
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
 };
 use crate::{
-    identity::{self, Identity, PeerIdentity},
+    identity::{Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
         tunnel::{self, ALPNS, Stream, tuning},
@@ -33,38 +43,20 @@ use crate::{
 /// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
-/// Why a connection from another agent, or a stream in it, is refused.
-#[derive(Debug, Error)]
-enum MeshError {
-    #[error("the TLS handshake failed: {0}")]
-    Tls(#[source] io::Error),
-    #[error("the handshake did not finish in time")]
-    TimedOut,
-    #[error("HTTP/2: {0}")]
-    Http(#[from] h2::Error),
-    #[error("{0}")]
-    Peer(#[from] identity::Refusal),
-    #[error("the certificate names {found}, but the workload at {address} is {expected}")]
-    Impostor {
-        found: SpiffeId,
-        expected: SpiffeId,
-        address: SocketAddr,
-    },
-    #[error("service account {0} has no certificate (yet)")]
-    NoCertificate(ServiceAccountKey),
-    #[error("{0} is no workload's address any more")]
-    Unknown(SocketAddr),
-    #[error("{0}")]
-    Identity(#[from] SpiffeIdError),
+/// How a connection from another agent begins.
+enum Beginning {
+    Tls,
+    Plain,
+    /// It was broken off already.
+    Broken,
 }
 
-impl MeshError {
-    fn handshake(error: io::Error) -> Self {
-        match identity::Refusal::of_io(&error) {
-            Some(refusal) => Self::Peer(refusal),
-            None => Self::Tls(error),
-        }
-    }
+/// An accepted connection that may be another agent's.
+struct Arrived {
+    path: Arc<DataPath>,
+    pod: Arc<Pod>,
+    client: SocketAddr,
+    addressed: SocketAddr,
 }
 
 /// Whether a connection request to `pod` comes from another agent: its source is a workload of another node, and the
@@ -83,12 +75,11 @@ pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addre
 
 /// Serves a held request of another agent: accepts at once, since what it wants is inside.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, client: SocketAddr, addressed: SocketAddr) {
-    let owned = Arc::clone(path);
-    let pod = Arc::clone(&held.listener().pod);
+    let arrived = Arrived::new(path, held.listener(), client, addressed);
     path.tunnels.spawn(async move {
         if let Ok(Some(stream)) = tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
             drop(held);
-            serve(owned, pod, stream, client, addressed).await;
+            arrived.serve(stream).await;
         }
     });
 }
@@ -101,128 +92,209 @@ pub(super) fn accepted(
     client: SocketAddr,
     addressed: SocketAddr,
 ) {
-    let pod = Arc::clone(&listener.pod);
-    path.tunnels
-        .spawn(serve(Arc::clone(path), pod, stream, client, addressed));
+    let arrived = Arrived::new(path, listener, client, addressed);
+    path.tunnels.spawn(arrived.serve(stream));
 }
 
-async fn serve(
-    path: Arc<DataPath>,
-    pod: Arc<Pod>,
-    stream: TcpStream,
-    client: SocketAddr,
-    addressed: SocketAddr,
-) {
-    // A workload that is not captured on its node, or not yet, speaks in the clear.
-    match tokio::time::timeout(tuning::HANDSHAKE, begins_tls(&stream)).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => {
-            let journey = journey::inbound(&path, &pod, client, addressed, Proof::None);
-            return serve::serve_accepted(path, stream, journey).await;
-        }
-        Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
-    }
-    if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
-        path.registry.count_refused();
-        tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
-        let subject = FlowSubject::Request {
-            workload: Some(Arc::clone(&pod.workload)),
-            direction: Direction::Inbound,
+impl Arrived {
+    fn new(path: &Arc<DataPath>, listener: &PodListener, client: SocketAddr, addressed: SocketAddr) -> Self {
+        Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(&listener.pod),
             client,
-            original_destination: addressed,
-            process: None,
-        };
-        let kind = FlowKind::Refused;
-        path.flows.push(Flow {
-            time: SystemTime::now(),
-            kind,
-            subject,
-            duration: None,
-            reason: error.to_string(),
-        });
+            addressed,
+        }
     }
-}
 
-async fn serve_tunnel(
-    path: &Arc<DataPath>,
-    pod: &Arc<Pod>,
-    stream: TcpStream,
-    client: SocketAddr,
-) -> Result<(), MeshError> {
-    let account = account_of(&pod.workload);
-    let certificates = path.certificates.as_ref();
-    let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
-        upstream::abort(&stream);
-        return Err(MeshError::NoCertificate(account));
-    };
-    upstream::in_order(&stream);
-    let (mut connection, peer) = handshake(stream, &identity).await?;
-    let expected = match path.store.load().workload_at(client.ip()) {
-        Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
-        None => return Err(MeshError::Unknown(client)),
-    };
-    if *peer.id() != expected {
-        return Err(MeshError::Impostor {
-            found: peer.id().clone(),
-            expected,
-            address: client,
-        });
-    }
-    let mut leaving = false;
-    loop {
-        let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
-            () = path.leaving.cancelled(), if !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
-                continue;
+    async fn serve(self, stream: TcpStream) {
+        let place = match self.path.admission.admit(self.client.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                upstream::abort(&stream);
+                return self.refused(&full.into());
             }
         };
-        let Some(accepted) = accepted else {
-            return Ok(());
-        };
-        let (request, respond) = accepted?;
-        if let Some(asked) = Asked::read(request, respond, pod, client) {
-            let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-            path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+        match beginning(&stream).await {
+            Beginning::Tls => {
+                if let Err(error) = self.serve_tunnel(stream, place).await {
+                    self.refused(&error);
+                }
+            }
+            // A workload that is not captured on its node, or not yet, speaks in the clear.
+            Beginning::Plain => {
+                let journey =
+                    journey::inbound(&self.path, &self.pod, self.client, self.addressed, Proof::None);
+                let path = Arc::clone(&self.path);
+                self.path.spawn(serve::serve_accepted(path, stream, journey));
+            }
+            Beginning::Broken => upstream::abort(&stream),
         }
     }
+
+    async fn serve_tunnel(&self, stream: TcpStream, place: Place) -> Result<(), MeshError> {
+        let Self {
+            path, pod, client, ..
+        } = self;
+        let account = account_of(&pod.workload);
+        let certificates = path.certificates.as_ref();
+        let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
+            upstream::abort(&stream);
+            return Err(MeshError::NoCertificate(account));
+        };
+        upstream::in_order(&stream);
+        let (mut connection, peer, credentials) = handshake(stream, &identity).await?;
+        drop(place);
+        is_at_home(path, &peer, *client)?;
+        let mut expiry = pin!(expired(&identity, &credentials));
+        let terms = Terms::of_tunnel(Arc::clone(&credentials));
+        let mut broken = pin!(terms.broken(path));
+        let (mut leaving, mut revoked) = (false, None);
+        loop {
+            let accepted = tokio::select! {
+                accepted = connection.accept() => accepted,
+                cause = &mut broken, if revoked.is_none() => {
+                    connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                    revoked = Some(cause);
+                    continue;
+                }
+                () = &mut expiry, if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+                () = path.leaving.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+            };
+            if let Some(cause) = revoked {
+                tracing::warn!(%client, workload = %pod.workload.key, peer = %peer.id(), reason = %cause, "a tunnel is not believed any more");
+                return Ok(());
+            }
+            let (request, respond) = match accepted {
+                Some(Ok(accepted)) => accepted,
+                // We end it, since the peer does not follow the protocol or asks for too much.
+                Some(Err(error)) if error.is_library() => return Err(error.into()),
+                // The other agent is gone; its streams say what that means to them.
+                Some(Err(error)) => {
+                    tracing::debug!(%client, %error, "a tunnel broke");
+                    return Ok(());
+                }
+                None => return Ok(()),
+            };
+            // The workload there may be another one since the tunnel was made.
+            is_at_home(path, &peer, *client)?;
+            match Asked::read(request, respond, pod, *client) {
+                Ok(asked) => {
+                    let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
+                    let credentials = Arc::clone(&credentials);
+                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer, credentials).await });
+                }
+                Err(error) => self.refused(&error),
+            }
+        }
+    }
+
+    /// Tells of a connection that was refused before its sender proved who it is, or of a stream that leads nowhere.
+    fn refused(&self, error: &MeshError) {
+        let Self {
+            path,
+            pod,
+            client,
+            addressed,
+        } = self;
+        path.registry.count_refused();
+        if let Some(left_out) = path.told.admit(Instant::now()) {
+            let workload = &pod.workload.key;
+            tracing::warn!(%client, %workload, %error, left_out, "a connection of another agent is refused");
+        }
+        path.flows.push(Flow {
+            time: SystemTime::now(),
+            kind: FlowKind::Refused,
+            subject: FlowSubject::Request {
+                workload: Some(Arc::clone(&pod.workload)),
+                direction: Direction::Inbound,
+                client: *client,
+                original_destination: *addressed,
+                process: None,
+            },
+            duration: None,
+            cause: Some(Cause::of(error.word(), error)),
+        });
+    }
+}
+
+/// Whether the workload at the client's address is who the peer proved to be.
+fn is_at_home(path: &DataPath, peer: &PeerIdentity, client: SocketAddr) -> Result<(), MeshError> {
+    let expected = match path.store.load().workload_at(client.ip()) {
+        Some(entry) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        None => return Err(MeshError::Unknown(client)),
+    };
+    if *peer.id() == expected {
+        return Ok(());
+    }
+    Err(MeshError::Impostor {
+        found: peer.id().clone(),
+        expected,
+        address: client,
+    })
+}
+
+/// Waits until nothing new may rely on what the peer proved: it makes another tunnel by then.
+async fn expired(identity: &Identity, credentials: &Credentials) {
+    let left = credentials.until().duration_since(identity.clock().now());
+    tokio::time::sleep(left.unwrap_or_default()).await;
 }
 
 /// The life of one stream.
-async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
+async fn serve_stream(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    asked: Asked,
+    peer: SpiffeId,
+    credentials: Arc<Credentials>,
+) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
         Ok(leg) => leg
             .open(path)
             .await
-            .map_err(|error| (error.refusal(), error.to_string())),
-        Err(reason) => {
+            .map_err(|error| (error.refusal(), error.cause())),
+        Err(cause) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
-            return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
+            return serve::denied(path, &entry, cause.clone());
         }
     };
     let app = match opened {
         Ok(Upstream::Tcp(app)) => app,
         Ok(other) => return other.abort(),
-        Err((refusal, reason)) => {
+        Err((refusal, cause)) => {
             asked.refuse(StatusCode::SERVICE_UNAVAILABLE, refusal);
-            return serve::refused(path, &entry, serve::kind_of(refusal), reason);
+            return serve::refused(path, &entry, serve::kind_of(refusal), cause);
         }
     };
     entry.connection().set_upstream(asked.target);
     match asked.join() {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
-            serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
-                upstream::abort(&app)
-            })
-            .await;
+            let terms = Terms::of(
+                &path.store.load(),
+                entry.connection(),
+                journey.guard.as_ref(),
+                Some(credentials),
+            );
+            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);
-            serve::refused(path, &entry, FlowKind::Abandoned, error.to_string());
+            serve::refused(
+                path,
+                &entry,
+                FlowKind::Abandoned,
+                serve::abandoned(error.to_string()),
+            );
         }
     }
 }
@@ -237,18 +309,26 @@ struct Asked {
     respond: SendResponse<Bytes>,
 }
 
-/// Whether the first byte of a connection begins a TLS handshake. Waits for that byte.
-async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+/// How a connection begins. Waits for its first byte, but not long: who waits for us speaks no TLS.
+async fn beginning(stream: &TcpStream) -> Beginning {
     let mut first = [0];
-    let read = stream.peek(&mut first).await?;
-    Ok(read == 1 && first[0] == TLS_HANDSHAKE)
+    match tokio::time::timeout(tuning::SILENCE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => Beginning::Tls,
+        // Who ends its half at once may still listen.
+        Ok(Ok(_)) | Err(_) => Beginning::Plain,
+        Ok(Err(_)) => Beginning::Broken,
+    }
 }
 
+/// A connection, who is there, and what both proved.
+type Shaken = (
+    h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+    PeerIdentity,
+    Arc<Credentials>,
+);
+
 /// Shakes hands as `identity`, within a deadline, and says who came.
-async fn handshake(
-    stream: TcpStream,
-    identity: &Identity,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+async fn handshake(stream: TcpStream, identity: &Identity) -> Result<Shaken, MeshError> {
     let config = identity
         .server_config(ALPNS)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
@@ -258,16 +338,9 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
-        let connection = h2::server::Builder::new()
-            .initial_window_size(tuning::STREAM_WINDOW)
-            .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-            .max_frame_size(tuning::FRAME)
-            .max_header_list_size(tuning::HEADER_LIST)
-            .max_concurrent_streams(tuning::STREAMS)
-            .max_send_buffer_size(tuning::SEND_BUFFER)
-            .handshake(tls)
-            .await?;
-        Ok((connection, peer))
+        let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
+        let connection = tuning::server().handshake(tls).await?;
+        Ok((connection, peer, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await
@@ -275,36 +348,29 @@ async fn handshake(
 }
 
 impl Asked {
-    /// Reads a request; answers it at once when it is none for this pod. `peer` is where the connection came from.
+    /// Reads a request; answers it at once when it is none for this pod, and says whom it asked for and what is wrong
+    /// with that. `peer` is where the connection came from.
     fn read(
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
-    ) -> Option<Self> {
-        if request.method() != Method::CONNECT {
-            answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
-        }
-        let target: Option<SocketAddr> = request
-            .uri()
-            .authority()
-            .and_then(|authority| authority.as_str().parse().ok());
-        let Some(target) = target else {
-            answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+    ) -> Result<Self, MeshError> {
+        let target = match destination(&request, pod) {
+            Ok(target) => target,
+            Err(error) => {
+                let (status, refusal) = match error {
+                    MeshError::Headers(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
+                    MeshError::NotConnect => (StatusCode::BAD_REQUEST, None),
+                    _ => (StatusCode::SERVICE_UNAVAILABLE, Some(Refusal::Refused)),
+                };
+                answer(&mut respond, status, refusal);
+                return Err(error);
+            }
         };
-        if !pod.has_address(target.ip()) || pod.is_own_listener(target) {
-            answer(
-                &mut respond,
-                StatusCode::SERVICE_UNAVAILABLE,
-                Some(Refusal::Refused),
-            );
-            return None;
-        }
         // An agent speaks for the pod its connection comes from, and for no other address.
         let client = tunnel::read_forwarded(request.headers()).filter(|client| client.ip() == peer.ip());
-        Some(Self {
+        Ok(Self {
             target,
             client: client.unwrap_or(peer),
             request,
@@ -325,6 +391,33 @@ impl Asked {
     fn refuse(mut self, status: StatusCode, refusal: Refusal) {
         answer(&mut self.respond, status, Some(refusal));
     }
+}
+
+/// Where in the pod a request wants to go.
+fn destination(request: &Request<h2::RecvStream>, pod: &Pod) -> Result<SocketAddr, MeshError> {
+    let size = header_list(request);
+    if size > tuning::HEADER_LIST {
+        return Err(MeshError::Headers(size));
+    }
+    if request.method() != Method::CONNECT {
+        return Err(MeshError::NotConnect);
+    }
+    let authority = request.uri().authority();
+    let target: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
+    match target {
+        None => Err(MeshError::NotConnect),
+        Some(target) if !pod.has_address(target.ip()) => Err(MeshError::NotThisPod(target)),
+        Some(target) if pod.is_own_listener(target) => Err(MeshError::OwnListener),
+        Some(target) => Ok(target),
+    }
+}
+
+/// The size of a request's headers as RFC 9113 (6.5.2) counts them, the fields beginning with a colon left out.
+fn header_list(request: &Request<h2::RecvStream>) -> usize {
+    let fields = request.headers().iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
 }
 
 fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, refusal: Option<Refusal>) {

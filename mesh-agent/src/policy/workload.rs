@@ -81,6 +81,14 @@ impl WorkloadPolicy {
         &self.unknown
     }
 
+    /// Whether some connection to this port may be denied.
+    pub fn may_deny(&self, port: u16) -> bool {
+        let lists = [&self.custom, &self.deny, &self.allow];
+        self.modes.at(port).mode == PeerMode::Strict
+            || !self.unknown.is_empty()
+            || lists.into_iter().flatten().any(|policy| policy.is_enforced())
+    }
+
     /// Decides on a connection.
     pub fn decide(&self, facts: &ConnectionFacts<'_>) -> Decision<'_> {
         self.walk(facts, Cast::Enforced, &mut ())

@@ -13,14 +13,15 @@ const PORT: u16 = 7401;
 const FILE: &str = "zz-policy.yaml";
 
 /// A policy of the namespace of all test pods, in force for the pods with this label.
-fn policy(name: &str, action: &str, app: &str, rules: &str) -> String {
+pub(crate) fn policy(name: &str, action: &str, app: &str, rules: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: {app}}}}}\n  action: {action}\n  rules: {rules}\n"
     )
 }
 
-fn strict(app: &str) -> String {
+/// A PeerAuthentication for the pods with this label: plaintext is refused.
+pub(crate) fn strict(app: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: strict-{app}, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: {app}}}}}\n  mtls: {{mode: STRICT}}\n"
@@ -57,6 +58,23 @@ fn a_deny_policy_refuses_whom_it_names_on_this_node_and_lets_the_rest_in() {
         ensure!(
             flows.contains("denied by DENY policy default/no-client, rule 0"),
             "{flows}"
+        );
+        // What is explained is what happens, and whom the policy concerns is listed.
+        let explain = |source: &str| mesh.node("a").cli(&["explain", source, &near, "-o", "json"]);
+        let client = explain("default/client")?;
+        let told: serde_json::Value = serde_json::from_str(&client.stdout)?;
+        let verdict = &told["ways"][0]["verdict"];
+        ensure!(
+            client.status.code() == Some(1) && verdict == "denied by DENY policy default/no-client, rule 0",
+            "{client:?}"
+        );
+        explain(&mesh.pod("stranger").v4().to_string())?.ok()?;
+        let listed = mesh.node("a").cli(&["policies", "-o", "json"])?.ok()?;
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout)?;
+        let concerned = listed["policies"][0]["workloads"].as_array();
+        ensure!(
+            concerned.is_some_and(|names| names.iter().any(|name| name == "default/near")),
+            "{listed}"
         );
         // From outside, in plaintext, nobody proved to be the client.
         churn::good(mesh, "stranger", &near, "near", 5)?;

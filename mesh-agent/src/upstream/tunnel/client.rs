@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Stream, read_refusal, tuning, write_forwarded};
 use crate::{
-    identity::{self, server_name},
+    identity::{self, Credentials, Identity, server_name},
     upstream::{Refusal, in_order},
 };
 
@@ -29,10 +29,14 @@ use crate::{
 pub struct Tunnel {
     requests: SendRequest<Bytes>,
     streams: Arc<AtomicUsize>,
+    credentials: Arc<Credentials>,
 }
 
 /// A stream's place in its tunnel.
-pub struct Place(Arc<AtomicUsize>);
+pub struct Place {
+    streams: Arc<AtomicUsize>,
+    credentials: Arc<Credentials>,
+}
 
 /// Why there is no tunnel, or no stream in it.
 #[derive(Debug, Error)]
@@ -80,10 +84,11 @@ pub enum TunnelError {
 }
 
 impl Tunnel {
-    /// Shakes hands over an established TCP connection. The tunnel lives as a task of `tasks` until nobody uses it.
+    /// Shakes hands over an established TCP connection, as `identity`, whose `config` says who must be there. The tunnel lives as a task of `tasks` until nobody uses it.
     pub async fn establish(
         tcp: TcpStream,
         addr: SocketAddr,
+        identity: &Identity,
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
@@ -94,18 +99,15 @@ impl Tunnel {
                 .connect(server_name(addr.ip()), tcp)
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
-            h2::client::Builder::new()
-                .initial_window_size(tuning::STREAM_WINDOW)
-                .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-                .max_frame_size(tuning::FRAME)
-                .max_header_list_size(tuning::HEADER_LIST)
-                .max_send_buffer_size(tuning::SEND_BUFFER)
-                .enable_push(false)
+            let credentials = Credentials::of_server(tls.get_ref().1, identity)
+                .map_err(|source| TunnelError::Peer { addr, source })?;
+            let (requests, connection) = tuning::client()
                 .handshake(tls)
                 .await
-                .map_err(|source| TunnelError::Http { addr, source })
+                .map_err(|source| TunnelError::Http { addr, source })?;
+            Ok((requests, connection, credentials))
         };
-        let (requests, connection) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+        let (requests, connection, credentials) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
             .map_err(|_| TunnelError::TimedOut { addr })??;
         tasks.spawn(async move {
@@ -116,13 +118,14 @@ impl Tunnel {
         Ok(Self {
             requests,
             streams: Arc::default(),
+            credentials,
         })
     }
 
     /// Asks for a stream to `target` on behalf of `client`.
     pub async fn open(&self, target: SocketAddr, client: SocketAddr) -> Result<(Stream, Place), TunnelError> {
         let http = |source| TunnelError::Http { addr: target, source };
-        let place = Place::take(&self.streams);
+        let place = Place::take(self);
         let mut requests = self.requests.clone().ready().await.map_err(http)?;
         let (response, send) = requests
             .send_request(request(target, client), false)
@@ -138,6 +141,11 @@ impl Tunnel {
             });
         }
         Ok((Stream { send, recv }, place))
+    }
+
+    /// What both ends proved.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Streams open or being opened.
@@ -156,15 +164,23 @@ fn request(target: SocketAddr, client: SocketAddr) -> Request<()> {
 }
 
 impl Place {
-    fn take(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
+    fn take(tunnel: &Tunnel) -> Self {
+        tunnel.streams.fetch_add(1, Ordering::Relaxed);
+        Self {
+            streams: Arc::clone(&tunnel.streams),
+            credentials: Arc::clone(&tunnel.credentials),
+        }
+    }
+
+    /// What both ends of the tunnel proved.
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -183,6 +199,18 @@ impl TunnelError {
             Self::Tls { .. } | Self::Peer { .. } | Self::TimedOut { .. } | Self::Http { .. } => {
                 Refusal::Refused
             }
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Tls { .. } => "handshake",
+            Self::Peer { source, .. } => source.label(),
+            Self::TimedOut { .. } => "handshake-timed-out",
+            Self::Http { .. } => "tunnel-broken",
+            Self::Answered { status, .. } if *status == StatusCode::UNAUTHORIZED => "denied-by-peer",
+            Self::Answered { refusal, .. } => refusal.word(),
         }
     }
 

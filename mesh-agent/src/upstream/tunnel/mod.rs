@@ -1,7 +1,7 @@
 //! Tunnels: TCP connections carried as HTTP/2 `CONNECT` streams over one mutually authenticated TLS connection.
 //!
 //! [`client`] dials a tunnel and opens streams in it, [`pool`] keeps tunnels for one data worker, [`carry`] moves the
-//! bytes between a stream and a TCP connection; the accepting side stands in `listener`. On the wire this is HBONE's
+//! bytes between a stream and a TCP connection, [`tuning`] has the bounds; the accepting side stands in `listener`. On the wire this is HBONE's
 //! shape (RFC 9113, 8.5): `:authority` is the destination, 200 means joined, anything else says why not.
 //!
 //! Invariant: a stream belongs to the identity of its tunnel, and a tunnel to one source pod and one destination.
@@ -9,6 +9,7 @@
 pub mod carry;
 pub mod client;
 pub mod pool;
+pub(crate) mod tuning;
 
 use std::net::SocketAddr;
 
@@ -30,22 +31,6 @@ pub struct Stream {
     pub send: SendStream<Bytes>,
     /// From the other end of the tunnel.
     pub recv: RecvStream,
-}
-
-/// Windows and frames: large enough for a fast link, small enough that one stream cannot fill the agent's memory.
-pub(crate) mod tuning {
-    use std::time::Duration;
-
-    pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
-    pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
-    pub(crate) const FRAME: u32 = 256 << 10;
-    pub(crate) const HEADER_LIST: u32 = 16 << 10;
-    pub(crate) const STREAMS: u32 = 200;
-    pub(crate) const SEND_BUFFER: usize = 256 << 10;
-    /// A tunnel without streams goes after this long.
-    pub(crate) const IDLE: Duration = Duration::from_secs(300);
-    /// TLS and HTTP/2 together must be done by then.
-    pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 }
 
 /// Says in an answer how the client is to be refused.

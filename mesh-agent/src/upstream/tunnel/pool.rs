@@ -49,18 +49,23 @@ struct Slot {
 }
 
 impl Pool {
-    /// A stream to `key`'s destination, in a tunnel that exists or that `establish` makes.
+    /// A stream to `key`'s destination, in a tunnel that exists and is still `good`, or that `establish` makes.
     pub async fn open<E, F>(
         &self,
         key: &Key,
         client: SocketAddr,
+        good: impl Fn(&Tunnel) -> bool,
         establish: impl Fn() -> F,
     ) -> Result<(Stream, Place), E>
     where
         F: Future<Output = Result<Tunnel, E>>,
         E: From<TunnelError>,
     {
-        let cell = self.slot(key);
+        let mut cell = self.slot(key);
+        while cell.get().is_some_and(|tunnel| !good(tunnel)) {
+            self.forget(key, &cell);
+            cell = self.slot(key);
+        }
         let fresh = !cell.initialized();
         let tunnel = cell.get_or_try_init(&establish).await?;
         match tunnel.open(key.destination, client).await {
