@@ -70,6 +70,7 @@ const TIME_FIELDS: &[&str] = &[
     "Certificate.not_before",
     "Certificate.not_after",
     "Certificate.renewal_due",
+    "Route.created_at",
 ];
 
 /// What is printed with `-o json`; these messages and what they contain.
@@ -88,6 +89,12 @@ const SERIALIZED: &[&str] = &[
     "ListServicesReply",
     "Service",
     "Endpoint",
+    "ListRoutesReply",
+    "Route",
+    "RouteParent",
+    "RouteCondition",
+    "RouteRule",
+    "RouteBackend",
     "Path",
     "Destination",
     "Process",

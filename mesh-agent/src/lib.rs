@@ -16,6 +16,7 @@ pub mod listener;
 pub mod node;
 pub mod outbound;
 pub mod policy;
+pub mod routing;
 pub mod runtime;
 pub mod state;
 pub mod telemetry;

@@ -19,7 +19,7 @@ use crate::repo::Repo;
 const FLOORS: [Floor; 7] = [
     Floor {
         does: "pure decisions",
-        modules: &["policy", "balance", "telemetry", "config", "drain"],
+        modules: &["policy", "routing", "balance", "telemetry", "config", "drain"],
     },
     Floor {
         does: "what is known of mesh and machine",

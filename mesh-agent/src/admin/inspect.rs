@@ -25,6 +25,9 @@ pub trait Inspect: Send + Sync + 'static {
     /// All services, in any order.
     fn services(&self) -> Vec<proto::Service>;
 
+    /// All routes with their conditions, in any order.
+    fn routes(&self) -> Vec<proto::Route>;
+
     /// The certificates of this node's service accounts, in any order.
     fn certificates(&self) -> Vec<proto::Certificate>;
 

@@ -4,8 +4,8 @@ use super::proto::{
     AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Channel,
     Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
     ExplainReply, ExplainedPolicy, ExplainedRule, ExplainedSource, ExplainedWay, Flow, FlowKind, Path,
-    Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject, Service, StatusReply, Totals,
-    WorkerStatus, Workload,
+    Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject, Route, RouteBackend, RouteCondition,
+    RouteParent, RouteRule, Service, StatusReply, Totals, WorkerStatus, Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -195,6 +195,129 @@ pub(crate) fn services() -> Vec<Service> {
             cluster_ips: vec!["10.96.0.11".into()],
             ports: vec![port(80, "")],
             endpoints: vec![],
+        },
+    ]
+}
+
+/// One in force with trouble, one in conflict, one that wins, one without a parent; not in order.
+pub(crate) fn routes() -> Vec<Route> {
+    let condition = |kind: &str, status, reason: &str, message: &str| RouteCondition {
+        r#type: kind.into(),
+        status,
+        reason: reason.into(),
+        message: message.into(),
+    };
+    let parent = |service: &str, port, ports: &[u32], conditions| RouteParent {
+        service: service.into(),
+        port,
+        controller_name: "nodemesh.io/mesh".into(),
+        conditions,
+        ports: ports.to_vec(),
+        ..RouteParent::default()
+    };
+    let rule = |name: &str, matches, backends: &[(&str, u32)]| RouteRule {
+        name: name.into(),
+        matches,
+        backends: backends
+            .iter()
+            .map(|(target, weight)| RouteBackend {
+                target: (*target).into(),
+                weight: *weight,
+            })
+            .collect(),
+    };
+    let fine = || {
+        vec![
+            condition("Accepted", true, "Accepted", ""),
+            condition("ResolvedRefs", true, "ResolvedRefs", ""),
+        ]
+    };
+    vec![
+        Route {
+            key: "shop/web".into(),
+            kind: "HTTPRoute".into(),
+            created_at: NOW - 86_400 * SECOND,
+            parents: vec![
+                parent(
+                    "shop/web",
+                    80,
+                    &[80],
+                    vec![
+                        condition("Accepted", true, "Accepted", ""),
+                        condition(
+                            "ResolvedRefs",
+                            false,
+                            "BackendNotFound",
+                            "the service shop/web-v3 is not known",
+                        ),
+                        condition(
+                            "PartiallyInvalid",
+                            true,
+                            "IncompatibleFilters",
+                            "Dropped Rule spec.rules[1]: RequestRedirect and URLRewrite exclude each other",
+                        ),
+                    ],
+                ),
+                parent(
+                    "shop/gone",
+                    0,
+                    &[],
+                    vec![
+                        condition(
+                            "Accepted",
+                            false,
+                            "NoMatchingParent",
+                            "the service shop/gone is not known",
+                        ),
+                        condition("ResolvedRefs", true, "ResolvedRefs", ""),
+                    ],
+                ),
+            ],
+            rules: vec![
+                rule(
+                    "canary",
+                    1,
+                    &[
+                        ("shop/web-v1:80", 90),
+                        ("shop/web-v2:80", 9),
+                        ("shop/web-v3:80", 1),
+                    ],
+                ),
+                rule("", 2, &[]),
+            ],
+        },
+        Route {
+            key: "shop/cart".into(),
+            kind: "HTTPRoute".into(),
+            parents: vec![parent(
+                "shop/cart",
+                0,
+                &[],
+                vec![
+                    condition(
+                        "Accepted",
+                        false,
+                        "Conflicted",
+                        "GRPCRoute shop/cart leads port 9090",
+                    ),
+                    condition("ResolvedRefs", true, "ResolvedRefs", ""),
+                ],
+            )],
+            rules: vec![rule("", 0, &[("shop/cart:9090", 1)])],
+            ..Route::default()
+        },
+        Route {
+            key: "shop/cart".into(),
+            kind: "GRPCRoute".into(),
+            parents: vec![parent("shop/cart", 0, &[9090], fine())],
+            rules: vec![rule("", 3, &[("shop/cart:9090", 1)])],
+            ..Route::default()
+        },
+        Route {
+            key: "edge/public".into(),
+            kind: "HTTPRoute".into(),
+            rules: vec![rule("", 1, &[("shop/web:80", 1)])],
+            ..Route::default()
         },
     ]
 }

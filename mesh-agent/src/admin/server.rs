@@ -97,6 +97,17 @@ impl Admin for Api {
         Ok(Response::new(proto::ListServicesReply { services }))
     }
 
+    async fn list_routes(
+        &self,
+        request: Request<proto::ListRoutesRequest>,
+    ) -> Result<Response<proto::ListRoutesReply>, Status> {
+        let wanted = request.into_inner();
+        let mut routes = self.inspect.routes();
+        routes.retain(|route| route.key.contains(&wanted.name));
+        routes.sort_unstable_by(|a, b| (&a.key, &a.kind).cmp(&(&b.key, &b.kind)));
+        Ok(Response::new(proto::ListRoutesReply { routes }))
+    }
+
     async fn list_certificates(
         &self,
         request: Request<proto::ListCertificatesRequest>,

@@ -69,6 +69,10 @@ impl Inspect for Fixed {
         samples::services()
     }
 
+    fn routes(&self) -> Vec<proto::Route> {
+        samples::routes()
+    }
+
     fn policies(&self) -> Vec<proto::Policy> {
         samples::policies()
     }
@@ -207,6 +211,13 @@ async fn lists_are_filtered_and_in_order() {
     let named = proto::ListServicesRequest { name: "cart".into() };
     let services = client.list_services(named).await.unwrap().into_inner().services;
     assert_eq!(services.len(), 1);
+    let named = proto::ListRoutesRequest { name: "shop".into() };
+    let routes = client.list_routes(named).await.unwrap().into_inner().routes;
+    let names = routes.iter().map(|route| format!("{} {}", route.kind, route.key));
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        ["GRPCRoute shop/cart", "HTTPRoute shop/cart", "HTTPRoute shop/web"]
+    );
     assert_eq!(
         client.status(proto::StatusRequest {}).await.unwrap().into_inner(),
         samples::status()

@@ -1,4 +1,4 @@
-//! How connections and flows look in the admin API.
+//! How connections, flows and routes look in the admin API.
 
 use std::{
     net::SocketAddr,
@@ -7,6 +7,7 @@ use std::{
 
 use super::proto;
 use crate::config::Rejection;
+use crate::routing::{CONTROLLER, CompiledRoute, ParentStatus};
 use crate::telemetry::{
     Channel, Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject, Process, Side,
 };
@@ -102,6 +103,48 @@ impl From<&Rejection> for proto::RejectedObject {
             remedy: rejection.remedy.clone(),
             last_good_in_force: false,
         }
+    }
+}
+
+/// A route with its conditions.
+pub(crate) fn route(route: &CompiledRoute, parents: Vec<ParentStatus>) -> proto::Route {
+    let route = route.route();
+    let parents = parents.into_iter().map(|status| proto::RouteParent {
+        service: status.parent.service.to_string(),
+        port: status.parent.port.unwrap_or_default().into(),
+        section_name: status.parent.section_name.unwrap_or_default(),
+        controller_name: CONTROLLER.to_owned(),
+        conditions: status
+            .conditions
+            .into_iter()
+            .map(|condition| proto::RouteCondition {
+                r#type: condition.kind.to_string(),
+                status: condition.holds,
+                reason: condition.reason.to_string(),
+                message: condition.message,
+            })
+            .collect(),
+        ports: status.ports.into_iter().map(u32::from).collect(),
+    });
+    let rules = route.rules.iter().map(|rule| proto::RouteRule {
+        name: rule.name.clone().unwrap_or_default(),
+        matches: u32::try_from(rule.matches.len()).unwrap_or(u32::MAX),
+        backends: rule
+            .backends
+            .iter()
+            .map(|backend| proto::RouteBackend {
+                target: backend.target.to_string(),
+                weight: backend.weight,
+            })
+            .collect(),
+    });
+    let created = route.created.and_then(|seconds| u64::try_from(seconds).ok());
+    proto::Route {
+        key: route.key.to_string(),
+        kind: route.kind.to_string(),
+        created_at: created.unwrap_or_default().saturating_mul(1_000_000),
+        parents: parents.collect(),
+        rules: rules.collect(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use mesh_common::{
     kernel::ABI_VERSION,
-    model::{ObjectKey, Service, TargetPort, TrustDomain, Workload},
+    model::{ObjectKey, RouteKind, Service, TargetPort, TrustDomain, Workload},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     logging, policies, preflight,
 };
 use crate::{
-    admin::{ExplainError, Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    admin::{ExplainError, Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view, view::micros},
     identity::{CertificateState, CertificateStore, Severity, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
@@ -118,6 +118,14 @@ impl Inspect for Inspector {
 
     fn services(&self) -> Vec<proto::Service> {
         self.store.load().services().map(|entry| service(entry)).collect()
+    }
+
+    fn routes(&self) -> Vec<proto::Route> {
+        let snapshot = self.store.load();
+        let routes = snapshot.routes();
+        routes
+            .map(|route| view::route(route, snapshot.conditions_of(route)))
+            .collect()
     }
 
     fn certificates(&self) -> Vec<proto::Certificate> {
@@ -275,6 +283,8 @@ impl Inspector {
         let in_force = |kind: &str, key: &ObjectKey| match kind {
             "Workload" => snapshot.workload(key).is_some(),
             "Service" => snapshot.service(key).is_some(),
+            "HTTPRoute" => snapshot.route(RouteKind::Http, key).is_some(),
+            "GRPCRoute" => snapshot.route(RouteKind::Grpc, key).is_some(),
             "AuthorizationPolicy" => snapshot.authorization_policy(key).is_some(),
             "PeerAuthentication" => snapshot.peer_authentications().any(|policy| policy.key == *key),
             _ => false,

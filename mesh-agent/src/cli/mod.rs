@@ -19,6 +19,7 @@ mod log;
 mod output;
 mod path;
 mod policies;
+mod routes;
 mod run;
 mod services;
 mod status;
@@ -82,6 +83,9 @@ enum Command {
     /// List the services of the mesh and their endpoints
     #[command(after_help = "Example:\n  mesh-agent services shop/cart -o wide")]
     Services(services::ServicesArgs),
+    /// List the routes of the mesh and what became of each
+    #[command(after_help = "Example:\n  mesh-agent routes shop/web -o wide")]
+    Routes(routes::RoutesArgs),
     /// List the policies and what they concern here
     #[command(after_help = "Example:\n  mesh-agent policies --workload shop/cart -o wide")]
     Policies(policies::PoliciesArgs),
@@ -131,6 +135,7 @@ impl Command {
             Self::Workloads(args) => args.run(),
             Self::Certs(args) => args.run(),
             Self::Services(args) => args.run(),
+            Self::Routes(args) => args.run(),
             Self::Policies(args) => args.run(),
             Self::Explain(args) => args.run(),
             Self::Connections(args) => args.run(),

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::admin::{
     proto::{
-        DrainReply, ListCertificatesReply, ListConnectionsReply, ListPoliciesReply, ListServicesReply,
-        ListWorkloadsReply, SetLogLevelReply,
+        DrainReply, ListCertificatesReply, ListConnectionsReply, ListPoliciesReply, ListRoutesReply,
+        ListServicesReply, ListWorkloadsReply, SetLogLevelReply,
     },
     samples,
 };
@@ -56,6 +56,12 @@ fn services() {
             services: samples::services(),
         },
     );
+}
+
+#[test]
+fn routes() {
+    let routes = samples::routes();
+    assert_formats("routes", &ListRoutesReply { routes });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! One difference between what a source said before and what it says now.
 
 use mesh_common::model::{
-    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Service, Workload,
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Route, RouteKind, Service,
+    Workload,
 };
 
 /// One object that came, changed or went. A source emits only real differences.
@@ -27,4 +28,8 @@ pub enum Change {
     PutRequestAuthentication(RequestAuthentication),
     /// The request authentication is gone.
     RemoveRequestAuthentication(ObjectKey),
+    /// The route is new, or differs from the one of its kind with its key.
+    PutRoute(Route),
+    /// The route is gone.
+    RemoveRoute(RouteKind, ObjectKey),
 }

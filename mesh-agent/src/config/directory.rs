@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesh_common::model::ObjectKey;
+use mesh_common::model::{ObjectKey, RouteKind};
 
 use super::claims::{Party, settle};
 use super::fault::Fault;
@@ -373,6 +373,8 @@ fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Chang
             Kind::AuthorizationPolicy => Change::RemoveAuthorizationPolicy(id.key.clone()),
             Kind::PeerAuthentication => Change::RemovePeerAuthentication(id.key.clone()),
             Kind::RequestAuthentication => Change::RemoveRequestAuthentication(id.key.clone()),
+            Kind::HttpRoute => Change::RemoveRoute(RouteKind::Http, id.key.clone()),
+            Kind::GrpcRoute => Change::RemoveRoute(RouteKind::Grpc, id.key.clone()),
         });
     let different = |id: &Id, held: &Held| before.get(id).is_none_or(|old| old.object != held.object);
     let put = after
@@ -384,6 +386,7 @@ fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Chang
             Object::AuthorizationPolicy(policy) => Change::PutAuthorizationPolicy(policy.clone()),
             Object::PeerAuthentication(policy) => Change::PutPeerAuthentication(policy.clone()),
             Object::RequestAuthentication(policy) => Change::PutRequestAuthentication(policy.clone()),
+            Object::Route(route) => Change::PutRoute(route.clone()),
         });
     gone.chain(put).collect()
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::model::{
-    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Service, Workload,
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Route, Service, Workload,
 };
 
 use super::document;
@@ -24,6 +24,8 @@ pub(super) enum Kind {
     AuthorizationPolicy,
     PeerAuthentication,
     RequestAuthentication,
+    HttpRoute,
+    GrpcRoute,
 }
 
 /// Names one object among all kinds.
@@ -41,6 +43,7 @@ pub(super) enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
     RequestAuthentication(RequestAuthentication),
+    Route(Route),
 }
 
 /// A checked object, and what only its file can tell.
@@ -101,9 +104,11 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Service,
         Self::Workload,
+        Self::HttpRoute,
+        Self::GrpcRoute,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
         Self::RequestAuthentication,
@@ -116,6 +121,8 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
         }
     }
 
@@ -127,6 +134,11 @@ impl Kind {
             Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
+            Self::HttpRoute => &[
+                "gateway.networking.k8s.io/v1",
+                "gateway.networking.k8s.io/v1beta1",
+            ],
+            Self::GrpcRoute => &["gateway.networking.k8s.io/v1"],
         }
     }
 
@@ -215,6 +227,8 @@ fn entry(node: &Node) -> Entry {
                 Kind::AuthorizationPolicy => schema::authorization_policy(node),
                 Kind::PeerAuthentication => schema::peer_authentication(node),
                 Kind::RequestAuthentication => schema::request_authentication(node),
+                Kind::HttpRoute => schema::http_route(node),
+                Kind::GrpcRoute => schema::grpc_route(node),
             };
             (key.map(|key| Identity::Known(Id { kind, key })), result)
         }

@@ -6,8 +6,9 @@
 //! The maps are persistent: a new snapshot shares everything with the old one but the path to what changed. A
 //! changed workload costs its map paths, one look at the services of its namespace and a rewrite of the
 //! endpoint lists that it is in; a changed service costs one pass over the workloads of its namespace; a changed
-//! policy costs its compilation, and the workloads that it concerns pay when they are next asked about. None of it
-//! depends on the size of the mesh.
+//! policy costs its compilation, and the workloads that it concerns pay when they are next asked about; a changed
+//! route costs its compilation and one look at the other routes of its services, and its table is made when a request
+//! first asks for it. None of it depends on the size of the mesh.
 //!
 //! Invariant: a snapshot reached by any sequence of changes equals the one made from its final objects at once,
 //! as long as no two of them claim one address (sources see to that).
@@ -15,6 +16,7 @@
 mod entry;
 mod policies;
 mod resolve;
+mod routes;
 mod snapshot;
 mod store;
 mod update;

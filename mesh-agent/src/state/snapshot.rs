@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap};
+use imbl::{HashMap, OrdMap, OrdSet};
 use mesh_common::model::{ObjectKey, PeerAuthentication};
 
+use super::routes::RouteId;
 use super::{ServiceEntry, WorkloadEntry};
 use crate::policy::{CompiledPolicy, ROOT_NAMESPACE, jwt::CompiledAuthentication};
+use crate::routing::{Attached, CompiledRoute};
 
 /// The mesh at one moment. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
@@ -22,6 +24,11 @@ pub struct Snapshot {
     /// The version at which the policies of a namespace, or the services that they are bound to, last changed.
     pub(super) policies_changed: HashMap<Arc<str>, u64>,
     pub(super) root_namespace: Arc<str>,
+    pub(super) routes: OrdMap<RouteId, Arc<CompiledRoute>>,
+    /// The routes that name a service as their parent, whether it is there or not.
+    pub(super) routes_to: HashMap<ObjectKey, OrdSet<RouteId>>,
+    /// Those that are in force. Services without any are not in it.
+    pub(super) attached: HashMap<ObjectKey, Arc<Attached>>,
 }
 
 /// Whose address it is.
@@ -44,6 +51,9 @@ impl Snapshot {
             request_authentications: OrdMap::new(),
             policies_changed: HashMap::new(),
             root_namespace: root_namespace.into(),
+            routes: OrdMap::new(),
+            routes_to: HashMap::new(),
+            attached: HashMap::new(),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::config::{Change, Rejection};
 
 mod policies;
 mod random;
+mod routes;
 
 fn labels(text: &str) -> BTreeMap<String, String> {
     text.split_whitespace()

@@ -54,6 +54,8 @@ impl Snapshot {
                         touched.policies.insert(Arc::clone(&key.namespace));
                     }
                 }
+                Change::PutRoute(route) => touched.parents.extend(self.put_route(route)),
+                Change::RemoveRoute(kind, key) => touched.parents.extend(self.remove_route(*kind, key)),
             }
         }
         if touched.is_empty() {
@@ -71,6 +73,10 @@ impl Snapshot {
             for (entry, candidates) in self.affected(&namespace, &touched) {
                 self.refresh(&entry, candidates, touched.services.get(&entry.service.key));
             }
+        }
+        let parents = touched.parents.iter().flatten();
+        for service in parents.chain(touched.services.keys()).collect::<BTreeSet<_>>() {
+            self.attach(service);
         }
         self.version += 1;
         for namespace in touched.policies {
@@ -260,11 +266,16 @@ struct Touched {
     services: BTreeMap<ObjectKey, Option<Arc<ServiceEntry>>>,
     /// The namespaces in which policies came, changed or went.
     policies: BTreeSet<Arc<str>>,
+    /// The parents of each route that came, changed or went, before and after.
+    parents: Vec<BTreeSet<ObjectKey>>,
 }
 
 impl Touched {
     fn is_empty(&self) -> bool {
-        self.workloads.is_empty() && self.services.is_empty() && self.policies.is_empty()
+        self.workloads.is_empty()
+            && self.services.is_empty()
+            && self.policies.is_empty()
+            && self.parents.is_empty()
     }
 
     fn namespaces(&self) -> BTreeSet<Arc<str>> {

@@ -10,6 +10,7 @@ mod metadata;
 mod peer_authentication;
 mod ports;
 mod request_authentication;
+mod route;
 mod service;
 mod workload;
 
@@ -25,6 +26,7 @@ use super::tree::Node;
 pub(super) use authorization::authorization_policy;
 pub(super) use peer_authentication::peer_authentication;
 pub(super) use request_authentication::request_authentication;
+pub(super) use route::{grpc_route, http_route};
 pub(super) use service::service;
 pub(super) use workload::workload;
 

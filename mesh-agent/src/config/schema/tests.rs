@@ -9,6 +9,7 @@ use mesh_common::model::{
 use crate::config::{Change, Directory, File};
 
 mod policies;
+mod routes;
 
 /// Loads one file and returns its only object, or the rejections.
 fn load(text: &str) -> Result<Change, Vec<String>> {
@@ -350,7 +351,8 @@ spec:
 
 #[test]
 fn faults_of_the_frame() {
-    let known = "known are v1 Service, nodemesh.io/v1alpha1 Workload, \
+    let known = "known are v1 Service, nodemesh.io/v1alpha1 Workload, gateway.networking.k8s.io/v1 HTTPRoute, \
+                 gateway.networking.k8s.io/v1 GRPCRoute, \
                  security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
                  security.istio.io/v1 RequestAuthentication";
     let head = "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\n";

@@ -1,0 +1,8 @@
+//! The table against the text of the Gateway API, and what surrounds it.
+
+mod attach;
+mod cost;
+mod kit;
+mod naive;
+mod status;
+mod table;
