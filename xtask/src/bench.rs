@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Say which scenarios there are
     #[arg(long)]
     list: bool,
+    /// Measure this binary beside it, under mTLS, in rounds of its own between the others
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Measure this binary instead of a release build of this checkout
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
@@ -124,11 +127,14 @@ fn run(repo: &Repo, scenario: &'static Scenario, options: &Options, report: &Rep
             measure,
         } => {
             eprintln!("{}: {}", scenario.name, scenario.about);
-            let stages: Vec<Stage> = setups
+            let mut stages: Vec<Stage> = setups
                 .iter()
                 .filter(|setup| options.setup.is_empty() || options.setup.contains(setup))
                 .map(|setup| Stage::build(*setup, &report.agent))
                 .collect::<Result<_>>()?;
+            if let Some(against) = &options.against {
+                stages.push(Stage::build(Setup::Against, against)?);
+            }
             let _servers: Vec<_> = stages
                 .iter()
                 .map(|stage| prepare(stage, rounds))

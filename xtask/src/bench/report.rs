@@ -90,7 +90,9 @@ impl fmt::Display for Results {
             for (setup, series) in &self.series {
                 let cell = series.summary(figure).map(|summary| {
                     let ratio = match (self.base(figure), setup) {
-                        (Some(base), Setup::Clear | Setup::Mtls) => format!(" {:.2}x", summary.median / base),
+                        (Some(base), setup) if setup.stands_between() => {
+                            format!(" {:.2}x", summary.median / base)
+                        }
                         _ => String::new(),
                     };
                     format!(

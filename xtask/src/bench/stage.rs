@@ -22,6 +22,9 @@ pub(super) enum Setup {
     Clear,
     /// Agents with an authority: mTLS between the nodes.
     Mtls,
+    /// Other agents, under mTLS: those of `--against`.
+    #[value(skip)]
+    Against,
     /// No pods at all: a program measures itself.
     #[value(skip)]
     Alone,
@@ -46,13 +49,14 @@ impl Setup {
             Self::Direct => "direct",
             Self::Clear => "clear",
             Self::Mtls => "mtls",
+            Self::Against => "mtls-against",
             Self::Alone => "alone",
         }
     }
 
     /// Whether there is somebody whose CPU time counts.
     pub(super) fn stands_between(self) -> bool {
-        matches!(self, Self::Clear | Self::Mtls)
+        matches!(self, Self::Clear | Self::Mtls | Self::Against)
     }
 }
 
@@ -78,7 +82,7 @@ impl Stage {
         let agents = match setup {
             Setup::Direct | Setup::Alone => Vec::new(),
             Setup::Clear => mesh.start_agents()?,
-            Setup::Mtls => {
+            Setup::Mtls | Setup::Against => {
                 mesh.secure(&[])?;
                 mesh.start_agents()?
             }
