@@ -47,7 +47,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::FlowLog,
+    telemetry::{Budgets, FlowLog},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -92,6 +92,8 @@ pub struct Options {
     pub trust_domain: TrustDomain,
     /// How long certificates are valid.
     pub certificate_lifetime: Duration,
+    /// Bytes that the connections of one workload may make the agent hold.
+    pub buffer_limit: usize,
     /// Take over from the agent that runs here.
     pub takeover: bool,
     /// How long open connections may take to end after SIGTERM.
@@ -242,6 +244,7 @@ impl Agent {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
+            budgets: Budgets::new(options.buffer_limit),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
             home: Arc::clone(&home),

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::agent::{self, LogFormat, Options};
 use crate::policy::ROOT_NAMESPACE;
+use crate::telemetry::LIMIT_LEAST;
 
 /// What `run` takes.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +49,9 @@ pub(super) struct RunArgs {
     /// How long certificates are valid; they are renewed at about half of that
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     certificate_lifetime: Duration,
+    /// Memory that the connections of one workload may take up in this agent for readers that are slow
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = buffer_limit)]
+    buffer_limit: usize,
     /// Replace the running agent without losing a connection; it drains and ends
     #[arg(long)]
     takeover: bool,
@@ -79,6 +83,7 @@ impl RunArgs {
             ca: self.ca,
             trust_domain: self.trust_domain,
             certificate_lifetime: self.certificate_lifetime,
+            buffer_limit: self.buffer_limit,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
             handover_timeout: self.handover_timeout,
@@ -86,6 +91,27 @@ impl RunArgs {
             log_format: self.log_format,
         };
         agent::run(options).map_err(|error| Failure::because("the agent cannot run", error))
+    }
+}
+
+fn buffer_limit(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => 0,
+    };
+    let bytes = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if bytes >= LIMIT_LEAST => Ok(bytes),
+        _ => Err(format!(
+            "a size of at least {} MiB is needed, like 32MiB or 1GiB",
+            LIMIT_LEAST >> 20
+        )),
     }
 }
 

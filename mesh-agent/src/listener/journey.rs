@@ -329,7 +329,8 @@ async fn tunnel_to(
     };
     let establish = || async {
         let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
-        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)
+        let budget = path.registry.budget_of(&pod.workload.key);
+        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &budget, &path.tunnels).await?)
     };
     let (stream, place) = path.pool.open(&key, client, establish).await?;
     Ok(Upstream::Tunnel(stream, place))

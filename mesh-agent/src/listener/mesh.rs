@@ -23,10 +23,10 @@ use crate::{
     identity::{self, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Budget, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
-        tunnel::{self, ALPNS, Stream, tuning},
+        tunnel::{self, ALPNS, Stream, Windows, Wire, tuning},
     },
 };
 
@@ -156,7 +156,9 @@ async fn serve_tunnel(
         return Err(MeshError::NoCertificate(account));
     };
     upstream::in_order(&stream);
-    let (mut connection, peer) = handshake(stream, &identity).await?;
+    let budget = path.registry.budget_of(&pod.workload.key);
+    let mut windows = Windows::of(&budget);
+    let (mut connection, peer) = handshake(stream, &identity, &budget, &windows).await?;
     let expected = match path.store.load().workload_at(client.ip()) {
         Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
         None => return Err(MeshError::Unknown(client)),
@@ -172,6 +174,10 @@ async fn serve_tunnel(
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
+            () = windows.due() => {
+                windows.apply(&mut connection);
+                continue;
+            }
             () = path.leaving.cancelled(), if !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
@@ -248,19 +254,22 @@ async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
 async fn handshake(
     stream: TcpStream,
     identity: &Identity,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+    budget: &Budget,
+    windows: &Windows,
+) -> Result<(h2::server::Connection<TlsStream<Wire>, Bytes>, PeerIdentity), MeshError> {
     let config = identity
         .server_config(ALPNS)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
-        let tls = TlsAcceptor::from(config)
-            .accept(stream)
+        let mut tls = TlsAcceptor::from(config)
+            .accept(Wire::new(stream))
             .await
             .map_err(MeshError::handshake)?;
+        tls.get_mut().1.set_buffer_limit(Some(tuning::SEALED));
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let connection = h2::server::Builder::new()
-            .initial_window_size(tuning::STREAM_WINDOW)
-            .initial_connection_window_size(tuning::CONNECTION_WINDOW)
+            .initial_window_size(windows.first())
+            .initial_connection_window_size(tuning::connection_window(budget))
             .max_frame_size(tuning::FRAME)
             .max_header_list_size(tuning::HEADER_LIST)
             .max_concurrent_streams(tuning::STREAMS)

@@ -31,7 +31,7 @@ use crate::{
     },
     node::{Netns, Pod, PodTable, netns},
     state::Store,
-    telemetry::{FlowLog, Registry},
+    telemetry::{Budgets, FlowLog, Registry},
     upstream::Dialer,
 };
 
@@ -69,6 +69,8 @@ pub struct Shared {
     pub pods: Arc<PodTable>,
     /// What became of connections.
     pub flows: Arc<FlowLog>,
+    /// What the connections of each workload may hold.
+    pub budgets: Arc<Budgets>,
     /// Keys and certificates, if the agent has an authority.
     pub certificates: Option<Arc<CertificateStore>>,
     /// The trust domain of this mesh.
@@ -187,7 +189,7 @@ impl Worker {
             pods: Arc::clone(&shared.pods),
             dialer: Dialer::new(maps.records, maps.sources),
             open_ports: maps.open_ports,
-            registry: Registry::new(number),
+            registry: Registry::new(number, Arc::clone(&shared.budgets)),
             flows: Arc::clone(&shared.flows),
             certificates: shared.certificates.clone(),
             trust_domain: shared.trust_domain.clone(),

@@ -11,6 +11,8 @@ use std::{
 
 use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 
+use super::Budget;
+
 /// Which way a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -93,6 +95,8 @@ pub struct Connection {
     pub worker: u32,
     /// When the request arrived.
     pub opened_at: SystemTime,
+    /// What its workload's connections may hold.
+    pub budget: Arc<Budget>,
     upstream: OnceLock<SocketAddr>,
     peer: OnceLock<SpiffeId>,
     state: AtomicU8,
@@ -116,7 +120,7 @@ pub struct Opening {
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, worker: u32, opening: Opening) -> Self {
+    pub(super) fn new(id: u64, worker: u32, budget: Arc<Budget>, opening: Opening) -> Self {
         Self {
             id,
             direction: opening.direction,
@@ -129,6 +133,7 @@ impl Connection {
             peer: opening.peer.map(OnceLock::from).unwrap_or_default(),
             worker,
             opened_at: SystemTime::now(),
+            budget,
             upstream: OnceLock::new(),
             state: AtomicU8::new(opening.state as u8),
             to_upstream: AtomicU64::new(0),

@@ -18,9 +18,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::{Stream, read_refusal, tuning, write_forwarded};
+use super::{Stream, Windows, Wire, read_refusal, tuning, write_forwarded};
 use crate::{
     identity::{self, server_name},
+    telemetry::Budget,
     upstream::{Refusal, in_order},
 };
 
@@ -85,18 +86,21 @@ impl Tunnel {
         tcp: TcpStream,
         addr: SocketAddr,
         config: Arc<ClientConfig>,
+        budget: &Budget,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
+        let mut windows = Windows::of(budget);
         // A tunnel that ends tells so itself, with a GOAWAY.
         in_order(&tcp);
         let handshake = async {
-            let tls = TlsConnector::from(config)
-                .connect(server_name(addr.ip()), tcp)
+            let mut tls = TlsConnector::from(config)
+                .connect(server_name(addr.ip()), Wire::new(tcp))
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
+            tls.get_mut().1.set_buffer_limit(Some(tuning::SEALED));
             h2::client::Builder::new()
-                .initial_window_size(tuning::STREAM_WINDOW)
-                .initial_connection_window_size(tuning::CONNECTION_WINDOW)
+                .initial_window_size(windows.first())
+                .initial_connection_window_size(tuning::connection_window(budget))
                 .max_frame_size(tuning::FRAME)
                 .max_header_list_size(tuning::HEADER_LIST)
                 .max_send_buffer_size(tuning::SEND_BUFFER)
@@ -105,11 +109,17 @@ impl Tunnel {
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })
         };
-        let (requests, connection) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+        let (requests, mut connection) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
             .map_err(|_| TunnelError::TimedOut { addr })??;
         tasks.spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut connection => break ended,
+                    () = windows.due() => windows.apply(&mut connection),
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%addr, %error, "a tunnel broke");
             }
         });

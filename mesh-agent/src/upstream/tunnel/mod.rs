@@ -9,6 +9,8 @@
 pub mod carry;
 pub mod client;
 pub mod pool;
+mod window;
+mod wire;
 
 use std::net::SocketAddr;
 
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+pub(crate) use self::{window::Windows, wire::Wire};
 use super::Refusal;
 
 /// What our agents agree on in the TLS handshake, on the original destination port.
@@ -32,16 +35,25 @@ pub struct Stream {
     pub recv: RecvStream,
 }
 
-/// Windows and frames: large enough for a fast link, small enough that one stream cannot fill the agent's memory.
+/// Windows and frames: large enough for a fast link. What streams may fill together, [`Windows`] sees to.
 pub(crate) mod tuning {
     use std::time::Duration;
 
-    pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
-    pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+    use crate::telemetry::{Budget, WINDOW_LEAST};
+
     pub(crate) const FRAME: u32 = 256 << 10;
     pub(crate) const HEADER_LIST: u32 = 16 << 10;
     pub(crate) const STREAMS: u32 = 200;
+    /// Bytes of one stream that wait to be sealed.
     pub(crate) const SEND_BUFFER: usize = 256 << 10;
+    /// Bytes that TLS seals before they are written: what one write of HTTP/2 has, in one system call.
+    pub(crate) const SEALED: usize = 256 << 10;
+    /// Bytes of all streams of a tunnel together: more than their windows ever have, so that no stream waits for another
+    /// one's reader.
+    pub(crate) fn connection_window(budget: &Budget) -> u32 {
+        let most = budget.limit() + STREAMS as usize * WINDOW_LEAST;
+        u32::try_from(most).unwrap_or(u32::MAX).min(u32::MAX >> 1)
+    }
     /// A tunnel without streams goes after this long.
     pub(crate) const IDLE: Duration = Duration::from_secs(300);
     /// TLS and HTTP/2 together must be done by then.
