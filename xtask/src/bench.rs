@@ -1,91 +1,68 @@
 //! What the agents cost: `cargo xtask bench`.
 //!
-//! The same traffic between the same pods, first on plain networking, then with the agents. Each figure is a median
-//! of interleaved rounds where it can be, and figures compare only within one run: the machine is shared. The pod
-//! `stranger` is outside the mesh; what it pays is what the programs cost everybody on the node.
+//! A scenario is one file of [`scenarios`]: it says what is done between two pods and what came of it. A
+//! [`Stage`] is the same pods with something between them, from nothing at all to agents under mTLS. The rounds of one
+//! scenario alternate between its stages, after a warm-up that is not counted. Figures compare only within one run:
+//! the machine may be shared. Progress goes to standard error, the table to standard output.
 //!
 //! Invariant: a round in which anything failed is an error, never a figure.
 
+mod machine;
+mod report;
+mod sample;
+mod scenarios;
+mod stage;
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
-use mesh_tests::traffic::{self, at};
-use mesh_tests::{Agent, Mesh, Pod, Process};
+use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
-use serde_json::Value;
 
+use self::machine::Machine;
+use self::report::{Report, Results};
+use self::sample::{Sample, Series};
+use self::scenarios::{Body, Round, Rounds, SCENARIOS, Scenario};
+use self::stage::{Setup, Stage};
 use crate::compile::Profile;
 use crate::repo::Repo;
 use crate::{compile, ebpf, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Only these, by name; all of them by default
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// Only with this between the pods: direct, clear or mtls; repeat for several
+    #[arg(long, value_name = "SETUP")]
+    setup: Vec<Setup>,
     /// How often each figure is taken
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     rounds: u8,
-    /// Seconds of short connections in each round
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=120))]
-    seconds: u16,
+    /// Write everything that was measured, and on which machine, to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Say which scenarios there are
+    #[arg(long)]
+    list: bool,
+    /// Measure this binary beside it, under mTLS, in rounds of its own between the others
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Measure this binary instead of a release build of this checkout
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
 }
-
-/// Something that is measured, with and without the agents.
-struct Figure {
-    what: &'static str,
-    unit: &'static str,
-    measure: fn(&Mesh, &Options) -> Result<f64>,
-}
-
-const FIGURES: &[Figure] = &[
-    Figure {
-        what: "connect(), outside the mesh",
-        unit: "µs",
-        measure: |mesh, _| dial(mesh, "stranger", "other"),
-    },
-    Figure {
-        what: "connect(), to another node",
-        unit: "µs",
-        measure: |mesh, _| dial(mesh, "client", "web"),
-    },
-    Figure {
-        what: "connect(), on one node",
-        unit: "µs",
-        measure: |mesh, _| dial(mesh, "client", "near"),
-    },
-    Figure {
-        what: "round trip, to another node",
-        unit: "µs",
-        measure: |mesh, _| ping(mesh, "web"),
-    },
-    Figure {
-        what: "round trip, on one node",
-        unit: "µs",
-        measure: |mesh, _| ping(mesh, "near"),
-    },
-    Figure {
-        what: "256 MiB each way, to another node",
-        unit: "s",
-        measure: |mesh, _| bulk(mesh, "web"),
-    },
-    Figure {
-        what: "256 MiB each way, on one node",
-        unit: "s",
-        measure: |mesh, _| bulk(mesh, "near"),
-    },
-    Figure {
-        what: "short connections, to another node",
-        unit: "/s",
-        measure: |mesh, options| churn(mesh, "web", options),
-    },
-    Figure {
-        what: "short connections, on one node",
-        unit: "/s",
-        measure: |mesh, options| churn(mesh, "near", options),
-    },
-];
 
 /// Runs `cargo xtask bench`.
 pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
+    let chosen = choose(&options.scenarios)?;
+    if options.list {
+        for scenario in chosen {
+            println!("{:<20} {}", scenario.name, scenario.about);
+        }
+        return Ok(());
+    }
     if !Uid::effective().is_root() {
         bail!(
             "the benches make network namespaces and cgroups and load programs into the kernel: they need root. Run \
@@ -93,150 +70,108 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
         );
     }
     setup::ensure(repo)?;
-    ebpf::build(repo)?;
-    let agent = compile::agent(repo, Profile::Release)?;
-    let builder = || {
-        Mesh::builder("bench")
-            .agent(&agent)
-            .node("a")
-            .node("b")
-            .pod("a", Pod::new("client"))
-            .pod("a", Pod::new("near"))
-            .pod("b", Pod::new("web"))
-            .outside("a", "stranger")
-            .outside("a", "other")
-    };
-    // Two meshes side by side, so that the rounds can alternate; one of them has agents.
-    let (plain, meshed) = (builder().build()?, builder().build()?);
-    let _servers = [servers(&plain)?, servers(&meshed)?];
-    let agents = meshed.start_agents()?;
-    let idle: Vec<u64> = agents.iter().map(Agent::resident_bytes).collect::<Result<_>>()?;
-    println!("\n{:<38} {:>12} {:>12} {:>8}", "", "plain", "agents", "ratio");
-    for figure in FIGURES {
-        let (mut without, mut with) = (Vec::new(), Vec::new());
-        for _ in 0..options.rounds {
-            without
-                .push((figure.measure)(&plain, options).with_context(|| format!("{}, plain", figure.what))?);
-            with.push(
-                (figure.measure)(&meshed, options).with_context(|| format!("{}, agents", figure.what))?,
-            );
+    let agent = match &options.agent {
+        Some(agent) => agent
+            .canonicalize()
+            .with_context(|| format!("{}", agent.display()))?,
+        None => {
+            ebpf::build(repo)?;
+            compile::agent(repo, Profile::Release)?
         }
-        let (without, with) = (median(without), median(with));
-        let unit = figure.unit;
-        println!(
-            "{:<38} {without:>9.1} {unit:<2} {with:>9.1} {unit:<2} {:>7.2}",
-            figure.what,
-            with / without
-        );
+    };
+    let mut report = Report {
+        machine: Machine::look(&agent)?,
+        agent,
+        rounds: options.rounds,
+        results: Vec::new(),
+    };
+    eprintln!("{}", report.machine);
+    for scenario in chosen {
+        let results = run(repo, scenario, options, &report).with_context(|| scenario.name.to_owned())?;
+        print!("{results}");
+        report.results.push(results);
     }
-    for ((agent, idle), node) in agents.iter().zip(idle).zip(meshed.nodes()) {
-        let (now, cpu) = (agent.resident_bytes()?, cpu_seconds(agent.pid())?);
-        let connections = agent.accepted()?;
-        println!(
-            "agent of node {}: {} KiB resident idle, {} KiB at the end; {cpu:.1} s of CPU for {connections} connections \
-             and all bytes",
-            node.name(),
-            idle / 1024,
-            now / 1024
-        );
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&report.json())?;
+        fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
+        eprintln!("written: {}", path.display());
     }
     Ok(())
 }
 
-fn servers(mesh: &Mesh) -> Result<Vec<Process>> {
-    ["near", "web", "other"]
+fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    if names.is_empty() {
+        return Ok(SCENARIOS.iter().collect());
+    }
+    let find = |name: &String| SCENARIOS.iter().find(|scenario| scenario.name == name);
+    let unknown = |name: &String| {
+        format!("there is no scenario {name}; `cargo xtask bench --list` says which there are")
+    };
+    names
         .iter()
-        .flat_map(|name| {
-            [
-                (name, "echo", 7001),
-                (name, "bulk", 7002),
-                (name, "identity", 7003),
-            ]
-        })
-        .map(|(name, behaviour, port)| traffic::serve(mesh.pod(name), behaviour, port))
+        .map(|name| find(name).with_context(|| unknown(name)))
         .collect()
 }
 
-fn dial(mesh: &Mesh, from: &str, to: &str) -> Result<f64> {
-    let to = at(mesh.pod(to).v4(), 7001);
-    p50(&traffic::report(
-        mesh.pod(from),
-        &["dial", "--to", &to, "--count", "3000"],
-    )?)
+/// One scenario, from its stages to its figures.
+fn run(repo: &Repo, scenario: &'static Scenario, options: &Options, report: &Report) -> Result<Results> {
+    let mut series: BTreeMap<Setup, Series> = BTreeMap::new();
+    let rounds = match scenario.rounds {
+        Rounds::AsAsked => report.rounds,
+        Rounds::Once => 1,
+    };
+    match scenario.body {
+        Body::Between {
+            setups,
+            prepare,
+            measure,
+        } => {
+            eprintln!("{}: {}", scenario.name, scenario.about);
+            let mut stages: Vec<Stage> = setups
+                .iter()
+                .filter(|setup| options.setup.is_empty() || options.setup.contains(setup))
+                .map(|setup| Stage::build(*setup, &report.agent))
+                .collect::<Result<_>>()?;
+            if let Some(against) = &options.against {
+                stages.push(Stage::build(Setup::Against, against)?);
+            }
+            let _servers: Vec<_> = stages
+                .iter()
+                .map(|stage| prepare(stage, rounds))
+                .collect::<Result<_>>()?;
+            // Round 0 is the warm-up.
+            let first = match scenario.rounds {
+                Rounds::AsAsked => 0,
+                Rounds::Once => 1,
+            };
+            for number in first..=rounds {
+                for stage in &stages {
+                    let before = stage.cpu_seconds()?;
+                    let mut sample =
+                        measure(stage, Round { number }).with_context(|| format!("{}", stage.setup()))?;
+                    sample.charge(stage.cpu_seconds()? - before, stage.setup());
+                    progress(number, rounds, stage.setup(), &sample);
+                    if number > 0 {
+                        series.entry(stage.setup()).or_default().push(sample);
+                    }
+                }
+            }
+        }
+        Body::Alone { prepare, measure } => {
+            prepare(repo)?;
+            for number in 1..=rounds {
+                let sample = measure(repo)?;
+                progress(number, rounds, Setup::Alone, &sample);
+                series.entry(Setup::Alone).or_default().push(sample);
+            }
+        }
+    }
+    Ok(Results { scenario, series })
 }
 
-fn ping(mesh: &Mesh, to: &str) -> Result<f64> {
-    let to = at(mesh.pod(to).v4(), 7001);
-    p50(&traffic::report(
-        mesh.pod("client"),
-        &["ping", "--to", &to, "--count", "10000"],
-    )?)
-}
-
-fn bulk(mesh: &Mesh, to: &str) -> Result<f64> {
-    let bytes = (256 << 20).to_string();
-    let to = at(mesh.pod(to).v4(), 7002);
-    let report = traffic::report(
-        mesh.pod("client"),
-        &["bulk", "--to", &to, "--send", &bytes, "--receive", &bytes],
-    )?;
-    ensure!(
-        report["sent_intact"] == true && report["received_intact"] == true,
-        "bytes were lost: {report}"
-    );
-    report["seconds"].as_f64().context("no time")
-}
-
-fn churn(mesh: &Mesh, to: &str, options: &Options) -> Result<f64> {
-    let target = format!("{}={to}", at(mesh.pod(to).v4(), 7003));
-    let seconds = options.seconds.to_string();
-    let client = traffic::start(
-        mesh.pod("client"),
-        &[
-            "churn",
-            "--to",
-            &target,
-            "--seconds",
-            &seconds,
-            "--parallel",
-            "16",
-            "--timeout-ms",
-            "30000",
-        ],
-    )?;
-    let report = client
-        .wait(Duration::from_secs(u64::from(options.seconds) + 60))?
-        .ok()?
-        .report()?;
-    ensure!(report["failed"] == 0, "connections failed: {report}");
-    let (good, took) = (
-        report["good"].as_f64().context("no count")?,
-        report["seconds"].as_f64().context("no time")?,
-    );
-    Ok(good / took)
-}
-
-fn p50(report: &Value) -> Result<f64> {
-    report["times"]["p50_us"]
-        .as_f64()
-        .with_context(|| format!("no median in {report}"))
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-/// User and system time of a process: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .context("no fields")?
-        .1
-        .split_whitespace()
-        .collect();
-    let ticks =
-        |field: usize| -> Result<f64> { Ok(fields.get(field).context("too few fields")?.parse::<f64>()?) };
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
+fn progress(number: u8, rounds: u8, setup: Setup, sample: &Sample) {
+    match number {
+        0 => eprintln!("  warm-up, {setup}: {sample}"),
+        _ => eprintln!("  round {number} of {rounds}, {setup}: {sample}"),
+    }
 }

@@ -75,7 +75,12 @@ impl Repo {
 
     /// The agent as `cargo build --release` leaves it.
     pub(crate) fn release_agent(&self) -> PathBuf {
-        self.target.join("release/mesh-agent")
+        self.release_program("mesh-agent")
+    }
+
+    /// Another program as `cargo build --release` leaves it.
+    pub(crate) fn release_program(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
     }
 
     /// The agent as `cargo build` leaves it.

@@ -51,7 +51,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{FlowLog, metrics::Metrics},
+    telemetry::{Budgets, FlowLog, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -100,6 +100,8 @@ pub struct Options {
     pub metrics_address: DoorAddress,
     /// Where readiness and liveness are served.
     pub health_address: DoorAddress,
+    /// Bytes that the connections of one workload may make the agent hold.
+    pub buffer_limit: usize,
     /// Take over from the agent that runs here.
     pub takeover: bool,
     /// How long open connections may take to end after SIGTERM.
@@ -257,6 +259,7 @@ impl Agent {
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
+            budgets: Budgets::new(options.buffer_limit),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
             home: Arc::clone(&home),

@@ -12,6 +12,7 @@ use super::{
 use crate::admin::DoorAddress;
 use crate::agent::{self, LogFormat, Options};
 use crate::policy::ROOT_NAMESPACE;
+use crate::telemetry::LIMIT_LEAST;
 
 /// The ports that tools expect, where nobody but the node itself can ask.
 const METRICS: &str = "127.0.0.1:15020";
@@ -59,6 +60,9 @@ pub(super) struct RunArgs {
     /// Where `/healthz/ready` and `/livez` are served: an address and a port, or `none`
     #[arg(long, value_name = "ADDRESS", default_value = HEALTH)]
     health_address: DoorAddress,
+    /// Memory that the connections of one workload may take up in this agent for readers that are slow
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = buffer_limit)]
+    buffer_limit: usize,
     /// Replace the running agent without losing a connection; it drains and ends
     #[arg(long)]
     takeover: bool,
@@ -92,6 +96,7 @@ impl RunArgs {
             certificate_lifetime: self.certificate_lifetime,
             metrics_address: self.metrics_address,
             health_address: self.health_address,
+            buffer_limit: self.buffer_limit,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
             handover_timeout: self.handover_timeout,
@@ -99,6 +104,27 @@ impl RunArgs {
             log_format: self.log_format,
         };
         agent::run(options).map_err(|error| Failure::because("the agent cannot run", error))
+    }
+}
+
+fn buffer_limit(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => 0,
+    };
+    let bytes = digits
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    match bytes {
+        Some(bytes) if bytes >= LIMIT_LEAST => Ok(bytes),
+        _ => Err(format!(
+            "a size of at least {} MiB is needed, like 32MiB or 1GiB",
+            LIMIT_LEAST >> 20
+        )),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
-            client::{Asking, Tunnel, TunnelError},
+            client::{Asking, Footing, Tunnel, TunnelError},
             pool::Key,
             protocol,
         },
@@ -381,8 +381,13 @@ async fn tunnel_to(
     };
     let establish = || async {
         let tcp = path.dialer.dial_in_time(&pod.netns, door).await?;
-        let config = Arc::clone(&config);
-        Ok::<_, LegError>(Tunnel::establish(tcp, door, protocol, &identity, config, &path.tunnels).await?)
+        let footing = Footing {
+            protocol,
+            identity: &identity,
+            config: Arc::clone(&config),
+            budget: &path.registry.budget_of(&pod.workload.key),
+        };
+        Ok::<_, LegError>(Tunnel::establish(tcp, door, footing, &path.tunnels).await?)
     };
     let (stream, place) = path.pool.open(&key, asking, good, establish).await?;
     Ok(Upstream::Tunnel(stream, place))

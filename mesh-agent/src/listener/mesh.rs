@@ -33,10 +33,10 @@ use crate::{
     identity::{Alpn, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Budget, Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
-        tunnel::{self, Stream, baggage, keepalive, protocol, tuning},
+        tunnel::{self, Stream, Windows, Wire, baggage, keepalive, protocol, tuning},
     },
 };
 
@@ -151,7 +151,10 @@ impl Arrived {
         };
         upstream::in_order(&stream);
         let taken = protocol::taken_at(addressed.port());
-        let (mut connection, peer, protocol, credentials) = handshake(stream, &identity, taken).await?;
+        let budget = path.registry.budget_of(&pod.workload.key);
+        let mut windows = Windows::of(&budget);
+        let (mut connection, peer, protocol, credentials) =
+            handshake(stream, &identity, taken, &budget, &windows).await?;
         drop(place);
         is_at_home(path, &peer, protocol, *client)?;
         let mut silent = pin!(keepalive::silent(connection.ping_pong()));
@@ -165,6 +168,10 @@ impl Arrived {
                 cause = &mut broken, if revoked.is_none() => {
                     connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
                     revoked = Some(cause);
+                    continue;
+                }
+                () = windows.due() => {
+                    windows.apply(&mut connection);
                     continue;
                 }
                 () = &mut silent => {
@@ -348,26 +355,33 @@ async fn beginning(stream: &TcpStream) -> Beginning {
 
 /// A connection, who is there, what it speaks, and what both proved.
 type Shaken = (
-    h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+    h2::server::Connection<TlsStream<Wire>, Bytes>,
     PeerIdentity,
     TunnelProtocol,
     Arc<Credentials>,
 );
 
 /// Shakes hands as `identity`, within a deadline, and says who came.
-async fn handshake(stream: TcpStream, identity: &Identity, taken: Alpn) -> Result<Shaken, MeshError> {
+async fn handshake(
+    stream: TcpStream,
+    identity: &Identity,
+    taken: Alpn,
+    budget: &Budget,
+    windows: &Windows,
+) -> Result<Shaken, MeshError> {
     let config = identity
         .server_config(taken)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
-        let tls = TlsAcceptor::from(config)
-            .accept(stream)
+        let mut tls = TlsAcceptor::from(config)
+            .accept(Wire::new(stream))
             .await
             .map_err(MeshError::handshake)?;
+        tls.get_mut().1.set_buffer_limit(Some(tuning::SEALED));
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
         let protocol = protocol::agreed(tls.get_ref().1.alpn_protocol()).ok_or(MeshError::NoProtocol)?;
-        let connection = tuning::server().handshake(tls).await?;
+        let connection = tuning::server(budget, windows).handshake(tls).await?;
         Ok((connection, peer, protocol, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)

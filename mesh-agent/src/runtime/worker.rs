@@ -31,7 +31,7 @@ use crate::{
     },
     node::{Netns, Pod, PodTable, netns},
     state::Store,
-    telemetry::{FlowLog, Registry, metrics::Metrics},
+    telemetry::{Budgets, FlowLog, Registry, metrics::Metrics},
     upstream::Dialer,
 };
 
@@ -71,6 +71,8 @@ pub struct Shared {
     pub flows: Arc<FlowLog>,
     /// What is counted of them.
     pub metrics: Arc<Metrics>,
+    /// What the connections of each workload may hold.
+    pub budgets: Arc<Budgets>,
     /// Keys and certificates, if the agent has an authority.
     pub certificates: Option<Arc<CertificateStore>>,
     /// The trust domain of this mesh.
@@ -189,7 +191,7 @@ impl Worker {
             pods: Arc::clone(&shared.pods),
             dialer: Dialer::new(maps.records, maps.sources),
             open_ports: maps.open_ports,
-            registry: Registry::new(number),
+            registry: Registry::new(number, Arc::clone(&shared.budgets)),
             flows: Arc::clone(&shared.flows),
             metrics: Arc::clone(&shared.metrics),
             certificates: shared.certificates.clone(),

@@ -11,7 +11,10 @@ use std::{
 
 use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 
-use super::metrics::{Flags, TcpMeter};
+use super::{
+    Budget,
+    metrics::{Flags, TcpMeter},
+};
 
 /// Which way a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +109,8 @@ pub struct Connection {
     pub worker: u32,
     /// When the request arrived.
     pub opened_at: SystemTime,
+    /// What its workload's connections may hold.
+    pub budget: Arc<Budget>,
     upstream: OnceLock<SocketAddr>,
     peer: OnceLock<SpiffeId>,
     state: AtomicU8,
@@ -139,7 +144,7 @@ pub struct Opening {
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, worker: u32, opening: Opening) -> Self {
+    pub(super) fn new(id: u64, worker: u32, budget: Arc<Budget>, opening: Opening) -> Self {
         Self {
             id,
             direction: opening.direction,
@@ -152,6 +157,7 @@ impl Connection {
             peer: opening.peer.map(OnceLock::from).unwrap_or_default(),
             worker,
             opened_at: SystemTime::now(),
+            budget,
             upstream: OnceLock::new(),
             state: AtomicU8::new(opening.state as u8),
             to_upstream: AtomicU64::new(0),

@@ -4,6 +4,7 @@
 //! The data workers write, the admin API reads. Invariant: nothing here is written more than a few times a
 //! connection, except the byte counters, which are plain atomics of that one connection.
 
+mod budget;
 mod cause;
 mod connection;
 mod flow;
@@ -11,6 +12,7 @@ pub mod metrics;
 mod registry;
 mod throttle;
 
+pub use budget::{Budget, Budgets, LIMIT, LIMIT_LEAST, Seat, WINDOW_LEAST, WINDOW_MOST};
 pub use cause::Cause;
 pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
 pub use flow::{Flow, FlowKind, FlowLog, FlowSubject};

@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-use super::{Connection, Opening, Side};
+use mesh_common::model::ObjectKey;
+
+use super::{Budget, Budgets, Connection, Opening, Side};
 
 /// Connection numbers are `worker << WORKER_SHIFT | count`: unique without a shared counter.
 const WORKER_SHIFT: u32 = 48;
@@ -20,6 +22,7 @@ pub struct Registry {
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Connection>>>,
     totals: TotalCounters,
+    budgets: Arc<Budgets>,
 }
 
 /// A connection's place in the registry; leaving it adds the connection's bytes to the sums.
@@ -54,13 +57,14 @@ struct TotalCounters {
 }
 
 impl Registry {
-    /// An empty registry.
-    pub fn new(worker: u32) -> Arc<Self> {
+    /// An empty registry. All workers share the budgets.
+    pub fn new(worker: u32, budgets: Arc<Budgets>) -> Arc<Self> {
         Arc::new(Self {
             worker,
             next: AtomicU64::new(1),
             open: Mutex::default(),
             totals: TotalCounters::default(),
+            budgets,
         })
     }
 
@@ -73,12 +77,18 @@ impl Registry {
     pub fn open(self: &Arc<Self>, opening: Opening) -> Entry {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let id = u64::from(self.worker) << WORKER_SHIFT | count;
-        let connection = Arc::new(Connection::new(id, self.worker, opening));
+        let budget = self.budget_of(&opening.workload.key);
+        let connection = Arc::new(Connection::new(id, self.worker, budget, opening));
         self.lock().insert(id, Arc::clone(&connection));
         Entry {
             registry: Arc::clone(self),
             connection,
         }
+    }
+
+    /// What the connections of a workload may hold.
+    pub fn budget_of(&self, workload: &ObjectKey) -> Arc<Budget> {
+        self.budgets.of(workload)
     }
 
     /// The connections open now.

@@ -2,6 +2,7 @@
 
 pub(crate) use dial::{in_order, tune};
 
+mod buffer;
 mod dial;
 mod relay;
 pub mod tunnel;

@@ -41,13 +41,13 @@ pub enum Ending {
 
 /// Carries bytes both ways until both have ended or one side breaks off.
 pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Connection) -> Ending {
-    let mut to_upstream = Way::new(downstream, upstream, Side::ToUpstream);
-    let mut to_downstream = Way::new(upstream, downstream, Side::ToDownstream);
+    let mut to_upstream = Way::new(downstream, upstream, Side::ToUpstream, connection);
+    let mut to_downstream = Way::new(upstream, downstream, Side::ToDownstream, connection);
     let mut broken = pin!(broken(downstream, upstream));
     let ended = poll_fn(|cx| {
         // Both ways every time: the wake-up does not say for which it came.
-        let up = to_upstream.poll(cx, connection)?;
-        let down = to_downstream.poll(cx, connection)?;
+        let up = to_upstream.poll(cx)?;
+        let down = to_downstream.poll(cx)?;
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -102,6 +102,7 @@ struct Way<'a> {
     from: &'a TcpStream,
     to: &'a TcpStream,
     side: Side,
+    connection: &'a Connection,
     /// Read, but not yet taken by `to`.
     kept: Vec<u8>,
     written: usize,
@@ -117,11 +118,12 @@ enum State {
 }
 
 impl<'a> Way<'a> {
-    fn new(from: &'a TcpStream, to: &'a TcpStream, side: Side) -> Self {
+    fn new(from: &'a TcpStream, to: &'a TcpStream, side: Side, connection: &'a Connection) -> Self {
         Self {
             from,
             to,
             side,
+            connection,
             kept: Vec::new(),
             written: 0,
             state: State::Copying,
@@ -133,37 +135,38 @@ impl<'a> Way<'a> {
         !self.kept.is_empty() || self.state == State::Ended
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.state == State::Ended {
             return Poll::Ready(Ok(()));
         }
         for _ in 0..TURNS {
-            ready!(self.poll_flush_kept(cx, connection))?;
+            ready!(self.poll_flush_kept(cx))?;
             if self.state == State::Ending {
                 SockRef::from(self.to).shutdown(std::net::Shutdown::Write)?;
                 self.state = State::Ended;
                 return Poll::Ready(Ok(()));
             }
-            ready!(SCRATCH.with_borrow_mut(|scratch| self.poll_copy(cx, scratch, connection)))?;
+            ready!(SCRATCH.with_borrow_mut(|scratch| self.poll_copy(cx, scratch)))?;
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
     /// Writes what was kept; ready when nothing is left.
-    fn poll_flush_kept(&mut self, cx: &mut Context<'_>, connection: &Connection) -> Poll<io::Result<()>> {
+    fn poll_flush_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.kept.len() {
             ready!(self.to.poll_write_ready(cx))?;
             match self.to.try_write(&self.kept[self.written..]) {
                 Ok(taken) => {
                     self.written += taken;
-                    connection.count(self.side, taken as u64);
+                    self.connection.count(self.side, taken as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
         if !self.kept.is_empty() {
+            self.connection.budget.release(self.kept.len());
             self.kept = Vec::new();
             self.written = 0;
         }
@@ -171,12 +174,10 @@ impl<'a> Way<'a> {
     }
 
     /// Reads once and writes as much as the other side takes.
-    fn poll_copy(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut [u8],
-        connection: &Connection,
-    ) -> Poll<io::Result<()>> {
+    fn poll_copy(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<()>> {
+        // What the other side does not take is held; a workload that has much of that reads less.
+        let room = self.connection.budget.room(scratch.len());
+        let scratch = &mut scratch[..room];
         let read = loop {
             ready!(self.from.poll_read_ready(cx))?;
             if let Some(read) = try_read(self.from, scratch)? {
@@ -192,11 +193,18 @@ impl<'a> Way<'a> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        connection.count(self.side, taken as u64);
+        self.connection.count(self.side, taken as u64);
         if taken < read.len() {
             self.kept = read[taken..].to_vec();
+            self.connection.budget.hold(self.kept.len());
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Way<'_> {
+    fn drop(&mut self) {
+        self.connection.budget.release(self.kept.len());
     }
 }
 
@@ -204,7 +212,7 @@ impl<'a> Way<'a> {
 /// its readiness is given back at once: that saves the system call that would only say so. The exception is a read
 /// that ended at urgent data, which the kernel never reads across (tcp(7)): more may wait behind the mark. The urgent
 /// byte itself is not carried.
-fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(super) fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut read = None;
     let outcome = stream.try_io(Interest::READABLE, || {
         let count = (&*SockRef::from(stream)).read(buffer)?;

@@ -116,6 +116,47 @@ fn slow_readers_stop_their_writers_under_mtls() {
 }
 
 #[test]
+fn what_stopped_connections_hold_is_bounded_and_stops_no_other_under_mtls() {
+    Mesh::scenario(standard("mtls-bounded"), |mesh| {
+        const STOPPED: usize = 48;
+        const LIMIT: u64 = 8 * MIB;
+        // What an agent takes for the handshakes, its buffers and the allocator's leftovers.
+        const BESIDES: u64 = 12 * MIB;
+        mesh.secure(&["--buffer-limit", "8MiB"])?;
+        let agents = start(mesh)?;
+        let before: Vec<u64> = agents.iter().map(Agent::resident_bytes).collect::<Result<_>>()?;
+        streams::stopped_both_ways(mesh, STOPPED, |to| {
+            // These share the tunnels with those that are stopped.
+            for bytes in ["1", "100000"] {
+                let args = [
+                    "ping",
+                    "--to",
+                    to,
+                    "--bytes",
+                    bytes,
+                    "--count",
+                    "40",
+                    "--connections",
+                    "8",
+                ];
+                let report = traffic::report(mesh.pod("client"), &args)?;
+                ensure!(report["times"]["count"] == 40, "{report}");
+            }
+            for (agent, before) in agents.iter().zip(before) {
+                let grown = agent.resident_bytes()?.saturating_sub(before);
+                println!(
+                    "agent: {} KiB more for {STOPPED} stopped connections",
+                    grown / 1024
+                );
+                ensure!(grown < LIMIT + BESIDES, "the agent grew by {grown} bytes");
+            }
+            Ok(())
+        })?;
+        agents.iter().try_for_each(all_let_go)
+    });
+}
+
+#[test]
 fn connections_that_must_not_stand_do_not_under_mtls() {
     secured("mtls-failing", |mesh, _| {
         failing::closed_ports_refuse(mesh)?;

@@ -119,7 +119,7 @@ fn value(text: &str, name: &str, label: &str) -> Option<f64> {
 #[test]
 fn labels_are_those_that_dashboards_know() {
     let metrics = Arc::new(Metrics::new());
-    let registry = Registry::new(0);
+    let registry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT));
     let entry = registry.open(opening());
     let meter = metrics.tcp(vec![traffic(Reporter::Source)]);
     entry.connection().measure(Arc::new(meter));
@@ -142,7 +142,7 @@ fn labels_are_those_that_dashboards_know() {
 #[test]
 fn bytes_are_told_while_a_connection_is_open_and_once() {
     let metrics = Arc::new(Metrics::new());
-    let registry = Registry::new(0);
+    let registry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT));
     let entry = registry.open(opening());
     let connection = entry.connection();
     let both = vec![traffic(Reporter::Source), traffic(Reporter::Destination)];
@@ -170,7 +170,7 @@ fn bytes_are_told_while_a_connection_is_open_and_once() {
 #[test]
 fn a_connection_that_is_not_permitted_any_more_is_marked() {
     let metrics = Arc::new(Metrics::new());
-    let entry = Registry::new(0).open(opening());
+    let entry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT)).open(opening());
     let meter = metrics.tcp(vec![traffic(Reporter::Source)]);
     entry.connection().measure(Arc::new(meter));
     entry.connection().set_unauthorized();

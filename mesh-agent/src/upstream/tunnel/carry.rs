@@ -1,32 +1,40 @@
 //! Carries bytes between a TCP connection and a stream of a tunnel.
 //!
 //! The two ends mean the same things: an end of stream is an end of stream, a reset is `RST_STREAM`, and a reader that
-//! does not read stops its writer through the stream's window. Nothing is buffered while nothing flows.
+//! does not read stops its writer through the stream's window. Nothing is buffered while nothing flows; what is, is
+//! counted in the workload's budget.
 
 use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{io::Interest, net::TcpStream, sync::Notify};
 
 use super::Stream;
 use crate::{
-    telemetry::{Connection, ConnectionState, Side},
-    upstream::{Ending, abort, in_order},
+    telemetry::{Budget, Connection, ConnectionState, Side},
+    upstream::{
+        Ending, abort,
+        buffer::{Buffer, ROOM},
+        in_order,
+        relay::try_read,
+    },
 };
-
-/// Bytes moved at once.
-const CHUNK: usize = 64 * 1024;
 
 /// Carries bytes both ways until both have ended or one side breaks off. `tcp_side` is the way from the TCP
 /// connection into the tunnel.
 pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp_side: Side) -> Ending {
+    let _seat = connection.budget.join();
     let Stream { mut send, recv } = stream;
     let other_side = match tcp_side {
         Side::ToUpstream => Side::ToDownstream,
@@ -92,33 +100,33 @@ async fn into_tunnel(
     connection: &Connection,
     side: Side,
 ) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
+    let outgoing = Arc::new(Outgoing::new(Arc::clone(&connection.budget)));
     loop {
-        tcp.readable().await?;
+        poll_fn(|cx| tcp.poll_read_ready(cx)).await?;
+        outgoing.may_go_on().await;
         // Capacity is asked for only now: an idle stream must not hold a share of the tunnel's window.
-        send.reserve_capacity(CHUNK);
-        let capacity = match poll_fn(|cx| send.poll_capacity(cx)).await {
-            Some(capacity) => capacity.map_err(broken_tunnel)?,
-            None => return nobody_hears(send).await,
+        send.reserve_capacity(ROOM);
+        let Some(capacity) = capacity(send).await? else {
+            return nobody_hears(send).await;
         };
-        buffer.reserve(capacity.min(CHUNK));
-        let room = buffer.capacity().min(capacity);
-        match tcp.try_read_buf(&mut bytes::BufMut::limit(&mut buffer, room)) {
-            Ok(0) => {
+        let mut buffer = Buffer::take();
+        let room = capacity.min(connection.budget.room(ROOM));
+        match try_read(tcp, &mut buffer.room()[..room])? {
+            None => send.reserve_capacity(0),
+            Some(0) => {
                 send.reserve_capacity(0);
                 return match send.send_data(Bytes::new(), true) {
                     Ok(()) => Ok(()),
                     Err(_) => nobody_hears(send).await,
                 };
             }
-            Ok(count) => {
+            Some(count) => {
                 connection.count(side, count as u64);
-                if send.send_data(buffer.split().freeze(), false).is_err() {
+                buffer.fill(count);
+                if send.send_data(outgoing.add(buffer), false).is_err() {
                     return nobody_hears(send).await;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),
-            Err(error) => return Err(error),
         }
     }
 }
@@ -136,6 +144,78 @@ async fn nobody_hears(send: &mut SendStream<Bytes>) -> io::Result<()> {
         Some(Ok(reason)) => Err(broken_tunnel(reason.into())),
         Some(Err(error)) => Err(broken_tunnel(error)),
         None => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
+/// What may be sent; waits until it is something. `None`: the stream takes nothing more.
+async fn capacity(send: &mut SendStream<Bytes>) -> io::Result<Option<usize>> {
+    loop {
+        // Asked for first: where the whole window is the stream's already, nobody is told of more.
+        match send.capacity() {
+            0 => {}
+            capacity => return Ok(Some(capacity)),
+        }
+        match poll_fn(|cx| send.poll_capacity(cx)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(broken_tunnel(error)),
+            None => return Ok(None),
+        }
+    }
+}
+
+/// What one stream has given to its tunnel and is not on the wire yet.
+struct Outgoing {
+    budget: Arc<Budget>,
+    bytes: AtomicUsize,
+    gone: Notify,
+}
+
+/// Bytes that are counted until they are sealed.
+struct Counted {
+    buffer: Buffer,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Outgoing {
+    fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            budget,
+            bytes: AtomicUsize::new(0),
+            gone: Notify::new(),
+        }
+    }
+
+    /// Waits, where the workload's connections hold too much, until this one holds nothing.
+    async fn may_go_on(&self) {
+        while self.budget.is_spent() && self.bytes.load(Ordering::Relaxed) > 0 {
+            self.gone.notified().await;
+        }
+    }
+
+    fn add(self: &Arc<Self>, buffer: Buffer) -> Bytes {
+        let buffer = buffer.fitted();
+        let count = buffer.as_ref().len();
+        self.bytes.fetch_add(count, Ordering::Relaxed);
+        self.budget.hold(count);
+        Bytes::from_owner(Counted {
+            buffer,
+            outgoing: Arc::clone(self),
+        })
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.as_ref()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let count = self.buffer.as_ref().len();
+        self.outgoing.budget.release(count);
+        self.outgoing.bytes.fetch_sub(count, Ordering::Relaxed);
+        self.outgoing.gone.notify_one();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,9 +20,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::{Stream, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
+use super::{Stream, Windows, Wire, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
     identity::{self, Credentials, Identity, server_name},
+    telemetry::Budget,
     upstream::{Refusal, in_order},
 };
 
@@ -35,6 +37,18 @@ pub struct Tunnel {
     requests: SendRequest<Bytes>,
     streams: Arc<AtomicUsize>,
     credentials: Arc<Credentials>,
+}
+
+/// What a tunnel is established on.
+pub struct Footing<'a> {
+    /// What both ends must speak.
+    pub protocol: TunnelProtocol,
+    /// Who we are.
+    pub identity: &'a Identity,
+    /// As whom, and whom we expect there.
+    pub config: Arc<ClientConfig>,
+    /// What the streams of our workload may hold.
+    pub budget: &'a Budget,
 }
 
 /// What a stream is asked for with.
@@ -108,28 +122,34 @@ pub enum TunnelError {
 }
 
 impl Tunnel {
-    /// Shakes hands over an established TCP connection, as `identity`, whose `config` says who must be there. The tunnel lives as a task of `tasks` until nobody uses it.
+    /// Shakes hands over an established TCP connection. The tunnel lives as a task of `tasks` until nobody uses it.
     pub async fn establish(
         tcp: TcpStream,
         addr: SocketAddr,
-        protocol: TunnelProtocol,
-        identity: &Identity,
-        config: Arc<ClientConfig>,
+        footing: Footing<'_>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
+        let Footing {
+            protocol,
+            identity,
+            config,
+            budget,
+        } = footing;
+        let mut windows = Windows::of(budget);
         // A tunnel that ends tells so itself, with a GOAWAY.
         in_order(&tcp);
         let handshake = async {
-            let tls = TlsConnector::from(config)
-                .connect(server_name(addr.ip()), tcp)
+            let mut tls = TlsConnector::from(config)
+                .connect(server_name(addr.ip()), Wire::new(tcp))
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
+            tls.get_mut().1.set_buffer_limit(Some(tuning::SEALED));
             if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
                 return Err(TunnelError::Protocol { addr, protocol });
             }
             let credentials = Credentials::of_server(tls.get_ref().1, identity)
                 .map_err(|source| TunnelError::Peer { addr, source })?;
-            let (requests, connection) = tuning::client()
+            let (requests, connection) = tuning::client(budget, &windows)
                 .handshake(tls)
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })?;
@@ -140,13 +160,19 @@ impl Tunnel {
             .map_err(|_| TunnelError::TimedOut { addr })??;
         let pings = connection.ping_pong();
         tasks.spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%addr, %error, "a tunnel broke");
-                },
-                () = keepalive::silent(pings) => {
-                    tracing::warn!(%addr, "a tunnel's other end does not answer any more; its streams are reset");
+            let mut silent = pin!(keepalive::silent(pings));
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut connection => break ended,
+                    () = windows.due() => windows.apply(&mut connection),
+                    () = &mut silent => {
+                        tracing::warn!(%addr, "a tunnel's other end does not answer any more; its streams are reset");
+                        return;
+                    }
                 }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%addr, %error, "a tunnel broke");
             }
         });
         Ok(Self {

@@ -15,6 +15,8 @@ pub(crate) mod keepalive;
 pub mod pool;
 pub mod protocol;
 pub(crate) mod tuning;
+mod window;
+mod wire;
 
 use std::net::SocketAddr;
 
@@ -22,6 +24,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+pub(crate) use self::{window::Windows, wire::Wire};
 use super::Refusal;
 
 /// Why a stream was not joined, in words that the other agent understands: see [`Refusal`].

@@ -1,14 +1,19 @@
 //! Windows, frames and bounds of HTTP/2 between agents, the same for every tunnel.
 //!
-//! Large enough for a fast link, small enough that neither one stream nor one peer can fill the agent's memory.
+//! Large enough for a fast link, small enough that no peer can fill the agent's memory; what streams may fill together,
+//! [`Windows`] sees to.
 //! Invariant: every HTTP/2 connection with another agent is made with [`server`] or [`client`].
 
 use std::time::Duration;
 
-pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+use super::Windows;
+use crate::telemetry::{Budget, WINDOW_LEAST};
+
 pub(crate) const FRAME: u32 = 256 << 10;
+/// Bytes of one stream that wait to be sealed.
 pub(crate) const SEND_BUFFER: usize = 256 << 10;
+/// Bytes that TLS seals before they are written: what one write of HTTP/2 has, in one system call.
+pub(crate) const SEALED: usize = 256 << 10;
 /// Streams that a peer may have open at once in one connection.
 pub(crate) const STREAMS: u32 = 200;
 /// Bytes of a request's headers as RFC 9113 (6.5.2) counts them; a larger one is answered 431.
@@ -38,11 +43,11 @@ pub(crate) const DIAL: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 
 /// The accepting side.
-pub(crate) fn server() -> h2::server::Builder {
+pub(crate) fn server(budget: &Budget, windows: &Windows) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(windows.first())
+        .initial_connection_window_size(connection_window(budget))
         .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST_KEPT)
         .max_concurrent_streams(STREAMS)
@@ -54,11 +59,11 @@ pub(crate) fn server() -> h2::server::Builder {
 }
 
 /// The dialling side.
-pub(crate) fn client() -> h2::client::Builder {
+pub(crate) fn client(budget: &Budget, windows: &Windows) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(windows.first())
+        .initial_connection_window_size(connection_window(budget))
         .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST_KEPT)
         .max_send_buffer_size(SEND_BUFFER)
@@ -66,4 +71,11 @@ pub(crate) fn client() -> h2::client::Builder {
         .max_local_error_reset_streams(Some(FAULTS))
         .enable_push(false);
     builder
+}
+
+/// Bytes of all streams of a tunnel together: more than their windows ever have, so that no stream waits for another
+/// one's reader.
+fn connection_window(budget: &Budget) -> u32 {
+    let most = budget.limit() + STREAMS as usize * WINDOW_LEAST;
+    u32::try_from(most).unwrap_or(u32::MAX).min(u32::MAX >> 1)
 }

@@ -24,6 +24,9 @@ pub(crate) struct Serve {
     /// Port to listen on.
     #[arg(long)]
     port: u16,
+    /// How many ports to listen on, from that one on.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
     /// What the server calls itself.
     #[arg(long, default_value = "server")]
     name: String,
@@ -62,41 +65,42 @@ enum Behaviour {
 
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
-        let socket = Socket::new(Domain::IPV6, Type::STREAM, None).context("making a socket")?;
-        socket.set_only_v6(false)?;
-        socket.set_reuse_address(true)?;
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port));
-        socket
-            .bind(&address.into())
-            .with_context(|| format!("binding port {}", self.port))?;
-        socket.listen(4096)?;
-        let listener = TcpListener::from(socket);
+        let listeners: Vec<TcpListener> = (0..self.ports)
+            .map(|index| listen(self.port + index))
+            .collect::<Result<_>>()?;
         print(&json!({ "listening": self.port }));
         let this = Arc::new(self);
-        if this.behaviour == Behaviour::Identity {
-            // Short connections: a pool of threads that each accept is cheaper than a thread for each.
-            for _ in 0..255 {
+        // Short connections: a pool of threads that each accept is cheaper than a thread for each.
+        let pool = match (this.behaviour, this.ports) {
+            (Behaviour::Identity, 1) => 256,
+            _ => 1,
+        };
+        for listener in listeners {
+            for _ in 0..pool {
                 let (this, listener) = (Arc::clone(&this), listener.try_clone()?);
                 small_thread(move || this.accept_forever(&listener))?;
             }
-            this.accept_forever(&listener);
         }
         loop {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    let this = Arc::clone(&this);
-                    small_thread(move || this.serve(stream, peer))?;
-                }
-                Err(error) => eprintln!("accept: {error}"),
-            }
+            thread::park();
         }
     }
 
-    fn accept_forever(&self, listener: &TcpListener) -> ! {
+    fn accept_forever(self: &Arc<Self>, listener: &TcpListener) -> ! {
         loop {
-            match listener.accept() {
-                Ok((stream, peer)) => self.serve(stream, peer),
-                Err(error) => eprintln!("accept: {error}"),
+            let served = match listener.accept() {
+                Ok((stream, peer)) if self.behaviour == Behaviour::Identity => {
+                    self.serve(stream, peer);
+                    Ok(())
+                }
+                Ok((stream, peer)) => {
+                    let this = Arc::clone(self);
+                    small_thread(move || this.serve(stream, peer))
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                eprintln!("accept: {error}");
             }
         }
     }
@@ -187,6 +191,19 @@ impl Serve {
         }
         Ok(())
     }
+}
+
+/// A listener on all addresses of both families.
+fn listen(port: u16) -> Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).context("making a socket")?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    socket
+        .bind(&address.into())
+        .with_context(|| format!("binding port {port}"))?;
+    socket.listen(4096)?;
+    Ok(TcpListener::from(socket))
 }
 
 fn echo(mut stream: TcpStream) -> io::Result<()> {

@@ -49,6 +49,9 @@ pub(crate) struct Ping {
     count: usize,
     #[arg(long, default_value_t = 1)]
     bytes: usize,
+    /// How many connections, one after another; each has its part of the round trips.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
 }
 
 impl Connect {
@@ -116,17 +119,19 @@ impl Banner {
 
 impl Ping {
     pub(crate) fn run(self) -> Result<()> {
-        let mut stream = open(self.to)?;
-        stream.set_nodelay(true)?;
         let sent = vec![b'p'; self.bytes];
         let mut back = vec![0; self.bytes];
         let mut times = Vec::new();
-        for _ in 0..self.count {
-            let begin = Instant::now();
-            stream.write_all(&sent)?;
-            stream.read_exact(&mut back)?;
-            times.push(begin.elapsed());
-            ensure!(sent == back, "the echo differs");
+        for _ in 0..self.connections {
+            let mut stream = open(self.to)?;
+            stream.set_nodelay(true)?;
+            for _ in 0..self.count / self.connections {
+                let begin = Instant::now();
+                stream.write_all(&sent)?;
+                stream.read_exact(&mut back)?;
+                times.push(begin.elapsed());
+                ensure!(sent == back, "the echo differs");
+            }
         }
         print(&json!({ "times": distribution(times) }));
         Ok(())

@@ -23,12 +23,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Bulk {
     #[arg(long)]
     to: SocketAddr,
-    /// Bytes to send.
+    /// Bytes to send over each connection.
     #[arg(long)]
     send: u64,
-    /// Bytes to ask for.
+    /// Bytes to ask for over each connection.
     #[arg(long)]
     receive: u64,
+    /// How many connections at once.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
+}
+
+/// What came of one connection of [`Bulk`].
+struct Moved {
+    sent_intact: bool,
+    received_intact: bool,
+    received: u64,
 }
 
 #[derive(Args)]
@@ -84,12 +94,39 @@ enum End {
 
 impl Bulk {
     pub(crate) fn run(self) -> Result<()> {
-        let mut stream = open(self.to)?;
+        // Known before, so that nobody waits for a sum while time is taken.
+        let (sent_sum, received_sum) = (
+            Pattern::checksum(3, self.send),
+            Pattern::checksum(2, self.receive),
+        );
         let begin = Instant::now();
+        let moved: Vec<Moved> = thread::scope(|scope| {
+            let streams: Vec<_> = (0..self.streams)
+                .map(|_| scope.spawn(|| self.move_all(sent_sum, received_sum)))
+                .collect();
+            streams
+                .into_iter()
+                .map(|stream| stream.join().map_err(|_| anyhow::anyhow!("a stream panicked"))?)
+                .collect::<Result<_>>()
+        })?;
+        let took = begin.elapsed();
+        print(&json!({
+            "sent": self.send * self.streams as u64,
+            "sent_intact": moved.iter().all(|moved| moved.sent_intact),
+            "received": moved.iter().map(|moved| moved.received).sum::<u64>(),
+            "received_intact": moved.iter().all(|moved| moved.received_intact),
+            "seconds": took.as_secs_f64(),
+        }));
+        Ok(())
+    }
+
+    fn move_all(&self, sent_sum: u64, received_sum: u64) -> Result<Moved> {
+        let mut stream = open(self.to)?;
         stream.write_all(&self.receive.to_le_bytes())?;
         let mut outgoing = stream.try_clone()?;
+        let bytes = self.send;
         let sender = thread::spawn(move || -> io::Result<()> {
-            send_pattern(&mut outgoing, 3, self.send)?;
+            send_pattern(&mut outgoing, 3, bytes)?;
             outgoing.shutdown(Shutdown::Write)
         });
         let mut received = Checksum::new();
@@ -107,18 +144,13 @@ impl Bulk {
         sender
             .join()
             .map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-        let took = begin.elapsed();
         let (count, sum) = trailer.split_first_chunk::<8>().context("no trailer")?;
         let sum: [u8; 8] = sum.try_into().context("a trailer of another length")?;
-        print(&json!({
-            "sent": self.send,
-            "sent_intact": u64::from_le_bytes(*count) == self.send
-                && u64::from_le_bytes(sum) == Pattern::checksum(3, self.send),
-            "received": received.bytes(),
-            "received_intact": received.value() == Pattern::checksum(2, self.receive),
-            "seconds": took.as_secs_f64(),
-        }));
-        Ok(())
+        Ok(Moved {
+            sent_intact: u64::from_le_bytes(*count) == self.send && u64::from_le_bytes(sum) == sent_sum,
+            received_intact: received.value() == received_sum,
+            received: received.bytes(),
+        })
     }
 }
 

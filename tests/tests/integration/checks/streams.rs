@@ -113,6 +113,26 @@ pub(crate) fn slow_reader_stops_the_writer(mesh: &Mesh, writers: usize) -> Resul
     Ok(most)
 }
 
+/// Clients that send to an echo and read nothing, until each is stopped: both ways of each connection are full. Calls
+/// `look` while they stand.
+pub(crate) fn stopped_both_ways(
+    mesh: &Mesh,
+    count: usize,
+    look: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
+    let pod = mesh.pod("web");
+    let _server = traffic::serve(pod, "echo", 7345)?;
+    let to = at(pod.v4(), 7345);
+    let mut clients: Vec<_> = (0..count)
+        .map(|_| traffic::start(mesh.pod("client"), &["flood", "--to", &to, "--hold-ms", "120000"]))
+        .collect::<Result<_>>()?;
+    for client in &mut clients {
+        let report = client.wait_line(SOON * 3, |line| line.contains("sent"))?;
+        ensure!(report.contains("stalled"), "a writer was not stopped: {report}");
+    }
+    look(&to)
+}
+
 /// Holds idle connections and calls `look` while they stand; then each still has to work.
 pub(crate) fn idle(mesh: &Mesh, server: &str, count: usize, look: impl FnOnce() -> Result<()>) -> Result<()> {
     let pod = mesh.pod(server);
