@@ -397,7 +397,7 @@ fn a_name_in_use_stays_with_its_document() {
             &[],
             &[
                 &hidden("a.yaml:1:1: Workload shop/web", "m.yaml:1:1"),
-                "m.yaml:2:7: Wrokload shop/web: kind: nodemesh.io/v1alpha1 Wrokload is not a known kind; \
+                "m.yaml:2:7: Wrokload shop/web: kind: nodemesh.io/v1alpha1 Wrokload is not a known kind; did you mean Workload? \
              known are v1 Service, nodemesh.io/v1alpha1 Workload, gateway.networking.k8s.io/v1 HTTPRoute, \
          gateway.networking.k8s.io/v1 GRPCRoute, \
          security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
