@@ -10,11 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http::{Method, Request, StatusCode, Uri};
 use rustls::ClientConfig;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +39,12 @@ pub struct Tunnel {
 
 /// A stream's place in its tunnel.
 pub struct Place(Arc<AtomicUsize>);
+
+/// Room for one more stream.
+pub struct Room {
+    requests: SendRequest<Bytes>,
+    place: Place,
+}
 
 /// Why there is no tunnel, or no stream in it.
 #[derive(Debug, Error)]
@@ -94,29 +106,29 @@ impl Tunnel {
                 .connect(server_name(addr.ip()), tcp)
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
-            h2::client::Builder::new()
-                .initial_window_size(tuning::STREAM_WINDOW)
-                .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-                .max_frame_size(tuning::FRAME)
-                .max_header_list_size(tuning::HEADER_LIST)
-                .max_send_buffer_size(tuning::SEND_BUFFER)
-                .enable_push(false)
-                .handshake(tls)
-                .await
-                .map_err(|source| TunnelError::Http { addr, source })
+            h2_over(tls, addr, tasks).await
         };
-        let (requests, connection) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+        tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
-            .map_err(|_| TunnelError::TimedOut { addr })??;
-        tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%addr, %error, "a tunnel broke");
-            }
-        });
-        Ok(Self {
-            requests,
-            streams: Arc::default(),
-        })
+            .map_err(|_| TunnelError::TimedOut { addr })?
+    }
+
+    /// An HTTP/2 connection in the clear, to a server that is known to speak it. Carries requests only.
+    pub async fn plain(tcp: TcpStream, addr: SocketAddr, tasks: &TaskTracker) -> Result<Self, TunnelError> {
+        in_order(&tcp);
+        h2_over(tcp, addr, tasks).await
+    }
+
+    /// Room for a request, or for a stream.
+    pub async fn room(&self) -> Result<Room, h2::Error> {
+        let place = Place::take(&self.streams);
+        let requests = self.requests.clone().ready().await?;
+        Ok(Room { requests, place })
+    }
+
+    /// True for a clone of this one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.streams, &other.streams)
     }
 
     /// Asks for a stream to `target` on behalf of `client`.
@@ -146,6 +158,32 @@ impl Tunnel {
     }
 }
 
+/// Speaks HTTP/2 as the client over an established connection.
+async fn h2_over<T>(io: T, addr: SocketAddr, tasks: &TaskTracker) -> Result<Tunnel, TunnelError>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (requests, connection) = h2::client::Builder::new()
+        .initial_window_size(tuning::STREAM_WINDOW)
+        .initial_connection_window_size(tuning::CONNECTION_WINDOW)
+        .max_frame_size(tuning::FRAME)
+        .max_header_list_size(tuning::HEADER_LIST)
+        .max_send_buffer_size(tuning::SEND_BUFFER)
+        .enable_push(false)
+        .handshake(io)
+        .await
+        .map_err(|source| TunnelError::Http { addr, source })?;
+    tasks.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%addr, %error, "an HTTP/2 connection broke");
+        }
+    });
+    Ok(Tunnel {
+        requests,
+        streams: Arc::default(),
+    })
+}
+
 fn request(target: SocketAddr, client: SocketAddr) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
@@ -153,6 +191,23 @@ fn request(target: SocketAddr, client: SocketAddr) -> Request<()> {
     *request.uri_mut() = Uri::try_from(target.to_string()).unwrap_or_default();
     write_forwarded(request.headers_mut(), client);
     request
+}
+
+impl Room {
+    /// Sends a request in it; `over` when it has no body.
+    pub fn send(
+        mut self,
+        request: Request<()>,
+        over: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>, Place), h2::Error> {
+        let (response, send) = self.requests.send_request(request, over)?;
+        Ok((response, send, self.place))
+    }
+
+    /// True when the other end takes extended CONNECT requests (RFC 8441).
+    pub fn takes_extended_connect(&self) -> bool {
+        self.requests.is_extended_connect_protocol_enabled()
+    }
 }
 
 impl Place {

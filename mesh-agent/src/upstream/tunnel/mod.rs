@@ -39,7 +39,8 @@ pub(crate) mod tuning {
     pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
     pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
     pub(crate) const FRAME: u32 = 256 << 10;
-    pub(crate) const HEADER_LIST: u32 = 16 << 10;
+    /// What an HTTP/1 head may have, as HTTP/2 counts it: 32 bytes more for each header.
+    pub(crate) const HEADER_LIST: u32 = 72 << 10;
     pub(crate) const STREAMS: u32 = 200;
     pub(crate) const SEND_BUFFER: usize = 256 << 10;
     /// A tunnel without streams goes after this long.

@@ -78,6 +78,22 @@ impl Pool {
         }
     }
 
+    /// A tunnel to `key`'s destination that has room, one that exists or that `establish` makes. It may have broken since
+    /// it was used: whoever finds that out tells [`Pool::give_up`].
+    pub async fn tunnel<E, F>(&self, key: &Key, establish: impl Fn() -> F) -> Result<Tunnel, E>
+    where
+        F: Future<Output = Result<Tunnel, E>>,
+    {
+        self.slot(key).get_or_try_init(&establish).await.cloned()
+    }
+
+    /// Gives up a tunnel that broke.
+    pub fn give_up(&self, key: &Key, broken: &Tunnel) {
+        if let Some(slots) = self.lock().get_mut(key) {
+            slots.retain(|slot| !slot.tunnel.get().is_some_and(|tunnel| tunnel.is(broken)));
+        }
+    }
+
     /// Lets every tunnel go as soon as its streams have ended.
     pub fn clear(&self) {
         self.lock().clear();
