@@ -42,6 +42,20 @@ pub fn python(name: &str) -> PathBuf {
     sources().join(name)
 }
 
+/// Envoy, another implementation of HBONE: `$NODEMESH_ENVOY`, else what `cargo xtask setup` fetched.
+pub fn envoy() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("NODEMESH_ENVOY") {
+        return Ok(path.into());
+    }
+    let path = target_dir()?.join("tools/envoy/envoy/_bin/envoy");
+    ensure!(
+        path.exists(),
+        "no Envoy in {}: fetch it with `cargo xtask setup`, or set NODEMESH_ENVOY",
+        path.display()
+    );
+    Ok(path)
+}
+
 /// The target directory this program was built into.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let profile = profile_dir()?;

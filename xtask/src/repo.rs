@@ -53,6 +53,11 @@ impl Repo {
         self.root.join("target/ebpf/mesh-ebpf.o")
     }
 
+    /// Programs that no package of the system provides, each in a directory of its own.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.target.join("tools")
+    }
+
     /// The agent as `cargo build --release` leaves it.
     pub(crate) fn release_agent(&self) -> PathBuf {
         self.target.join("release/mesh-agent")

@@ -9,6 +9,7 @@
 mod apt;
 mod requirements;
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -29,7 +30,7 @@ pub(crate) struct Options {
 /// Runs `cargo xtask setup`.
 pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
     if options.print {
-        print!("{}", listing(&requirements::all()));
+        print!("{}", listing(&requirements::all(repo)));
         return Ok(());
     }
     ensure(repo)
@@ -37,7 +38,7 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
 
 /// Installs what is missing, and fails with the commands to type if this user may not.
 pub(crate) fn ensure(repo: &Repo) -> Result<()> {
-    let requirements = requirements::all();
+    let requirements = requirements::all(repo);
     let missing: Vec<&Requirement> = requirements.iter().filter(|r| r.need == Need::Missing).collect();
     if missing.is_empty() {
         println!(
@@ -84,9 +85,10 @@ pub(crate) fn ensure(repo: &Repo) -> Result<()> {
             } => {
                 cargo_install(repo, requirement.name, version, arguments, variables)?;
             }
+            Source::Python { version, directory } => unpack(requirement.name, version, directory)?,
         }
     }
-    let left: Vec<&str> = requirements::all()
+    let left: Vec<&str> = requirements::all(repo)
         .iter()
         .filter(|r| r.need == Need::Missing)
         .map(|requirement| requirement.name)
@@ -120,6 +122,24 @@ fn cargo_install(
     process::run(&mut cargo).with_context(|| format!("cannot build {name} {version}"))
 }
 
+/// Unpacks a package of PyPI at the pinned version, in place of what is there.
+fn unpack(name: &str, version: &str, directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    let mut pip = Command::new("pip3");
+    // Into a directory, so nothing of the system's or the user's Python changes.
+    pip.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--root-user-action=ignore",
+    ]);
+    pip.args(["--no-deps", "--only-binary=:all:", "--no-compile", "--target"]);
+    pip.arg(directory).arg(format!("{name}=={version}"));
+    process::run(&mut pip).with_context(|| format!("cannot fetch {name} {version}"))
+}
+
 fn listing(requirements: &[Requirement]) -> String {
     let mut text = String::new();
     for requirement in requirements {
@@ -143,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_listing_names_state_origin_and_reason() {
-        let text = listing(&requirements::all());
+        let text = listing(&requirements::all(&Repo::find().unwrap()));
         let line = text.lines().find(|line| line.starts_with("bpf-linker")).unwrap();
         assert!(line.contains("crates.io") && line.contains("links"), "{line}");
         assert!(text.lines().all(|line| !line.trim_end().is_empty()));

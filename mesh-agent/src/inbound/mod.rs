@@ -12,7 +12,10 @@ use std::net::SocketAddr;
 use mesh_common::model::ObjectKey;
 use thiserror::Error;
 
-use crate::{node::Pod, state::Snapshot};
+use crate::{
+    node::{Pod, PodTable},
+    state::Snapshot,
+};
 
 /// An inbound connection that may be delivered.
 #[derive(Debug)]
@@ -32,11 +35,16 @@ pub enum Undeliverable {
     /// It was addressed to something that is not the pod.
     #[error("not an address of this pod")]
     NotThisPod,
+    /// It bears the address of a pod of this node, but none of that pod's sockets made it.
+    #[error("not from the pod of this node whose address it bears: no socket of that pod made it")]
+    Forged,
 }
 
-/// Decides where an inbound connection from `client` to `addressed` goes.
+/// Decides where an inbound connection from `client` to `addressed` goes. Connections of the pods enrolled here are
+/// captured where they begin, so none of them comes this way.
 pub fn resolve(
     snapshot: &Snapshot,
+    pods: &PodTable,
     pod: &Pod,
     client: SocketAddr,
     addressed: SocketAddr,
@@ -46,6 +54,9 @@ pub fn resolve(
     }
     if !pod.has_address(addressed.ip()) {
         return Err(Undeliverable::NotThisPod);
+    }
+    if pods.at(client.ip()).is_some() {
+        return Err(Undeliverable::Forged);
     }
     let client_workload = snapshot
         .workload_at(client.ip())

@@ -191,6 +191,6 @@ impl Drop for HeldRequest {
 }
 
 /// IPv4-mapped addresses as IPv4.
-fn canonical(addr: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{PeerMode, ServiceAccountKey, SpiffeId, Workload},
+    model::{PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -23,9 +23,9 @@ use crate::{
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
-            ALPNS,
-            client::{Tunnel, TunnelError},
+            client::{Asking, Tunnel, TunnelError},
             pool::Key,
+            protocol,
         },
     },
 };
@@ -70,6 +70,7 @@ pub(super) enum Leg {
         addr: SocketAddr,
         client: SocketAddr,
         expected: SpiffeId,
+        protocol: TunnelProtocol,
     },
     /// To an application in a pod of this node.
     Deliver {
@@ -84,9 +85,9 @@ pub(super) enum Leg {
 pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
     let dialled: SocketAddr = record.peer.into();
     let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
-    // What the application itself believes its address to be.
+    // What the application itself believes its address to be; an address that it only claims to have is not shown.
     let shown = match pod.address_like(dialled.ip()) {
-        Some(own) if src.ip().is_loopback() => SocketAddr::new(own, src.port()),
+        Some(own) if !pod.has_address(src.ip()) => SocketAddr::new(own, src.port()),
         _ => src,
     };
     let mut guard = None;
@@ -102,6 +103,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                             addr,
                             client: shown,
                             expected,
+                            protocol: peer.tunnel,
                         })
                         .map_err(|error| error.to_string())
                 }
@@ -163,7 +165,7 @@ pub(super) fn inbound(
     addressed: SocketAddr,
     proof: Proof,
 ) -> Journey {
-    let resolved = inbound::resolve(&path.store.load(), pod, client, addressed);
+    let resolved = inbound::resolve(&path.store.load(), &path.pods, pod, client, addressed);
     let (client_workload, leg) = match resolved {
         Ok(delivery) => (
             delivery.client_workload,
@@ -270,7 +272,15 @@ impl Leg {
                 addr,
                 client,
                 expected,
-            } => tunnel_to(path, pod, *addr, *client, expected).await,
+                protocol,
+            } => {
+                let asking = Asking {
+                    target: *addr,
+                    client: *client,
+                    workload: &pod.workload,
+                };
+                tunnel_to(path, pod, asking, expected, *protocol).await
+            }
             Self::Deliver {
                 pod, addr, client, ..
             } => Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?)),
@@ -310,9 +320,9 @@ impl Leg {
 async fn tunnel_to(
     path: &DataPath,
     pod: &Pod,
-    addr: SocketAddr,
-    client: SocketAddr,
+    asking: Asking<'_>,
     expected: &SpiffeId,
+    protocol: TunnelProtocol,
 ) -> Result<Upstream, LegError> {
     let account = account_of(&pod.workload);
     let identity = path
@@ -320,18 +330,22 @@ async fn tunnel_to(
         .as_ref()
         .and_then(|store| store.current(&account))
         .ok_or(LegError::NoCertificate(account))?;
-    let config = identity.client_config(Expected::OneOf(Arc::from([expected.clone()])), ALPNS)?;
+    let expects = Expected::OneOf(Arc::from([expected.clone()]));
+    let config = identity.client_config(expects, protocol::offer(protocol))?;
+    let door = protocol::door(protocol, asking.target);
     let key = Key {
         source: pod.number,
-        destination: addr,
+        protocol,
+        door,
         expected: expected.clone(),
         credentials: identity.facts().serial.clone(),
     };
     let establish = || async {
-        let tcp = path.dialer.dial(&pod.netns, addr, None).await?;
-        Ok::<_, LegError>(Tunnel::establish(tcp, addr, Arc::clone(&config), &path.tunnels).await?)
+        let tcp = path.dialer.dial_in_time(&pod.netns, door).await?;
+        let config = Arc::clone(&config);
+        Ok::<_, LegError>(Tunnel::establish(tcp, door, protocol, config, &path.tunnels).await?)
     };
-    let (stream, place) = path.pool.open(&key, client, establish).await?;
+    let (stream, place) = path.pool.open(&key, asking, establish).await?;
     Ok(Upstream::Tunnel(stream, place))
 }
 

@@ -1,32 +1,33 @@
 //! Connections from other agents: one TLS handshake, then streams, each of them a connection of its own.
 //!
-//! `serve` hands over an accepted connection whose first bytes are a TLS handshake from a workload of the mesh.
-//! Invariant: no stream is joined before its peer's identity was proved, and none reaches anything but the pod that
-//! the connection was steered to.
+//! `serve` hands over a connection from a workload of another node, and any to the port of HBONE, where other
+//! implementations come. Invariant: no stream is joined before its peer's identity was proved, and none reaches anything
+//! but the pod that the connection was steered to.
 
-use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
-use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError};
+use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError, TunnelProtocol};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    accept::{HeldRequest, PodListener},
+    accept::{HeldRequest, PodListener, canonical},
+    admission::{Full, Place},
     journey::{self, account_of, takes_mtls},
     serve::{self, ACCEPT_DEADLINE, DataPath},
 };
 use crate::{
-    identity::{self, Identity, PeerIdentity},
+    identity::{self, Alpn, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
     telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
-        tunnel::{self, ALPNS, Stream, tuning},
+        tunnel::{self, Stream, baggage, keepalive, protocol, tuning},
     },
 };
 
@@ -40,6 +41,12 @@ enum MeshError {
     Tls(#[source] io::Error),
     #[error("the handshake did not finish in time")]
     TimedOut,
+    #[error("too many at once: {0}")]
+    Full(#[from] Full),
+    #[error("the handshake agreed on no protocol that we know: offer ALPN h2 on port 15008")]
+    NoProtocol,
+    #[error("it is not TLS, and port 15008 takes nothing else")]
+    Plaintext,
     #[error("HTTP/2: {0}")]
     Http(#[from] h2::Error),
     #[error("{0}")]
@@ -56,6 +63,30 @@ enum MeshError {
     Unknown(SocketAddr),
     #[error("{0}")]
     Identity(#[from] SpiffeIdError),
+    #[error("a stream asks for {0}, which is no address of this pod's")]
+    NotThisPod(SocketAddr),
+    #[error("a stream asks for the agent's own listener")]
+    OwnListener,
+    #[error("a stream is not a CONNECT to an address and a port")]
+    NotConnect,
+    #[error("the headers of a stream have {0} bytes, more than {max}", max = tuning::HEADER_LIST)]
+    Headers(usize),
+}
+
+/// How a connection from another agent begins.
+enum Beginning {
+    Tls,
+    Plain,
+    /// It was broken off already.
+    Broken,
+}
+
+/// An accepted connection that may be another agent's.
+struct Arrived {
+    path: Arc<DataPath>,
+    pod: Arc<Pod>,
+    client: SocketAddr,
+    addressed: SocketAddr,
 }
 
 impl MeshError {
@@ -67,28 +98,28 @@ impl MeshError {
     }
 }
 
-/// Whether a connection request to `pod` comes from another agent: its source is a workload of another node, and the
-/// port takes mutual TLS.
+/// Whether a connection request to `pod` is another agent's: it is for the port of HBONE, or its source is a workload of
+/// another node; and the port takes mutual TLS.
 pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addressed: SocketAddr) -> bool {
     path.certificates.is_some()
         && pod.has_address(addressed.ip())
         && !pod.is_own_listener(addressed)
-        && path
-            .store
-            .load()
-            .workload_at(client.ip())
-            .is_some_and(|entry| entry.workload.node != pod.workload.node)
+        && (addressed.port() == protocol::HBONE_PORT
+            || path
+                .store
+                .load()
+                .workload_at(client.ip())
+                .is_some_and(|entry| entry.workload.node != pod.workload.node))
         && takes_mtls(path, &pod.workload, addressed)
 }
 
 /// Serves a held request of another agent: accepts at once, since what it wants is inside.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, client: SocketAddr, addressed: SocketAddr) {
-    let owned = Arc::clone(path);
-    let pod = Arc::clone(&held.listener().pod);
+    let arrived = Arrived::new(path, held.listener(), client, addressed);
     path.tunnels.spawn(async move {
         if let Ok(Some(stream)) = tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
             drop(held);
-            serve(owned, pod, stream, client, addressed).await;
+            arrived.serve(stream).await;
         }
     });
 }
@@ -101,91 +132,145 @@ pub(super) fn accepted(
     client: SocketAddr,
     addressed: SocketAddr,
 ) {
-    let pod = Arc::clone(&listener.pod);
-    path.tunnels
-        .spawn(serve(Arc::clone(path), pod, stream, client, addressed));
+    let arrived = Arrived::new(path, listener, client, addressed);
+    path.tunnels.spawn(arrived.serve(stream));
 }
 
-async fn serve(
-    path: Arc<DataPath>,
-    pod: Arc<Pod>,
-    stream: TcpStream,
-    client: SocketAddr,
-    addressed: SocketAddr,
-) {
-    // A workload that is not captured on its node, or not yet, speaks in the clear.
-    match tokio::time::timeout(tuning::HANDSHAKE, begins_tls(&stream)).await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => {
-            let journey = journey::inbound(&path, &pod, client, addressed, Proof::None);
-            return serve::serve_accepted(path, stream, journey).await;
+impl Arrived {
+    fn new(path: &Arc<DataPath>, listener: &PodListener, client: SocketAddr, addressed: SocketAddr) -> Self {
+        Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(&listener.pod),
+            client,
+            addressed,
         }
-        Ok(Err(_)) | Err(_) => return upstream::abort(&stream),
     }
-    if let Err(error) = serve_tunnel(&path, &pod, stream, client).await {
+
+    async fn serve(self, stream: TcpStream) {
+        let place = match self.path.admission.admit(self.client.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                upstream::abort(&stream);
+                return self.refused(&full.into());
+            }
+        };
+        match beginning(&stream).await {
+            Beginning::Tls => {
+                if let Err(error) = self.serve_tunnel(stream, place).await {
+                    self.refused(&error);
+                }
+            }
+            Beginning::Plain if self.addressed.port() == protocol::HBONE_PORT => {
+                upstream::abort(&stream);
+                self.refused(&MeshError::Plaintext);
+            }
+            // A workload that is not captured on its node, or not yet, speaks in the clear.
+            Beginning::Plain => {
+                let journey =
+                    journey::inbound(&self.path, &self.pod, self.client, self.addressed, Proof::None);
+                let path = Arc::clone(&self.path);
+                self.path.spawn(serve::serve_accepted(path, stream, journey));
+            }
+            Beginning::Broken => upstream::abort(&stream),
+        }
+    }
+
+    async fn serve_tunnel(&self, stream: TcpStream, place: Place) -> Result<(), MeshError> {
+        let Self {
+            path,
+            pod,
+            client,
+            addressed,
+        } = self;
+        let account = account_of(&pod.workload);
+        let certificates = path.certificates.as_ref();
+        let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
+            upstream::abort(&stream);
+            return Err(MeshError::NoCertificate(account));
+        };
+        upstream::in_order(&stream);
+        let taken = protocol::taken_at(addressed.port());
+        let (mut connection, peer, protocol) = handshake(stream, &identity, taken).await?;
+        drop(place);
+        self.may_come(peer.id(), protocol)?;
+        let mut silent = pin!(keepalive::silent(connection.ping_pong()));
+        let mut leaving = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = connection.accept() => accepted,
+                () = path.leaving.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+                () = &mut silent => {
+                    tracing::warn!(%client, "a tunnel's other end does not answer any more; its streams are reset");
+                    return Ok(());
+                }
+            };
+            let (request, respond) = match accepted {
+                Some(Ok(accepted)) => accepted,
+                // We end it, since the peer does not follow the protocol or asks for too much.
+                Some(Err(error)) if error.is_library() => return Err(error.into()),
+                Some(Err(error)) => {
+                    tracing::debug!(%client, %error, "a tunnel broke");
+                    return Ok(());
+                }
+                None => return Ok(()),
+            };
+            match Asked::read(request, respond, pod, *client, protocol) {
+                Ok(asked) => {
+                    let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
+                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+                }
+                Err(error) => self.refused(&error),
+            }
+        }
+    }
+
+    /// Whether who proved to be `peer` may come from where the connection came from: a workload's address is only its
+    /// own. HBONE also comes from addresses that are no workload's, such as those of gateways.
+    fn may_come(&self, peer: &SpiffeId, protocol: TunnelProtocol) -> Result<(), MeshError> {
+        let address = self.client;
+        let snapshot = self.path.store.load();
+        let expected = match (snapshot.workload_at(address.ip()), protocol) {
+            (Some(entry), _) => SpiffeId::new(&self.path.trust_domain, &account_of(&entry.workload))?,
+            (None, TunnelProtocol::Hbone) => return Ok(()),
+            (None, TunnelProtocol::Nodemesh) => return Err(MeshError::Unknown(address)),
+        };
+        if *peer == expected {
+            return Ok(());
+        }
+        Err(MeshError::Impostor {
+            found: peer.clone(),
+            expected,
+            address,
+        })
+    }
+
+    /// Tells of a connection that was refused before its sender proved who it is, or of a stream that leads nowhere.
+    fn refused(&self, error: &MeshError) {
+        let Self {
+            path,
+            pod,
+            client,
+            addressed,
+        } = self;
         path.registry.count_refused();
         tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
-        let subject = FlowSubject::Request {
-            workload: Some(Arc::clone(&pod.workload)),
-            direction: Direction::Inbound,
-            client,
-            original_destination: addressed,
-            process: None,
-        };
-        let kind = FlowKind::Refused;
         path.flows.push(Flow {
             time: SystemTime::now(),
-            kind,
-            subject,
+            kind: FlowKind::Refused,
+            subject: FlowSubject::Request {
+                workload: Some(Arc::clone(&pod.workload)),
+                direction: Direction::Inbound,
+                client: *client,
+                original_destination: *addressed,
+                process: None,
+            },
             duration: None,
             reason: error.to_string(),
         });
-    }
-}
-
-async fn serve_tunnel(
-    path: &Arc<DataPath>,
-    pod: &Arc<Pod>,
-    stream: TcpStream,
-    client: SocketAddr,
-) -> Result<(), MeshError> {
-    let account = account_of(&pod.workload);
-    let certificates = path.certificates.as_ref();
-    let Some(identity) = certificates.and_then(|store| store.current(&account)) else {
-        upstream::abort(&stream);
-        return Err(MeshError::NoCertificate(account));
-    };
-    upstream::in_order(&stream);
-    let (mut connection, peer) = handshake(stream, &identity).await?;
-    let expected = match path.store.load().workload_at(client.ip()) {
-        Some(entry) => SpiffeId::new(identity.bundle().trust_domain(), &account_of(&entry.workload))?,
-        None => return Err(MeshError::Unknown(client)),
-    };
-    if *peer.id() != expected {
-        return Err(MeshError::Impostor {
-            found: peer.id().clone(),
-            expected,
-            address: client,
-        });
-    }
-    let mut leaving = false;
-    loop {
-        let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
-            () = path.leaving.cancelled(), if !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
-                continue;
-            }
-        };
-        let Some(accepted) = accepted else {
-            return Ok(());
-        };
-        let (request, respond) = accepted?;
-        if let Some(asked) = Asked::read(request, respond, pod, client) {
-            let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-            path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
-        }
     }
 }
 
@@ -194,10 +279,13 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
-        Ok(leg) => leg
-            .open(path)
-            .await
-            .map_err(|error| (error.refusal(), error.to_string())),
+        Ok(leg) => match tokio::time::timeout(tuning::CONNECT, leg.open(path)).await {
+            Ok(opened) => opened.map_err(|error| (error.refusal(), error.to_string())),
+            Err(_) => Err((
+                Refusal::Silent,
+                format!("{} did not answer in time", asked.target),
+            )),
+        },
         Err(reason) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
             return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
@@ -212,7 +300,7 @@ async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: Spiff
         }
     };
     entry.connection().set_upstream(asked.target);
-    match asked.join() {
+    match asked.join(pod) {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
             serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
@@ -233,24 +321,32 @@ struct Asked {
     target: SocketAddr,
     /// Who asks, as its own agent says.
     client: SocketAddr,
+    protocol: TunnelProtocol,
     request: Request<h2::RecvStream>,
     respond: SendResponse<Bytes>,
 }
 
-/// Whether the first byte of a connection begins a TLS handshake. Waits for that byte.
-async fn begins_tls(stream: &TcpStream) -> io::Result<bool> {
+/// How a connection begins. Waits for its first byte, but not long: who waits for us speaks no TLS.
+async fn beginning(stream: &TcpStream) -> Beginning {
     let mut first = [0];
-    let read = stream.peek(&mut first).await?;
-    Ok(read == 1 && first[0] == TLS_HANDSHAKE)
+    match tokio::time::timeout(tuning::SILENCE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => Beginning::Tls,
+        // Who ends its half at once may still listen.
+        Ok(Ok(_)) | Err(_) => Beginning::Plain,
+        Ok(Err(_)) => Beginning::Broken,
+    }
 }
 
-/// Shakes hands as `identity`, within a deadline, and says who came.
+type Tunnel = h2::server::Connection<TlsStream<TcpStream>, Bytes>;
+
+/// Shakes hands as `identity`, within a deadline, and says who came and what it speaks.
 async fn handshake(
     stream: TcpStream,
     identity: &Identity,
-) -> Result<(h2::server::Connection<TlsStream<TcpStream>, Bytes>, PeerIdentity), MeshError> {
+    taken: Alpn,
+) -> Result<(Tunnel, PeerIdentity, TunnelProtocol), MeshError> {
     let config = identity
-        .server_config(ALPNS)
+        .server_config(taken)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
     let shake = async {
         let tls = TlsAcceptor::from(config)
@@ -258,16 +354,9 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
-        let connection = h2::server::Builder::new()
-            .initial_window_size(tuning::STREAM_WINDOW)
-            .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-            .max_frame_size(tuning::FRAME)
-            .max_header_list_size(tuning::HEADER_LIST)
-            .max_concurrent_streams(tuning::STREAMS)
-            .max_send_buffer_size(tuning::SEND_BUFFER)
-            .handshake(tls)
-            .await?;
-        Ok((connection, peer))
+        let protocol = protocol::agreed(tls.get_ref().1.alpn_protocol()).ok_or(MeshError::NoProtocol)?;
+        let connection = tuning::server().handshake(tls).await?;
+        Ok((connection, peer, protocol))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await
@@ -281,40 +370,38 @@ impl Asked {
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
-    ) -> Option<Self> {
-        if request.method() != Method::CONNECT {
-            answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
-        }
-        let target: Option<SocketAddr> = request
-            .uri()
-            .authority()
-            .and_then(|authority| authority.as_str().parse().ok());
-        let Some(target) = target else {
-            answer(&mut respond, StatusCode::BAD_REQUEST, None);
-            return None;
+        protocol: TunnelProtocol,
+    ) -> Result<Self, MeshError> {
+        let target = match destination(&request, pod) {
+            Ok(target) => target,
+            Err(error) => {
+                let (status, refusal) = match error {
+                    MeshError::Headers(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
+                    MeshError::NotConnect => (StatusCode::BAD_REQUEST, None),
+                    _ => (StatusCode::SERVICE_UNAVAILABLE, Some(Refusal::Refused)),
+                };
+                answer(&mut respond, status, refusal);
+                return Err(error);
+            }
         };
-        if !pod.has_address(target.ip()) || pod.is_own_listener(target) {
-            answer(
-                &mut respond,
-                StatusCode::SERVICE_UNAVAILABLE,
-                Some(Refusal::Refused),
-            );
-            return None;
-        }
         // An agent speaks for the pod its connection comes from, and for no other address.
         let client = tunnel::read_forwarded(request.headers()).filter(|client| client.ip() == peer.ip());
-        Some(Self {
+        Ok(Self {
             target,
             client: client.unwrap_or(peer),
+            protocol,
             request,
             respond,
         })
     }
 
     /// Joins the stream.
-    fn join(mut self) -> Result<Stream, h2::Error> {
-        let send = self.respond.send_response(Response::new(()), false)?;
+    fn join(mut self, pod: &Pod) -> Result<Stream, h2::Error> {
+        let mut response = Response::new(());
+        if self.protocol == TunnelProtocol::Hbone {
+            baggage::write(response.headers_mut(), &pod.workload);
+        }
+        let send = self.respond.send_response(response, false)?;
         Ok(Stream {
             send,
             recv: self.request.into_body(),
@@ -325,6 +412,33 @@ impl Asked {
     fn refuse(mut self, status: StatusCode, refusal: Refusal) {
         answer(&mut self.respond, status, Some(refusal));
     }
+}
+
+/// Where in the pod a request wants to go.
+fn destination(request: &Request<h2::RecvStream>, pod: &Pod) -> Result<SocketAddr, MeshError> {
+    let size = header_list(request);
+    if size > tuning::HEADER_LIST {
+        return Err(MeshError::Headers(size));
+    }
+    if request.method() != Method::CONNECT {
+        return Err(MeshError::NotConnect);
+    }
+    let authority = request.uri().authority();
+    let target: Option<SocketAddr> = authority.and_then(|authority| authority.as_str().parse().ok());
+    match target.map(canonical) {
+        None => Err(MeshError::NotConnect),
+        Some(target) if !pod.has_address(target.ip()) => Err(MeshError::NotThisPod(target)),
+        Some(target) if pod.is_own_listener(target) => Err(MeshError::OwnListener),
+        Some(target) => Ok(target),
+    }
+}
+
+/// The size of a request's headers as RFC 9113 (6.5.2) counts them, the fields beginning with a colon left out.
+fn header_list(request: &Request<h2::RecvStream>) -> usize {
+    let fields = request.headers().iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
 }
 
 fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, refusal: Option<Refusal>) {

@@ -4,9 +4,11 @@
 //! sends the request on ([`answer`]), so that the client learns from its own `connect()` what became of it. A
 //! request to an application that is known to accept is let through at once, and the worker dials after the
 //! accept. [`accept`] joins both; [`journey`] says what a connection means,
-//! and [`serve`] is its life from there. Connections of other agents, each with many connections in it, are [`mesh`]'s.
+//! and [`serve`] is its life from there. Connections of other agents, each with many connections in it, are [`mesh`]'s;
+//! [`admission`] bounds how many of them shake hands at once.
 
 pub mod accept;
+mod admission;
 pub mod answer;
 pub mod held;
 mod journey;

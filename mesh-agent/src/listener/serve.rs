@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     accept::{HeldRequest, PodListener},
+    admission::Admission,
     journey::{self, Journey, Leg, remember},
     mesh,
 };
@@ -64,6 +65,8 @@ pub struct DataPath {
     pub pool: Pool,
     /// Owns the tunnels' tasks, in both directions.
     pub tunnels: TaskTracker,
+    /// Bounds the handshakes of other agents.
+    pub(crate) admission: Admission,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -101,6 +104,7 @@ impl DataPath {
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
             tunnels: TaskTracker::new(),
+            admission: Admission::default(),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,

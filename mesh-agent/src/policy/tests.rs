@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mesh_common::model::{
     Action, AuthorizationPolicy, Condition, Enforcement, ObjectKey, Operation, PathPattern, Pattern,
-    PeerAuthentication, PeerMode, RequestField, Rule, Source, Target, Values, Workload,
+    PeerAuthentication, PeerMode, RequestField, Rule, Source, Target, TunnelProtocol, Values, Workload,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -401,6 +401,7 @@ fn workload() -> Workload {
         ports: Vec::new(),
         ready: true,
         policies: Vec::new(),
+        tunnel: TunnelProtocol::default(),
         locate: None,
     }
 }

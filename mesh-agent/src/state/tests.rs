@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_common::model::{ObjectKey, Service, ServicePort, TargetPort, Workload, WorkloadPort};
+use mesh_common::model::{
+    ObjectKey, Service, ServicePort, TargetPort, TunnelProtocol, Workload, WorkloadPort,
+};
 
 use super::*;
 use crate::balance::Active;
@@ -43,6 +45,7 @@ fn workload(name: &str, pairs: &str, addresses: &str) -> Workload {
         }],
         ready: true,
         policies: Vec::new(),
+        tunnel: TunnelProtocol::default(),
         locate: None,
     }
 }

@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::tunnel::tuning;
 use crate::{kernel::raw, node::Netns};
 
 /// A peer silent for this long is asked whether it is still there.
@@ -100,6 +101,16 @@ impl Dialer {
             }
             other => other,
         }
+    }
+
+    /// Connects from `netns` to where a tunnel is to begin. Who does not answer in time counts as silent.
+    pub async fn dial_in_time(&self, netns: &Netns, addr: SocketAddr) -> Result<TcpStream, DialError> {
+        tokio::time::timeout(tuning::DIAL, self.dial(netns, addr, None))
+            .await
+            .unwrap_or_else(|_| {
+                let source = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+                Err(DialError { addr, source })
+            })
     }
 
     async fn dial_from(

@@ -22,4 +22,4 @@ pub use identity::{ServiceAccountKey, SpiffeId, SpiffeIdError, TrustDomain, Trus
 pub use key::ObjectKey;
 pub use peer_authentication::{PeerAuthentication, PeerMode};
 pub use service::{Service, ServicePort, TargetPort};
-pub use workload::{Locate, Workload, WorkloadPort};
+pub use workload::{Locate, TunnelProtocol, Workload, WorkloadPort};

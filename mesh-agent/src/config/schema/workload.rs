@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Component, PathBuf};
 use std::sync::Arc;
 
-use mesh_common::model::{Locate, ObjectKey, Workload, WorkloadPort};
+use mesh_common::model::{Locate, ObjectKey, TunnelProtocol, Workload, WorkloadPort};
 use serde::Deserialize;
 
 use super::metadata::{self, Metadata, NAME, check};
@@ -39,6 +39,9 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
     let claims = addresses(spec.addresses, &place, &mut faults);
     let ports = ports(spec.ports, &mut faults);
     let policies = policies(spec.policies, &key.namespace, &mut faults);
+    let tunnel = spec
+        .tunnel_protocol
+        .and_then(|text| faults.keep(tunnel_protocol(&text)));
     let locate = spec.locate.and_then(|locate| faults.keep(one_way(locate)));
     if !faults.0.is_empty() {
         return Err(faults.0);
@@ -52,6 +55,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
         ports,
         ready: spec.ready.unwrap_or(true),
         policies,
+        tunnel: tunnel.unwrap_or_default(),
         locate,
     };
     Ok(Parsed {
@@ -83,6 +87,7 @@ struct WorkloadSpec {
     ready: Option<bool>,
     #[serde(default)]
     policies: Vec<At<String>>,
+    tunnel_protocol: Option<At<String>>,
     locate: Option<At<RawLocate>>,
 }
 
@@ -184,6 +189,17 @@ fn ports(list: Vec<RawPort>, faults: &mut Faults) -> Vec<WorkloadPort> {
         }
     }
     ports
+}
+
+fn tunnel_protocol(text: &At<String>) -> Result<TunnelProtocol, Fault> {
+    match text.value.as_str() {
+        "NODEMESH" => Ok(TunnelProtocol::Nodemesh),
+        "HBONE" => Ok(TunnelProtocol::Hbone),
+        other => Err(text.place.fault(
+            format!("{other:?} is not a tunnel protocol"),
+            "use NODEMESH or HBONE; for plaintext a PeerAuthentication with mode DISABLE",
+        )),
+    }
 }
 
 fn one_way(At { value: raw, place }: At<RawLocate>) -> Result<Locate, Fault> {

@@ -47,7 +47,7 @@ pub(super) async fn serve<S: Steer + 'static>(
         .initial_window_size(tuning::STREAM_WINDOW)
         .initial_connection_window_size(tuning::CONNECTION_WINDOW)
         .max_frame_size(tuning::FRAME)
-        .max_header_list_size(crate::upstream::tunnel::tuning::HEADER_LIST)
+        .max_header_list_size(crate::upstream::tunnel::tuning::HEADER_LIST_KEPT)
         .max_concurrent_streams(tuning::STREAMS)
         .max_concurrent_reset_streams(tuning::RESETS)
         .max_pending_accept_reset_streams(tuning::RESETS)

@@ -15,6 +15,7 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::{Method, Request, StatusCode, Uri};
+use mesh_common::model::{TunnelProtocol, Workload};
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::{
@@ -24,17 +25,32 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::{Stream, read_refusal, tuning, write_forwarded};
+use super::{Stream, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
     identity::{self, server_name},
     upstream::{Refusal, in_order},
 };
 
+/// Streams in one tunnel before another is established beside it.
+const STREAMS_MAX: usize = 100;
+
 /// An established tunnel; streams are opened in it.
 #[derive(Clone)]
 pub struct Tunnel {
+    protocol: TunnelProtocol,
     requests: SendRequest<Bytes>,
     streams: Arc<AtomicUsize>,
+}
+
+/// What a stream is asked for with.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// Where to.
+    pub target: SocketAddr,
+    /// On behalf of whom.
+    pub client: SocketAddr,
+    /// The workload that the client belongs to.
+    pub workload: &'a Workload,
 }
 
 /// A stream's place in its tunnel.
@@ -64,6 +80,14 @@ pub enum TunnelError {
         addr: SocketAddr,
         /// Why.
         source: identity::Refusal,
+    },
+    /// TLS stands, but who is there speaks another protocol in it.
+    #[error("mTLS with {addr}: it did not agree to speak {protocol:?}")]
+    Protocol {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// What we offered.
+        protocol: TunnelProtocol,
     },
     /// TLS or HTTP/2 took too long.
     #[error("mTLS with {addr} did not finish in time")]
@@ -96,6 +120,7 @@ impl Tunnel {
     pub async fn establish(
         tcp: TcpStream,
         addr: SocketAddr,
+        protocol: TunnelProtocol,
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
@@ -106,7 +131,10 @@ impl Tunnel {
                 .connect(server_name(addr.ip()), tcp)
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
-            h2_over(tls, addr, tasks).await
+            if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
+                return Err(TunnelError::Protocol { addr, protocol });
+            }
+            h2_over(tls, addr, protocol, tasks).await
         };
         tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
@@ -116,7 +144,10 @@ impl Tunnel {
     /// An HTTP/2 connection in the clear, to a server that is known to speak it. Carries requests only.
     pub async fn plain(tcp: TcpStream, addr: SocketAddr, tasks: &TaskTracker) -> Result<Self, TunnelError> {
         in_order(&tcp);
-        h2_over(tcp, addr, tasks).await
+        let handshake = h2_over(tcp, addr, TunnelProtocol::default(), tasks);
+        tokio::time::timeout(tuning::HANDSHAKE, handshake)
+            .await
+            .map_err(|_| TunnelError::TimedOut { addr })?
     }
 
     /// Room for a request, or for a stream.
@@ -131,18 +162,19 @@ impl Tunnel {
         Arc::ptr_eq(&self.streams, &other.streams)
     }
 
-    /// Asks for a stream to `target` on behalf of `client`.
-    pub async fn open(&self, target: SocketAddr, client: SocketAddr) -> Result<(Stream, Place), TunnelError> {
+    /// Asks for a stream.
+    pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
+        let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
         let place = Place::take(&self.streams);
         let mut requests = self.requests.clone().ready().await.map_err(http)?;
         let (response, send) = requests
-            .send_request(request(target, client), false)
+            .send_request(request(self.protocol, asking), false)
             .map_err(http)?;
         let response = response.await.map_err(http)?;
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
-            let refusal = read_refusal(&head.headers);
+            let refusal = read_refusal(head.status, &head.headers);
             return Err(TunnelError::Answered {
                 target,
                 status: head.status,
@@ -156,40 +188,56 @@ impl Tunnel {
     pub fn streams(&self) -> usize {
         self.streams.load(Ordering::Relaxed)
     }
+
+    /// Whether another stream would not have to wait for one that ends.
+    pub fn has_room(&self) -> bool {
+        // A peer may allow fewer streams than we would open. One that allows none is not worth another tunnel.
+        let allowed = self.requests.current_max_send_streams().max(1);
+        self.streams() < allowed.min(STREAMS_MAX)
+    }
 }
 
 /// Speaks HTTP/2 as the client over an established connection.
-async fn h2_over<T>(io: T, addr: SocketAddr, tasks: &TaskTracker) -> Result<Tunnel, TunnelError>
+async fn h2_over<T>(
+    io: T,
+    addr: SocketAddr,
+    protocol: TunnelProtocol,
+    tasks: &TaskTracker,
+) -> Result<Tunnel, TunnelError>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (requests, connection) = h2::client::Builder::new()
-        .initial_window_size(tuning::STREAM_WINDOW)
-        .initial_connection_window_size(tuning::CONNECTION_WINDOW)
-        .max_frame_size(tuning::FRAME)
-        .max_header_list_size(tuning::HEADER_LIST)
-        .max_send_buffer_size(tuning::SEND_BUFFER)
-        .enable_push(false)
+    let (requests, mut connection) = tuning::client()
         .handshake(io)
         .await
         .map_err(|source| TunnelError::Http { addr, source })?;
+    let pings = connection.ping_pong();
     tasks.spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%addr, %error, "an HTTP/2 connection broke");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%addr, %error, "an HTTP/2 connection broke");
+            },
+            () = keepalive::silent(pings) => {
+                tracing::warn!(%addr, "the other end of an HTTP/2 connection does not answer any more; its streams are reset");
+            }
         }
     });
     Ok(Tunnel {
+        protocol,
         requests,
         streams: Arc::default(),
     })
 }
 
-fn request(target: SocketAddr, client: SocketAddr) -> Request<()> {
+fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     // An address and a port are always a valid authority.
-    *request.uri_mut() = Uri::try_from(target.to_string()).unwrap_or_default();
-    write_forwarded(request.headers_mut(), client);
+    *request.uri_mut() = Uri::try_from(asking.target.to_string()).unwrap_or_default();
+    write_forwarded(request.headers_mut(), asking.client);
+    if protocol == TunnelProtocol::Hbone {
+        baggage::write(request.headers_mut(), asking.workload);
+    }
     request
 }
 
@@ -235,9 +283,11 @@ impl TunnelError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Answered { refusal, .. } => *refusal,
-            Self::Tls { .. } | Self::Peer { .. } | Self::TimedOut { .. } | Self::Http { .. } => {
-                Refusal::Refused
-            }
+            Self::Tls { .. }
+            | Self::Peer { .. }
+            | Self::Protocol { .. }
+            | Self::TimedOut { .. }
+            | Self::Http { .. } => Refusal::Refused,
         }
     }
 

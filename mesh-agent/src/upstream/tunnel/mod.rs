@@ -1,25 +1,28 @@
 //! Tunnels: TCP connections carried as HTTP/2 `CONNECT` streams over one mutually authenticated TLS connection.
 //!
 //! [`client`] dials a tunnel and opens streams in it, [`pool`] keeps tunnels for one data worker, [`carry`] moves the
-//! bytes between a stream and a TCP connection; the accepting side stands in `listener`. On the wire this is HBONE's
-//! shape (RFC 9113, 8.5): `:authority` is the destination, 200 means joined, anything else says why not.
+//! bytes between a stream and a TCP connection, [`tuning`] has the bounds; the accepting side stands in `listener`. On
+//! the wire this is HBONE's shape (RFC 9113, 8.5): `:authority` is the destination, 200 means joined, anything else
+//! says why not. Our agents speak it on the port that is dialled, under a name of their own, others on port 15008: see
+//! [`protocol`].
 //!
 //! Invariant: a stream belongs to the identity of its tunnel, and a tunnel to one source pod and one destination.
 
+pub(crate) mod baggage;
 pub mod carry;
 pub mod client;
+pub(crate) mod keepalive;
 pub mod pool;
+pub mod protocol;
+pub(crate) mod tuning;
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::Refusal;
-
-/// What our agents agree on in the TLS handshake, on the original destination port.
-pub const ALPNS: &[&[u8]] = &[b"nodemesh/1"];
 
 /// Why a stream was not joined, in words that the other agent understands: see [`Refusal`].
 static REFUSAL: HeaderName = HeaderName::from_static("nodemesh-refusal");
@@ -30,23 +33,6 @@ pub struct Stream {
     pub send: SendStream<Bytes>,
     /// From the other end of the tunnel.
     pub recv: RecvStream,
-}
-
-/// Windows and frames: large enough for a fast link, small enough that one stream cannot fill the agent's memory.
-pub(crate) mod tuning {
-    use std::time::Duration;
-
-    pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
-    pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
-    pub(crate) const FRAME: u32 = 256 << 10;
-    /// What an HTTP/1 head may have, as HTTP/2 counts it: 32 bytes more for each header.
-    pub(crate) const HEADER_LIST: u32 = 72 << 10;
-    pub(crate) const STREAMS: u32 = 200;
-    pub(crate) const SEND_BUFFER: usize = 256 << 10;
-    /// A tunnel without streams goes after this long.
-    pub(crate) const IDLE: Duration = Duration::from_secs(300);
-    /// TLS and HTTP/2 together must be done by then.
-    pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 }
 
 /// Says in an answer how the client is to be refused.
@@ -60,9 +46,11 @@ pub(crate) fn write_refusal(headers: &mut HeaderMap, refusal: Refusal) {
     headers.insert(REFUSAL.clone(), HeaderValue::from_static(word));
 }
 
-/// How the client is to be refused, as an answer says.
-pub(crate) fn read_refusal(headers: &HeaderMap) -> Refusal {
+/// How the client is to be refused, as an answer says. Others than our agents only have a status: 400, 401 and 503
+/// are refusals, and 504 says that the destination was silent.
+pub(crate) fn read_refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
     match headers.get(&REFUSAL).map(HeaderValue::as_bytes) {
+        None if status == StatusCode::GATEWAY_TIMEOUT => Refusal::Silent,
         Some(b"host-unreachable") => Refusal::HostUnreachable,
         Some(b"network-unreachable") => Refusal::NetworkUnreachable,
         Some(b"silent") => Refusal::Silent,
@@ -100,9 +88,20 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             write_refusal(&mut headers, refusal);
-            assert_eq!(read_refusal(&headers), refusal);
+            assert_eq!(read_refusal(StatusCode::SERVICE_UNAVAILABLE, &headers), refusal);
         }
-        assert_eq!(read_refusal(&HeaderMap::new()), Refusal::Refused);
+    }
+
+    #[test]
+    fn a_bare_status_is_a_refusal_unless_it_says_that_time_ran_out() {
+        for (status, refusal) in [
+            (StatusCode::BAD_REQUEST, Refusal::Refused),
+            (StatusCode::UNAUTHORIZED, Refusal::Refused),
+            (StatusCode::SERVICE_UNAVAILABLE, Refusal::Refused),
+            (StatusCode::GATEWAY_TIMEOUT, Refusal::Silent),
+        ] {
+            assert_eq!(read_refusal(status, &HeaderMap::new()), refusal, "{status}");
+        }
     }
 
     #[test]

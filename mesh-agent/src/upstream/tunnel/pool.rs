@@ -1,6 +1,6 @@
 //! The tunnels of one data worker.
 //!
-//! Keyed by source pod, destination address and the identity expected there: no pod ever rides another's tunnel.
+//! Keyed by source pod, protocol, the address that is dialled and the identity expected there: no pod ever rides another's tunnel.
 //! Requests for a tunnel that is being established wait for it; one that broke is replaced.
 
 use std::{
@@ -11,25 +11,24 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::model::SpiffeId;
+use mesh_common::model::{SpiffeId, TunnelProtocol};
 use tokio::sync::OnceCell;
 
 use super::{
     Stream,
-    client::{Place, Tunnel, TunnelError},
+    client::{Asking, Place, Tunnel, TunnelError},
     tuning,
 };
-
-/// Streams in one tunnel before another is established beside it.
-const STREAMS_MAX: usize = 100;
 
 /// Whose tunnel to whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The agent's number of the source pod.
     pub source: u32,
-    /// The destination, on the original port.
-    pub destination: SocketAddr,
+    /// What is spoken in it.
+    pub protocol: TunnelProtocol,
+    /// Where it is dialled: for our own protocol on the original port, for HBONE on that of HBONE.
+    pub door: SocketAddr,
     /// Who must be there.
     pub expected: SpiffeId,
     /// Serial number of the source's certificate: a renewed one makes new tunnels.
@@ -49,11 +48,11 @@ struct Slot {
 }
 
 impl Pool {
-    /// A stream to `key`'s destination, in a tunnel that exists or that `establish` makes.
+    /// A stream in a tunnel that exists or that `establish` makes.
     pub async fn open<E, F>(
         &self,
         key: &Key,
-        client: SocketAddr,
+        asking: Asking<'_>,
         establish: impl Fn() -> F,
     ) -> Result<(Stream, Place), E>
     where
@@ -63,7 +62,7 @@ impl Pool {
         let cell = self.slot(key);
         let fresh = !cell.initialized();
         let tunnel = cell.get_or_try_init(&establish).await?;
-        match tunnel.open(key.destination, client).await {
+        match tunnel.open(asking).await {
             Err(error) if error.is_broken() => {
                 self.forget(key, &cell);
                 if fresh {
@@ -72,7 +71,7 @@ impl Pool {
                 // The tunnel had gone meanwhile, and no stream was joined: a new tunnel is a first try.
                 let cell = self.slot(key);
                 let tunnel = cell.get_or_try_init(&establish).await?;
-                tunnel.open(key.destination, client).await.map_err(E::from)
+                tunnel.open(asking).await.map_err(E::from)
             }
             other => other.map_err(E::from),
         }
@@ -115,11 +114,7 @@ impl Pool {
     fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
         let mut tunnels = self.lock();
         let slots = tunnels.entry(key.clone()).or_default();
-        let room = |slot: &&mut Slot| {
-            slot.tunnel
-                .get()
-                .is_none_or(|tunnel| tunnel.streams() < STREAMS_MAX)
-        };
+        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(Tunnel::has_room);
         if let Some(slot) = slots.iter_mut().find(room) {
             slot.used = Instant::now();
             return Arc::clone(&slot.tunnel);
@@ -150,7 +145,8 @@ mod tests {
     fn key(source: u32) -> Key {
         Key {
             source,
-            destination: "10.0.0.1:80".parse().unwrap(),
+            protocol: TunnelProtocol::Nodemesh,
+            door: "10.0.0.1:80".parse().unwrap(),
             expected: "spiffe://cluster.local/ns/a/sa/b".parse().unwrap(),
             credentials: "01".to_owned(),
         }

@@ -1,0 +1,69 @@
+//! Windows, frames and bounds of HTTP/2 between agents, the same for every tunnel.
+//!
+//! Large enough for a fast link, small enough that neither one stream nor one peer can fill the agent's memory.
+//! Invariant: every HTTP/2 connection with another agent is made with [`server`] or [`client`].
+
+use std::time::Duration;
+
+pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+pub(crate) const FRAME: u32 = 256 << 10;
+pub(crate) const SEND_BUFFER: usize = 256 << 10;
+/// Streams that a peer may have open at once in one connection.
+pub(crate) const STREAMS: u32 = 200;
+/// Bytes of the headers of a request for a stream, as RFC 9113 (6.5.2) counts them; a larger one is answered 431.
+pub(crate) const HEADER_LIST: usize = 16 << 10;
+/// What an HTTP/1 head may have, counted in the same way. Beyond this h2 does not keep headers: it answers 431 by itself, and ends the connection beyond four times as much.
+/// That also bounds CONTINUATION frames, to five without an end.
+pub(crate) const HEADER_LIST_KEPT: u32 = 72 << 10;
+/// Streams opened and reset at once by the peer that were not looked at yet. Our own client opens no more than this
+/// in one tunnel, so only somebody who means it gets there.
+const PENDING_RESETS: usize = 100;
+/// Streams that we reset and still remember.
+const REMEMBERED_RESETS: usize = 50;
+/// Streams that we had to reset because the peer broke the rules, before the connection ends.
+const FAULTS: usize = 100;
+
+/// A tunnel without streams goes after this long.
+pub(crate) const IDLE: Duration = Duration::from_secs(300);
+/// TLS and HTTP/2 together must be done by then.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The application that a stream asks for must have accepted by then. Connections within a pod take microseconds unless
+/// its queue is full.
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+/// Another node must have answered by then when a tunnel is dialled. Then it counts as silent.
+pub(crate) const DIAL: Duration = Duration::from_secs(10);
+/// A client that speaks TLS begins at once. One that has sent nothing by then waits for the server to speak, so it
+/// speaks in the clear. Long enough for a busy peer and a lost packet or two.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+
+/// The accepting side.
+pub(crate) fn server() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEADER_LIST_KEPT)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .max_local_error_reset_streams(Some(FAULTS));
+    builder
+}
+
+/// The dialling side.
+pub(crate) fn client() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEADER_LIST_KEPT)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .max_local_error_reset_streams(Some(FAULTS))
+        .enable_push(false);
+    builder
+}
