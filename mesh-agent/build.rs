@@ -54,6 +54,8 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
     ("ConnectionState", "Connection.state"),
     ("FlowKind", "Flow.kind"),
     ("CertificateStanding", "Certificate.standing"),
+    ("PolicyKind", "Policy.kind"),
+    ("Carriage", "ExplainedWay.carriage"),
 ];
 
 /// Fields that hold a time. In JSON they are RFC 3339 text.
@@ -85,6 +87,13 @@ const SERIALIZED: &[&str] = &[
     "Process",
     "ListCertificatesReply",
     "Certificate",
+    "ListPoliciesReply",
+    "Policy",
+    "ExplainReply",
+    "ExplainedSource",
+    "ExplainedWay",
+    "ExplainedPolicy",
+    "ExplainedRule",
     "ListConnectionsReply",
     "Connection",
     "Flow",

@@ -28,6 +28,12 @@ pub trait Inspect: Send + Sync + 'static {
     /// The certificates of this node's service accounts, in any order.
     fn certificates(&self) -> Vec<proto::Certificate>;
 
+    /// All policies, in any order.
+    fn policies(&self) -> Vec<proto::Policy>;
+
+    /// What would become of a connection.
+    fn explain(&self, asked: &proto::ExplainRequest) -> Result<proto::ExplainReply, ExplainError>;
+
     /// All open connections, in any order.
     fn connections(&self) -> Vec<proto::Connection>;
 
@@ -51,6 +57,23 @@ pub struct FlowFeed {
     pub recent: Vec<Arc<Flow>>,
     /// Everything after that.
     pub live: broadcast::Receiver<Arc<Flow>>,
+}
+
+/// A question that has no answer.
+#[derive(Debug, Error)]
+pub enum ExplainError {
+    /// Neither a workload nor an address.
+    #[error("`{0}` is neither a workload that this agent knows (namespace/name) nor an IP address")]
+    Source(String),
+    /// Not a destination and a port.
+    #[error("`{0}` is not HOST:PORT, such as `shop/web:80`, `web.shop:80`, `10.0.0.7:80` or `[fd00::7]:80`")]
+    Destination(String),
+    /// Nothing of that name is known.
+    #[error("this agent knows neither a service nor a workload `{0}`")]
+    Unknown(String),
+    /// The destination has no address that the source could dial.
+    #[error("{0} has no address")]
+    NoAddress(String),
 }
 
 /// A log filter that cannot be used.

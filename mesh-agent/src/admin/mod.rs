@@ -23,7 +23,7 @@ pub(crate) mod view;
 mod words;
 
 pub use client::{AdminClient, DialError, dial};
-pub use inspect::{FlowFeed, HandoverError, Inspect, LogError};
+pub use inspect::{ExplainError, FlowFeed, HandoverError, Inspect, LogError};
 pub use lock::{AgentLock, LockError, RunDir};
 pub use server::{ServeError, serve};
 pub use socket::{AdminSocket, SocketError};

@@ -1,8 +1,9 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
 use super::proto::{
-    AgentState, Certificate, CertificateStanding, Connection, ConnectionState, Counts, Destination,
-    DestinationKind, Direction, Endpoint, Enrolment, Flow, FlowKind, Path, Port, Process, RejectedObject,
+    AgentState, Carriage, Certificate, CertificateStanding, Connection, ConnectionState, Counts, Destination,
+    DestinationKind, Direction, Endpoint, Enrolment, ExplainReply, ExplainedPolicy, ExplainedRule,
+    ExplainedSource, ExplainedWay, Flow, FlowKind, Path, Policy, PolicyKind, Port, Process, RejectedObject,
     Service, StatusReply, Totals, WorkerStatus, Workload,
 };
 
@@ -276,6 +277,111 @@ pub(crate) fn flows() -> Vec<Flow> {
             ..Flow::default()
         },
     ]
+}
+
+/// One that decides, one in dry run, one about plaintext; not in order.
+pub(crate) fn policies() -> Vec<Policy> {
+    vec![
+        Policy {
+            kind: PolicyKind::PeerAuthentication.into(),
+            key: "nodemesh-system/strict".into(),
+            action: "STRICT".into(),
+            scope: "mesh".into(),
+            workloads: vec!["shop/cart-1".into(), "shop/web-1".into()],
+            ..Policy::default()
+        },
+        Policy {
+            kind: PolicyKind::Authorization.into(),
+            key: "shop/only-cart".into(),
+            action: "ALLOW".into(),
+            scope: "namespace shop, app=web".into(),
+            rules: 2,
+            workloads: vec!["shop/web-1".into()],
+            ..Policy::default()
+        },
+        Policy {
+            kind: PolicyKind::Authorization.into(),
+            key: "shop/ask".into(),
+            action: "CUSTOM".into(),
+            dry_run: true,
+            scope: "namespace shop".into(),
+            rules: 1,
+            remark: "no external authorizer: denies what it selects".into(),
+            ..Policy::default()
+        },
+    ]
+}
+
+/// A service with two ways, one of them closed.
+pub(crate) fn explained() -> ExplainReply {
+    let endpoint = |address: &str, workload: &str, node: &str| Endpoint {
+        port: 80,
+        address: address.into(),
+        workload: workload.into(),
+        node: node.into(),
+        ready: true,
+        connections: 0,
+    };
+    let policy = |matched: bool| ExplainedPolicy {
+        key: "shop/only-cart".into(),
+        action: "ALLOW".into(),
+        dry_run: false,
+        rules: vec![ExplainedRule {
+            matched,
+            misses: if matched {
+                Vec::new()
+            } else {
+                vec!["from[0] principals: no value matches".into()]
+            },
+        }],
+    };
+    ExplainReply {
+        source: Some(ExplainedSource {
+            workload: "shop/cart-1".into(),
+            address: "10.0.0.8".into(),
+            node: "node-a".into(),
+            identity: "spiffe://cluster.local/ns/shop/sa/cart".into(),
+        }),
+        destination: Some(Destination {
+            kind: DestinationKind::Service.into(),
+            service: "shop/web".into(),
+            ..Destination::default()
+        }),
+        port: 80,
+        route: "of two of its 6 ready endpoints, drawn at random, the less loaded one".into(),
+        ways: vec![
+            ExplainedWay {
+                endpoints: vec![endpoint("10.0.0.7:8080", "shop/web-1", "node-a")],
+                carriage: Carriage::Local.into(),
+                mode: "STRICT".into(),
+                mode_policy: "nodemesh-system/strict".into(),
+                policies: vec![policy(true)],
+                reporting: Vec::new(),
+                allowed: true,
+                verdict: "allowed by ALLOW policy shop/only-cart, rule 0".into(),
+                policy: "shop/only-cart".into(),
+                rehearsal: String::new(),
+            },
+            ExplainedWay {
+                endpoints: (2..7)
+                    .map(|n| endpoint(&format!("10.0.1.{n}:8080"), &format!("shop/web-{n}"), "node-b"))
+                    .collect(),
+                carriage: Carriage::MutualTls.into(),
+                mode: "PERMISSIVE".into(),
+                policies: vec![policy(false)],
+                reporting: vec![ExplainedPolicy {
+                    key: "shop/ask".into(),
+                    action: "CUSTOM".into(),
+                    dry_run: true,
+                    rules: Vec::new(),
+                }],
+                verdict: "denied: no rule of the ALLOW policies matches".into(),
+                rehearsal:
+                    "denied: CUSTOM policy shop/ask asks for external authorization, and there is none".into(),
+                ..ExplainedWay::default()
+            },
+        ],
+    }
 }
 
 fn to_service() -> Path {

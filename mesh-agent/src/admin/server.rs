@@ -108,6 +108,31 @@ impl Admin for Api {
         Ok(Response::new(proto::ListCertificatesReply { certificates }))
     }
 
+    async fn list_policies(
+        &self,
+        request: Request<proto::ListPoliciesRequest>,
+    ) -> Result<Response<proto::ListPoliciesReply>, Status> {
+        let wanted = request.into_inner();
+        let mut policies = self.inspect.policies();
+        policies.retain(|policy| {
+            let concerns = |workload: &String| workload.contains(&wanted.workload);
+            policy.key.contains(&wanted.name)
+                && (wanted.workload.is_empty() || policy.workloads.iter().any(concerns))
+        });
+        policies.sort_unstable_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));
+        Ok(Response::new(proto::ListPoliciesReply { policies }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<proto::ExplainRequest>,
+    ) -> Result<Response<proto::ExplainReply>, Status> {
+        self.inspect
+            .explain(&request.into_inner())
+            .map(Response::new)
+            .map_err(|error| Status::new(Code::InvalidArgument, error.to_string()))
+    }
+
     async fn list_connections(
         &self,
         request: Request<proto::ListConnectionsRequest>,

@@ -12,8 +12,8 @@ use tokio::{sync::broadcast, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AdminSocket, DialError, FlowFeed, HandoverError, Inspect, LogError, ServeError, SocketError, dial, proto,
-    samples, serve,
+    AdminSocket, DialError, ExplainError, FlowFeed, HandoverError, Inspect, LogError, ServeError,
+    SocketError, dial, proto, samples, serve,
 };
 use crate::telemetry::{Direction, Flow, FlowKind, FlowSubject};
 
@@ -67,6 +67,17 @@ impl Inspect for Fixed {
 
     fn services(&self) -> Vec<proto::Service> {
         samples::services()
+    }
+
+    fn policies(&self) -> Vec<proto::Policy> {
+        samples::policies()
+    }
+
+    fn explain(&self, asked: &proto::ExplainRequest) -> Result<proto::ExplainReply, ExplainError> {
+        if asked.destination == "nowhere" {
+            return Err(ExplainError::Destination(asked.destination.clone()));
+        }
+        Ok(samples::explained())
     }
 
     fn connections(&self) -> Vec<proto::Connection> {

@@ -11,7 +11,8 @@ use std::{
 use serde::Serializer;
 
 use super::proto::{
-    AgentState, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment, FlowKind,
+    AgentState, Carriage, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment,
+    FlowKind, PolicyKind,
 };
 
 /// An enumeration whose values have names.
@@ -54,6 +55,13 @@ words! {
     AgentState { Starting = "starting", Ready = "ready", Draining = "draining" }
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
     CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
+    PolicyKind { Authorization = "AuthorizationPolicy", PeerAuthentication = "PeerAuthentication" }
+    Carriage {
+        Local = "local",
+        MutualTls = "mutual-tls",
+        Plaintext = "plaintext",
+        Passthrough = "passthrough",
+    }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {

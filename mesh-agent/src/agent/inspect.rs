@@ -12,16 +12,17 @@ use std::{
 
 use mesh_common::{
     kernel::ABI_VERSION,
-    model::{ObjectKey, Service, TargetPort, Workload},
+    model::{ObjectKey, Service, TargetPort, TrustDomain, Workload},
 };
 
 use super::{
     enrol::{Enrolment, Standing, Standings},
+    explain::{Encryption, World},
     lifecycle::{Lifecycle, Phase},
-    logging, preflight,
+    logging, policies, preflight,
 };
 use crate::{
-    admin::{FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    admin::{ExplainError, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
     identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
@@ -38,6 +39,7 @@ pub(super) struct Inspector {
     pub(super) store: Arc<Store>,
     pub(super) workers: Arc<Workers>,
     pub(super) standings: Standings,
+    pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) flows: Arc<FlowLog>,
     pub(super) lifecycle: Arc<Lifecycle>,
@@ -116,6 +118,22 @@ impl Inspect for Inspector {
     fn certificates(&self) -> Vec<proto::Certificate> {
         let states = self.certificates.iter().flat_map(|store| store.states());
         states.map(|state| certificate(&state)).collect()
+    }
+
+    fn policies(&self) -> Vec<proto::Policy> {
+        policies::list(&self.store.load(), &self.node)
+    }
+
+    fn explain(&self, asked: &proto::ExplainRequest) -> Result<proto::ExplainReply, ExplainError> {
+        let world = World {
+            snapshot: &self.store.load(),
+            trust_domain: &self.trust_domain,
+            encryption: match self.certificates {
+                Some(_) => Encryption::MutualTls,
+                None => Encryption::None,
+            },
+        };
+        world.explain(asked)
     }
 
     fn connections(&self) -> Vec<proto::Connection> {
@@ -211,6 +229,8 @@ impl Inspector {
         let in_force = |kind: &str, key: &ObjectKey| match kind {
             "Workload" => snapshot.workload(key).is_some(),
             "Service" => snapshot.service(key).is_some(),
+            "AuthorizationPolicy" => snapshot.authorization_policy(key).is_some(),
+            "PeerAuthentication" => snapshot.peer_authentications().any(|policy| policy.key == *key),
             _ => false,
         };
         let rejections = self.store.rejections();

@@ -7,10 +7,12 @@
 
 mod enrol;
 mod events;
+mod explain;
 mod follow;
 mod inspect;
 mod lifecycle;
 mod logging;
+mod policies;
 pub(crate) mod preflight;
 
 use std::{
@@ -232,15 +234,16 @@ impl Agent {
         };
         let pods = Arc::new(PodTable::default());
         let flows = Arc::new(FlowLog::default());
+        let trust_domain = match &certificates {
+            Some(certificates) => certificates.trust_domain().clone(),
+            None => options.trust_domain.clone(),
+        };
         let shared = Shared {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             certificates: certificates.clone(),
-            trust_domain: match &certificates {
-                Some(certificates) => certificates.trust_domain().clone(),
-                None => options.trust_domain.clone(),
-            },
+            trust_domain: trust_domain.clone(),
             home: Arc::clone(&home),
         };
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);
@@ -287,6 +290,7 @@ impl Agent {
             store: Arc::clone(&store),
             workers: Arc::clone(&workers),
             standings,
+            trust_domain,
             certificates,
             flows: Arc::clone(&flows),
             lifecycle: Arc::clone(&lifecycle),

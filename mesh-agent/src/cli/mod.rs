@@ -12,11 +12,13 @@ mod check;
 mod completions;
 mod connections;
 mod drain;
+mod explain;
 mod failure;
 mod flows;
 mod log;
 mod output;
 mod path;
+mod policies;
 mod run;
 mod services;
 mod status;
@@ -80,6 +82,14 @@ enum Command {
     /// List the services of the mesh and their endpoints
     #[command(after_help = "Example:\n  mesh-agent services shop/cart -o wide")]
     Services(services::ServicesArgs),
+    /// List the policies and what they concern here
+    #[command(after_help = "Example:\n  mesh-agent policies --workload shop/cart -o wide")]
+    Policies(policies::PoliciesArgs),
+    /// Say what would become of a connection, and why, without sending anything
+    #[command(
+        after_help = "Example:\n  mesh-agent explain shop/cart shop/web:80\n\nEnds with 1 when the connection would be refused."
+    )]
+    Explain(explain::ExplainArgs),
     /// List the open connections
     #[command(after_help = "Example:\n  mesh-agent connections --workload shop/cart --direction outbound")]
     Connections(connections::ConnectionsArgs),
@@ -121,6 +131,8 @@ impl Command {
             Self::Workloads(args) => args.run(),
             Self::Certs(args) => args.run(),
             Self::Services(args) => args.run(),
+            Self::Policies(args) => args.run(),
+            Self::Explain(args) => args.run(),
             Self::Connections(args) => args.run(),
             Self::Flows(args) => args.run(),
             Self::Bpf(command) => command.run(),

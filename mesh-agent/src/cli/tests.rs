@@ -11,8 +11,8 @@ use super::{
 };
 use crate::admin::{
     proto::{
-        DrainReply, ListCertificatesReply, ListConnectionsReply, ListServicesReply, ListWorkloadsReply,
-        SetLogLevelReply,
+        DrainReply, ListCertificatesReply, ListConnectionsReply, ListPoliciesReply, ListServicesReply,
+        ListWorkloadsReply, SetLogLevelReply,
     },
     samples,
 };
@@ -62,6 +62,17 @@ fn services() {
 fn certs() {
     let certificates = samples::certificates();
     assert_formats("certs", &ListCertificatesReply { certificates });
+}
+
+#[test]
+fn policies() {
+    let policies = samples::policies();
+    assert_formats("policies", &ListPoliciesReply { policies });
+}
+
+#[test]
+fn explain() {
+    assert_formats("explain", &samples::explained());
 }
 
 #[test]

@@ -58,6 +58,23 @@ fn a_deny_policy_refuses_whom_it_names_on_this_node_and_lets_the_rest_in() {
             flows.contains("denied by DENY policy default/no-client, rule 0"),
             "{flows}"
         );
+        // What is explained is what happens, and whom the policy concerns is listed.
+        let explain = |source: &str| mesh.node("a").cli(&["explain", source, &near, "-o", "json"]);
+        let client = explain("default/client")?;
+        let told: serde_json::Value = serde_json::from_str(&client.stdout)?;
+        let verdict = &told["ways"][0]["verdict"];
+        ensure!(
+            client.status.code() == Some(1) && verdict == "denied by DENY policy default/no-client, rule 0",
+            "{client:?}"
+        );
+        explain(&mesh.pod("stranger").v4().to_string())?.ok()?;
+        let listed = mesh.node("a").cli(&["policies", "-o", "json"])?.ok()?;
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout)?;
+        let concerned = listed["policies"][0]["workloads"].as_array();
+        ensure!(
+            concerned.is_some_and(|names| names.iter().any(|name| name == "default/near")),
+            "{listed}"
+        );
         // From outside, in plaintext, nobody proved to be the client.
         churn::good(mesh, "stranger", &near, "near", 5)?;
         mesh.remove_config(FILE)?;

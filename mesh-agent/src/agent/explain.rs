@@ -1,0 +1,333 @@
+//! What would become of a connection, from what the agent knows and without sending anything.
+//!
+//! `inspect` asks [`World::explain`]. It walks the way of a connection with the parts that real ones use: the
+//! snapshot's resolution, then the destination's policies by the trace that their own code writes. Invariant: nothing
+//! is decided here.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use mesh_common::model::{Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, Workload};
+
+use crate::{
+    admin::{
+        ExplainError,
+        proto::{
+            Carriage, Destination, DestinationKind, Endpoint, ExplainReply, ExplainRequest, ExplainedPolicy,
+            ExplainedRule, ExplainedSource, ExplainedWay,
+        },
+    },
+    listener::account_of,
+    outbound::Unroutable,
+    policy::{Channel, ConnectionFacts, Peer, PolicyTrace, Verdict},
+    state::{Resolution, ServiceBackend, Snapshot},
+};
+
+/// What the agent knows.
+pub(super) struct World<'a> {
+    /// The mesh.
+    pub(super) snapshot: &'a Snapshot,
+    /// The trust domain of its identities.
+    pub(super) trust_domain: &'a TrustDomain,
+    /// Whether connections between nodes are encrypted.
+    pub(super) encryption: Encryption,
+}
+
+/// Whether the agent has an authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encryption {
+    /// Between nodes there is mutual TLS.
+    MutualTls,
+    /// Nothing is encrypted.
+    None,
+}
+
+/// Who dials.
+struct Source {
+    workload: Option<Arc<Workload>>,
+    address: IpAddr,
+    id: Option<SpiffeId>,
+}
+
+impl World<'_> {
+    /// Answers the question.
+    pub(super) fn explain(&self, asked: &ExplainRequest) -> Result<ExplainReply, ExplainError> {
+        let (host, port) = split(&asked.destination)?;
+        let dialled = self.dialled(host)?;
+        let source = self.source(&asked.source, &dialled)?;
+        let dialled = dialled
+            .iter()
+            .find(|ip| ip.is_ipv4() == source.address.is_ipv4())
+            .or_else(|| dialled.first())
+            .ok_or_else(|| ExplainError::NoAddress(host.to_owned()))?;
+        let mut reply = self.ways(&source, SocketAddr::new(*dialled, port));
+        reply.port = port.into();
+        reply.source = Some(ExplainedSource {
+            workload: name_of(source.workload.as_deref()),
+            address: source.address.to_string(),
+            node: source
+                .workload
+                .as_ref()
+                .map(|workload| workload.node.clone())
+                .unwrap_or_default(),
+            identity: source.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        });
+        Ok(reply)
+    }
+
+    fn source(&self, text: &str, dialled: &[IpAddr]) -> Result<Source, ExplainError> {
+        let unknown = || ExplainError::Source(text.to_owned());
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let workload = self.snapshot.workload_at(address);
+            return Ok(self.known(workload.map(|entry| Arc::clone(&entry.workload)), address));
+        }
+        let workload = key(text)
+            .and_then(|key| self.snapshot.workload(&key))
+            .ok_or_else(unknown)?;
+        let addresses = &workload.workload.addresses;
+        let fits = |own: &&IpAddr| dialled.iter().any(|ip| ip.is_ipv4() == own.is_ipv4());
+        let address = addresses.iter().find(fits).or_else(|| addresses.first());
+        let address = address.ok_or_else(|| ExplainError::NoAddress(text.to_owned()))?;
+        Ok(self.known(Some(Arc::clone(&workload.workload)), *address))
+    }
+
+    fn known(&self, workload: Option<Arc<Workload>>, address: IpAddr) -> Source {
+        let id = workload
+            .as_ref()
+            .and_then(|workload| SpiffeId::new(self.trust_domain, &account_of(workload)).ok());
+        Source {
+            workload,
+            address,
+            id,
+        }
+    }
+
+    /// The addresses of what is dialled.
+    fn dialled(&self, host: &str) -> Result<Vec<IpAddr>, ExplainError> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![address.to_canonical()]);
+        }
+        let in_dns = || {
+            let (name, rest) = host.split_once('.')?;
+            let namespace = rest.split('.').next()?;
+            Some(ObjectKey::new(namespace, name))
+        };
+        let key = key(host).or_else(in_dns);
+        let service = key.as_ref().and_then(|key| self.snapshot.service(key));
+        let workload = key.as_ref().and_then(|key| self.snapshot.workload(key));
+        match (service, workload) {
+            (Some(entry), _) => Ok(entry.service.cluster_ips.clone()),
+            (None, Some(entry)) => Ok(entry.workload.addresses.clone()),
+            (None, None) => Err(ExplainError::Unknown(host.to_owned())),
+        }
+    }
+
+    fn ways(&self, source: &Source, dialled: SocketAddr) -> ExplainReply {
+        match self.snapshot.resolve(dialled) {
+            Resolution::Service(backend) => self.through_service(source, backend),
+            Resolution::ServiceWithoutPort(entry) => ExplainReply {
+                destination: Some(service(&entry.service.key)),
+                route: format!("refused: {}", Unroutable::NoSuchPort),
+                ..ExplainReply::default()
+            },
+            Resolution::Workload(entry) => {
+                let destination = Destination {
+                    kind: DestinationKind::Workload.into(),
+                    workload: entry.workload.key.to_string(),
+                    ..Destination::default()
+                };
+                ExplainReply {
+                    destination: Some(destination),
+                    route: "the workload itself; no service is dialled".to_owned(),
+                    ways: vec![self.way(source, &entry.workload, dialled)],
+                    ..ExplainReply::default()
+                }
+            }
+            Resolution::Unknown => ExplainReply {
+                destination: Some(Destination {
+                    kind: DestinationKind::Passthrough.into(),
+                    ..Destination::default()
+                }),
+                route: "not in the mesh: passed on as it is".to_owned(),
+                ways: vec![ExplainedWay {
+                    endpoints: vec![Endpoint {
+                        port: dialled.port().into(),
+                        address: dialled.to_string(),
+                        ..Endpoint::default()
+                    }],
+                    carriage: Carriage::Passthrough.into(),
+                    allowed: true,
+                    verdict: "allowed: the mesh has no say there".to_owned(),
+                    ..ExplainedWay::default()
+                }],
+                ..ExplainReply::default()
+            },
+        }
+    }
+
+    fn through_service(&self, source: &Source, backend: &ServiceBackend) -> ExplainReply {
+        let mut ways: Vec<ExplainedWay> = Vec::new();
+        for endpoint in &backend.endpoints {
+            let mut way = self.way(source, &endpoint.workload, endpoint.addr);
+            for told in &mut way.endpoints {
+                told.port = backend.port.port.into();
+                told.connections = endpoint.load.active().into();
+            }
+            match ways.iter_mut().find(|known| is_same(known, &way)) {
+                Some(known) => known.endpoints.append(&mut way.endpoints),
+                None => ways.push(way),
+            }
+        }
+        let route = match backend.endpoints.len() {
+            0 => format!("refused: {}", Unroutable::NoEndpoint),
+            1 => "the service's one ready endpoint".to_owned(),
+            ready => format!("of two of its {ready} ready endpoints, drawn at random, the less loaded one"),
+        };
+        ExplainReply {
+            destination: Some(service(&backend.service.key)),
+            route,
+            ways,
+            ..ExplainReply::default()
+        }
+    }
+
+    /// The way to a workload, and what its policies say.
+    fn way(&self, source: &Source, target: &Arc<Workload>, addr: SocketAddr) -> ExplainedWay {
+        let mut way = ExplainedWay {
+            endpoints: vec![Endpoint {
+                port: addr.port().into(),
+                address: addr.to_string(),
+                workload: target.key.to_string(),
+                node: target.node.clone(),
+                ready: target.ready,
+                connections: 0,
+            }],
+            ..ExplainedWay::default()
+        };
+        let Some(entry) = self.snapshot.workload(&target.key) else {
+            way.verdict = "denied: the workload is not known any more".to_owned();
+            return way;
+        };
+        let policy = self.snapshot.policy_of(entry);
+        let mode = policy.modes().at(addr.port());
+        let carriage = self.carriage(source, target, mode.mode);
+        let channel = match (carriage, source.id.as_ref().map(peer)) {
+            (Carriage::Local, Some(peer)) => Channel::SameNode(peer),
+            (Carriage::MutualTls, Some(peer)) => Channel::MutualTls(peer),
+            _ => Channel::Plaintext,
+        };
+        let trace = policy.trace(ConnectionFacts {
+            channel,
+            source_ip: source.address,
+            remote_ip: source.address,
+            destination: addr,
+            sni: None,
+        });
+        way.carriage = carriage.into();
+        way.mode = trace.mode.mode.to_string();
+        way.mode_policy = trace
+            .mode
+            .from
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        way.policies = trace.considered.iter().map(explained).collect();
+        way.reporting = trace.reported.iter().map(explained).collect();
+        way.allowed = trace.decision.verdict() == Verdict::Allow;
+        way.verdict = trace.decision.to_string();
+        way.policy = trace
+            .decision
+            .policy()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        way.rehearsal = trace
+            .rehearsal
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        way
+    }
+
+    fn carriage(&self, source: &Source, target: &Workload, mode: PeerMode) -> Carriage {
+        match &source.workload {
+            Some(workload) if workload.node == target.node => Carriage::Local,
+            Some(_) if self.encryption == Encryption::MutualTls && mode != PeerMode::Disable => {
+                Carriage::MutualTls
+            }
+            _ => Carriage::Plaintext,
+        }
+    }
+}
+
+/// Host and port. The colons of an IPv6 address stand in brackets.
+fn split(text: &str) -> Result<(&str, u16), ExplainError> {
+    let parts = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match inner {
+            Some(host) => host,
+            None if host.contains(':') => return None,
+            None => host,
+        };
+        (!host.is_empty()).then_some((host, port))
+    };
+    parts().ok_or_else(|| ExplainError::Destination(text.to_owned()))
+}
+
+fn key(text: &str) -> Option<ObjectKey> {
+    let (namespace, name) = text.split_once('/')?;
+    Some(ObjectKey::new(namespace, name))
+}
+
+fn name_of(workload: Option<&Workload>) -> String {
+    workload
+        .map(|workload| workload.key.to_string())
+        .unwrap_or_default()
+}
+
+fn service(key: &ObjectKey) -> Destination {
+    Destination {
+        kind: DestinationKind::Service.into(),
+        service: key.to_string(),
+        ..Destination::default()
+    }
+}
+
+/// Whether two ways differ in their endpoints only.
+fn is_same(a: &ExplainedWay, b: &ExplainedWay) -> bool {
+    let bare = |way: &ExplainedWay| ExplainedWay {
+        endpoints: Vec::new(),
+        ..way.clone()
+    };
+    bare(a) == bare(b)
+}
+
+fn peer(id: &SpiffeId) -> Peer<'_> {
+    Peer {
+        trust_domain: id.trust_domain(),
+        namespace: id.namespace(),
+        service_account: id.service_account(),
+    }
+}
+
+fn explained(trace: &PolicyTrace<'_>) -> ExplainedPolicy {
+    ExplainedPolicy {
+        key: trace.policy.key.to_string(),
+        action: trace.policy.action.to_string(),
+        dry_run: trace.policy.enforcement == Enforcement::DryRun,
+        rules: trace
+            .rules
+            .iter()
+            .map(|rule| ExplainedRule {
+                matched: rule.matched,
+                misses: rule.misses.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
