@@ -99,7 +99,7 @@ impl Guard {
         }
     }
 
-    fn facts(&self) -> ConnectionFacts<'_> {
+    pub(super) fn facts(&self) -> ConnectionFacts<'_> {
         ConnectionFacts {
             channel: match &self.proof {
                 Proof::None => Channel::Plaintext,

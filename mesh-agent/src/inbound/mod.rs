@@ -1,11 +1,14 @@
 //! From a connection steered to an enrolled pod to the application in it.
 //!
-//! The listener asks [`resolve`] once a connection, and a [`Guard`] whether it may be. Invariant: a connection goes to the pod it was addressed to
-//! and to no other, and never back to the agent.
+//! The listener asks [`resolve`] once a connection, and a [`Guard`] whether it may be; the HTTP engine asks the same
+//! guard about every request. Invariant: a connection goes to the pod it was addressed to and to no other, and never
+//! back to the agent.
 
 mod authorize;
+mod request;
 
 pub use authorize::{Denied, Guard, Proof};
+pub use request::{Authorized, Gate, KeptRequest, RequestDenied};
 
 use std::net::SocketAddr;
 

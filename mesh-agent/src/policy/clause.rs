@@ -5,8 +5,9 @@ use std::fmt;
 
 use mesh_common::model::ObjectKey;
 
-use super::facts::{ConnectionFacts, Peer};
+use super::facts::{Peer, Subject};
 use super::networks::NetworkSet;
+use super::request::RequestTest;
 use super::text::TextSet;
 
 /// The name of a field as a policy writes it, such as `notPrincipals` or `source.ip`.
@@ -53,6 +54,14 @@ pub enum Why {
     NoIdentity,
     /// It asks for a server name, and the client sent none.
     NoServerName,
+    /// It asks about the token, and the request has none.
+    NoToken,
+    /// It asks for the token's principal, and the token lacks an issuer or a subject.
+    NoRequestPrincipal,
+    /// It asks for a header that the request does not have.
+    NoHeader,
+    /// It asks about a request, and there is none yet.
+    NoRequestYet,
 }
 
 /// One field of a rule.
@@ -61,7 +70,7 @@ pub(super) struct Clause {
     pub(super) field: Field,
     pub(super) sense: Sense,
     pub(super) test: Test,
-    pub(super) stranger: Stranger,
+    pub(super) effect: Effect,
 }
 
 /// What a match with the values means.
@@ -71,13 +80,14 @@ pub(super) enum Sense {
     Excluded,
 }
 
-/// Whether an excluding field about the peer holds for one without identity, who has none of the values.
+/// What a match of the rule leads to. Whatever is in doubt counts against the caller: it keeps a rule of the first
+/// kind from matching, and makes one of the second kind match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stranger {
-    /// In rules that refuse or report.
-    Holds,
-    /// In rules that allow: not being known is no merit.
-    Fails,
+pub(super) enum Effect {
+    /// The rule allows.
+    Permit,
+    /// The rule refuses or reports.
+    Object,
 }
 
 /// What is compared with which values.
@@ -90,6 +100,7 @@ pub(super) enum Test {
     Principal(TextSet),
     Namespace(TextSet),
     ServiceAccount(Vec<ObjectKey>),
+    Request(RequestTest),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +112,8 @@ pub(super) enum Address {
 
 impl Clause {
     /// Whether the field holds.
-    pub(super) fn check(&self, facts: &ConnectionFacts<'_>) -> Result<(), Why> {
+    pub(super) fn check(&self, subject: Subject<'_, '_>) -> Result<(), Why> {
+        let facts = subject.connection();
         let about = |peer: &dyn Fn(Peer<'_>) -> bool| match facts.channel.peer() {
             Some(known) => Ok(peer(known)),
             None => Err(Why::NoIdentity),
@@ -124,17 +136,35 @@ impl Clause {
                     *account.namespace == *peer.namespace && *account.name == *peer.service_account
                 })
             }),
+            Test::Request(test) => match (subject, self.effect) {
+                (Subject::Request(request), effect) => test.listed(request, self.sense, effect),
+                // Dropped; a rule that allows with such a field was left out before.
+                (Subject::Connection(_), _) => return Ok(()),
+                // What is refused already must be so for every request, so each is thought of at its best.
+                (Subject::Requests(_), Effect::Permit) => return Ok(()),
+                (Subject::Requests(_), Effect::Object) => return Err(Why::NoRequestYet),
+            },
         };
         match (self.sense, listed) {
             (Sense::Wanted, Ok(true)) | (Sense::Excluded, Ok(false)) => Ok(()),
             (Sense::Wanted, Ok(false)) => Err(Why::NotListed),
             (Sense::Excluded, Ok(true)) => Err(Why::Excluded),
             (Sense::Wanted, Err(absent)) => Err(absent),
-            (Sense::Excluded, Err(Why::NoIdentity)) if self.stranger == Stranger::Fails => {
-                Err(Why::NoIdentity)
+            (Sense::Excluded, Err(unproved))
+                if self.effect == Effect::Permit && unproved.is_about_the_caller() =>
+            {
+                Err(unproved)
             }
             (Sense::Excluded, Err(_)) => Ok(()),
         }
+    }
+}
+
+impl Why {
+    /// Whether what is missing would have said who calls. To have no server name or header is no secret: a field that
+    /// excludes values holds then.
+    fn is_about_the_caller(self) -> bool {
+        matches!(self, Self::NoIdentity | Self::NoToken | Self::NoRequestPrincipal)
     }
 }
 
@@ -175,6 +205,10 @@ impl fmt::Display for Why {
             Self::Excluded => "an excluded value matches",
             Self::NoIdentity => "the peer has no identity",
             Self::NoServerName => "the client sent no server name",
+            Self::NoToken => "the request has no token",
+            Self::NoRequestPrincipal => "the token lacks an issuer or a subject",
+            Self::NoHeader => "the request has no such header",
+            Self::NoRequestYet => "it depends on the request",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! An AuthorizationPolicy made ready to be asked about TCP connections.
+//! An AuthorizationPolicy made ready to be asked about connections and requests.
 //!
 //! `state` compiles a policy once, when it comes or changes; all workloads that it concerns share the result.
 
@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mesh_common::model::{
-    Action, AuthorizationPolicy, Condition, Enforcement, ObjectKey, Operation, Pattern, Rule, Source, Values,
+    Action, AuthorizationPolicy, Condition, Enforcement, ObjectKey, Operation, PathPattern, Pattern, Rule,
+    Source, Values,
 };
 
-use super::clause::{Address, Clause, Field, Miss, Part, Sense, Stranger, Test};
-use super::facts::ConnectionFacts;
+use super::clause::{Address, Clause, Effect, Field, Miss, Part, Sense, Test};
+use super::facts::Subject;
 use super::networks::NetworkSet;
+use super::request::RequestTest;
 use super::text::{Case, TextSet};
 use super::trace::Notes;
 
@@ -23,15 +25,25 @@ pub struct CompiledPolicy {
     rules: Vec<CompiledRule>,
 }
 
+/// What policies look at in requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Anything.
+    pub requests: bool,
+    /// Their paths.
+    pub paths: bool,
+    /// Their headers.
+    pub headers: bool,
+}
+
 #[derive(Debug)]
-enum CompiledRule {
-    /// It allows by something of a request.
-    Never(Field),
-    When {
-        from: Vec<Entry>,
-        to: Vec<Entry>,
-        when: Vec<Clause>,
-    },
+struct CompiledRule {
+    effect: Effect,
+    /// The first field about requests that it has.
+    request_field: Option<Field>,
+    from: Vec<Entry>,
+    to: Vec<Entry>,
+    when: Vec<Clause>,
 }
 
 /// Fields that must all hold.
@@ -59,12 +71,7 @@ impl CompiledPolicy {
             Action::Custom => Some("no external authorizer: denies what it selects"),
             Action::Deny | Action::Audit if self.rules.is_empty() => Some("no rules: never matches"),
             Action::Allow if self.rules.is_empty() => Some("no rules: allows nothing"),
-            Action::Allow
-                if self
-                    .rules
-                    .iter()
-                    .all(|rule| matches!(rule, CompiledRule::Never(_))) =>
-            {
+            Action::Allow if self.rules.iter().all(|rule| rule.request_field.is_some()) => {
                 Some("rules about requests only: allows no TCP connection")
             }
             Action::Allow | Action::Deny | Action::Audit => None,
@@ -76,16 +83,37 @@ impl CompiledPolicy {
         self.policy.enforcement == Enforcement::Enforced
     }
 
+    /// Whether it decides nothing: AUDIT, or in dry run.
+    pub(super) fn is_silent(&self) -> bool {
+        self.policy.action == Action::Audit || !self.is_enforced()
+    }
+
+    /// What it looks at in requests.
+    pub(super) fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        for rule in &self.rules {
+            let entries = rule.from.iter().chain(&rule.to).flatten();
+            for clause in entries.chain(&rule.when) {
+                if let Test::Request(test) = &clause.test {
+                    reads.requests = true;
+                    reads.paths |= matches!(test, RequestTest::Path(..));
+                    reads.headers |= matches!(test, RequestTest::Header(..));
+                }
+            }
+        }
+        reads
+    }
+
     /// The first rule that matches.
     pub(super) fn first_match<'a>(
         &'a self,
-        facts: &ConnectionFacts<'_>,
+        subject: Subject<'_, '_>,
         notes: &mut impl Notes<'a>,
     ) -> Option<usize> {
         notes.policy(self);
         for (number, rule) in self.rules.iter().enumerate() {
             notes.rule(number);
-            if rule.matches(facts, notes) {
+            if rule.matches(subject, notes) {
                 notes.matched();
                 return Some(number);
             }
@@ -95,28 +123,27 @@ impl CompiledPolicy {
 }
 
 impl CompiledRule {
-    fn matches<'a>(&'a self, facts: &ConnectionFacts<'_>, notes: &mut impl Notes<'a>) -> bool {
-        match self {
-            Self::Never(field) => {
-                notes.miss(Miss::NoRequest(field));
-                false
-            }
-            Self::When { from, to, when } => {
-                one_of(Part::From, from, facts, notes)
-                    && one_of(Part::To, to, facts, notes)
-                    && when
-                        .iter()
-                        .enumerate()
-                        .all(|(entry, clause)| holds(Part::When, entry, clause, facts, notes))
-            }
+    fn matches<'a>(&'a self, subject: Subject<'_, '_>, notes: &mut impl Notes<'a>) -> bool {
+        if let (Effect::Permit, Some(field), Subject::Connection(_)) =
+            (self.effect, &self.request_field, subject)
+        {
+            notes.miss(Miss::NoRequest(field));
+            return false;
         }
+        one_of(Part::From, &self.from, subject, notes)
+            && one_of(Part::To, &self.to, subject, notes)
+            && self
+                .when
+                .iter()
+                .enumerate()
+                .all(|(entry, clause)| holds(Part::When, entry, clause, subject, notes))
     }
 }
 
 fn one_of<'a>(
     part: Part,
     entries: &'a [Entry],
-    facts: &ConnectionFacts<'_>,
+    subject: Subject<'_, '_>,
     notes: &mut impl Notes<'a>,
 ) -> bool {
     let mut alternatives = entries.iter().enumerate();
@@ -124,7 +151,7 @@ fn one_of<'a>(
         || alternatives.any(|(number, entry)| {
             entry
                 .iter()
-                .all(|clause| holds(part, number, clause, facts, notes))
+                .all(|clause| holds(part, number, clause, subject, notes))
         })
 }
 
@@ -132,10 +159,10 @@ fn holds<'a>(
     part: Part,
     entry: usize,
     clause: &'a Clause,
-    facts: &ConnectionFacts<'_>,
+    subject: Subject<'_, '_>,
     notes: &mut impl Notes<'a>,
 ) -> bool {
-    let result = clause.check(facts);
+    let result = clause.check(subject);
     if let Err(why) = result {
         let field = &clause.field;
         notes.miss(Miss::Field {
@@ -149,39 +176,42 @@ fn holds<'a>(
 }
 
 fn compile(rule: &Rule, action: Action) -> CompiledRule {
-    let mut compiler = Compiler {
-        stranger: match action {
-            Action::Allow => Stranger::Fails,
-            Action::Deny | Action::Audit | Action::Custom => Stranger::Holds,
-        },
-        request_field: None,
+    let effect = match action {
+        Action::Allow => Effect::Permit,
+        Action::Deny | Action::Audit | Action::Custom => Effect::Object,
     };
-    let from = rule.from.iter().map(|source| compiler.source(source)).collect();
-    let to = rule
+    let compiler = Compiler { effect };
+    let from: Vec<Entry> = rule.from.iter().map(|source| compiler.source(source)).collect();
+    let to: Vec<Entry> = rule
         .to
         .iter()
         .map(|operation| compiler.operation(operation))
         .collect();
-    let when = rule
+    let when: Vec<Clause> = rule
         .when
         .iter()
         .flat_map(|condition| compiler.condition(condition))
         .collect();
-    match compiler.request_field {
-        Some(field) if action == Action::Allow => CompiledRule::Never(field),
-        _ => CompiledRule::When { from, to, when },
+    let mut clauses = from.iter().chain(&to).flatten().chain(&when);
+    let request_field = clauses
+        .find(|clause| matches!(clause.test, Test::Request(_)))
+        .map(|clause| clause.field.clone());
+    CompiledRule {
+        effect,
+        request_field,
+        from,
+        to,
+        when,
     }
 }
 
 /// The way through one rule.
 struct Compiler {
-    stranger: Stranger,
-    /// The first field about requests that the rule has; no clause is made of such a field.
-    request_field: Option<Field>,
+    effect: Effect,
 }
 
 impl Compiler {
-    fn source(&mut self, source: &Source) -> Entry {
+    fn source(&self, source: &Source) -> Entry {
         let mut entry = Entry::new();
         entry.extend(self.clauses("principals", "notPrincipals", &source.principals, principal));
         entry.extend(self.clauses("namespaces", "notNamespaces", &source.namespaces, namespace));
@@ -198,23 +228,29 @@ impl Compiler {
                 networks(Address::Remote, nets)
             }),
         );
-        self.request(
+        let principals = &source.request_principals;
+        entry.extend(self.clauses(
             "requestPrincipals",
             "notRequestPrincipals",
-            &source.request_principals,
-        );
+            principals,
+            |patterns| Test::Request(RequestTest::principals(patterns)),
+        ));
         entry
     }
 
-    fn operation(&mut self, operation: &Operation) -> Entry {
-        self.request("hosts", "notHosts", &operation.hosts);
-        self.request("methods", "notMethods", &operation.methods);
-        self.request("paths", "notPaths", &operation.paths);
-        self.clauses("ports", "notPorts", &operation.ports, ports)
-            .collect()
+    fn operation(&self, operation: &Operation) -> Entry {
+        let hosts = |patterns: &[Pattern]| Test::Request(RequestTest::hosts(patterns));
+        let methods = |patterns: &[Pattern]| Test::Request(RequestTest::methods(patterns));
+        let paths = |patterns: &[PathPattern]| Test::Request(RequestTest::paths(patterns));
+        let mut entry = Entry::new();
+        entry.extend(self.clauses("ports", "notPorts", &operation.ports, ports));
+        entry.extend(self.clauses("hosts", "notHosts", &operation.hosts, hosts));
+        entry.extend(self.clauses("methods", "notMethods", &operation.methods, methods));
+        entry.extend(self.clauses("paths", "notPaths", &operation.paths, paths));
+        entry
     }
 
-    fn condition(&mut self, condition: &Condition) -> Entry {
+    fn condition(&self, condition: &Condition) -> Entry {
         let mut entry = Entry::new();
         match condition {
             Condition::SourceIp(values) => {
@@ -245,7 +281,11 @@ impl Compiler {
             Condition::Sni(values) => {
                 entry.extend(self.clauses("connection.sni", "connection.sni", values, server_name));
             }
-            Condition::Request(field, _) => self.note(Field(field.to_string().into())),
+            Condition::Request(field, values) => {
+                let key: Cow<'static, str> = Cow::Owned(field.to_string());
+                let test = |patterns: &[Pattern]| Test::Request(RequestTest::condition(field, patterns));
+                entry.extend(self.clauses(key.clone(), key, values, test));
+            }
         }
         entry
     }
@@ -253,35 +293,22 @@ impl Compiler {
     /// What a field becomes: a clause for the values that it wants, and one for those that it excludes.
     fn clauses<T>(
         &self,
-        wanted: &'static str,
-        excluded: &'static str,
+        wanted: impl Into<Cow<'static, str>>,
+        excluded: impl Into<Cow<'static, str>>,
         values: &Values<T>,
         test: impl Fn(&[T]) -> Test,
     ) -> impl Iterator<Item = Clause> {
         let clause = |values: &[T], field, sense| {
             (!values.is_empty()).then(|| Clause {
-                field: Field(Cow::Borrowed(field)),
+                field: Field(field),
                 sense,
                 test: test(values),
-                stranger: self.stranger,
+                effect: self.effect,
             })
         };
-        let wanted = clause(&values.any, wanted, Sense::Wanted);
-        let excluded = clause(&values.none, excluded, Sense::Excluded);
+        let wanted = clause(&values.any, wanted.into(), Sense::Wanted);
+        let excluded = clause(&values.none, excluded.into(), Sense::Excluded);
         wanted.into_iter().chain(excluded)
-    }
-
-    /// A field about requests: no connection can be compared with it.
-    fn request<T>(&mut self, wanted: &'static str, excluded: &'static str, values: &Values<T>) {
-        if !values.any.is_empty() {
-            self.note(Field(Cow::Borrowed(wanted)));
-        } else if !values.none.is_empty() {
-            self.note(Field(Cow::Borrowed(excluded)));
-        }
-    }
-
-    fn note(&mut self, field: Field) {
-        self.request_field.get_or_insert(field);
     }
 }
 
@@ -308,5 +335,5 @@ fn service_account(accounts: &[ObjectKey]) -> Test {
 }
 
 fn server_name(patterns: &[Pattern]) -> Test {
-    Test::ServerName(TextSet::new(patterns, Case::Lower))
+    Test::ServerName(TextSet::new(patterns, Case::Ignored))
 }

@@ -1,7 +1,11 @@
-//! What is known of one connection when it must be decided on.
+//! What is known of one connection, and of one request on it, when it must be decided on.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+
+use super::token::Token;
 
 /// Who the peer is, proved by its certificate or by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +40,45 @@ pub struct ConnectionFacts<'a> {
     pub remote_ip: IpAddr,
     /// The workload's address and port.
     pub destination: SocketAddr,
-    /// The server name of the TLS handshake, in lower case, if there was one.
+    /// The server name of the TLS handshake, if there was one.
     pub sni: Option<&'a str>,
+}
+
+/// One request to a workload. It holds nothing of its own: a request is judged where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestFacts<'a> {
+    /// The connection that it came on.
+    pub connection: ConnectionFacts<'a>,
+    /// Its method.
+    pub method: &'a str,
+    /// Its path, as [`normalize`](super::normalize) leaves it.
+    pub path: &'a str,
+    /// The host that it names, as the client wrote it: in any case, with or without a port.
+    pub host: &'a str,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// What it says of its sender, proved; `None` when it carries no token, for a bad one is refused before.
+    pub token: Option<&'a Token>,
+}
+
+/// What is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Subject<'s, 'f> {
+    /// A connection as TCP, whose bytes nobody reads.
+    Connection(&'s ConnectionFacts<'f>),
+    /// A connection whose requests will be judged one by one, before there is any.
+    Requests(&'s ConnectionFacts<'f>),
+    /// A request.
+    Request(&'s RequestFacts<'f>),
+}
+
+impl<'s, 'f> Subject<'s, 'f> {
+    pub(super) fn connection(self) -> &'s ConnectionFacts<'f> {
+        match self {
+            Self::Connection(facts) | Self::Requests(facts) => facts,
+            Self::Request(facts) => &facts.connection,
+        }
+    }
 }
 
 impl<'a> Channel<'a> {

@@ -1,36 +1,44 @@
 //! A set of patterns for texts, asked for one text at a time.
 //!
-//! A text may come in pieces: a principal is matched where its parts lie, without being put together first.
+//! A text may come in pieces: a principal is matched where its parts lie, without being put together first. Texts are
+//! bytes, for the values of HTTP headers need not be UTF-8.
 
 use std::cmp::Ordering;
 
 use mesh_common::model::Pattern;
 
 /// Patterns of which one must match.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TextSet {
+    case: Case,
     /// In order, for binary search.
-    exact: Vec<Box<str>>,
-    prefixes: Vec<Box<str>>,
-    suffixes: Vec<Box<str>>,
+    exact: Vec<Box<[u8]>>,
+    prefixes: Vec<Box<[u8]>>,
+    suffixes: Vec<Box<[u8]>>,
     present: bool,
 }
 
 /// How letters count.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Case {
     Sensitive,
-    /// The texts to match come in lower case; patterns are brought there.
-    Lower,
+    /// ASCII letters are the same in both cases.
+    Ignored,
 }
 
 impl TextSet {
-    pub(super) fn new(patterns: &[Pattern], case: Case) -> Self {
+    pub(super) fn new<'p>(patterns: impl IntoIterator<Item = &'p Pattern>, case: Case) -> Self {
         let boxed = |text: &String| match case {
-            Case::Sensitive => text.as_str().into(),
-            Case::Lower => text.to_lowercase().into(),
+            Case::Sensitive => text.as_bytes().into(),
+            Case::Ignored => text.to_ascii_lowercase().into_bytes().into(),
         };
-        let mut set = Self::default();
+        let mut set = Self {
+            case,
+            exact: Vec::new(),
+            prefixes: Vec::new(),
+            suffixes: Vec::new(),
+            present: false,
+        };
         for pattern in patterns {
             match pattern {
                 Pattern::Exact(text) => set.exact.push(boxed(text)),
@@ -44,56 +52,80 @@ impl TextSet {
     }
 
     /// Whether one of the patterns matches the text that the pieces make up.
-    pub(super) fn matches(&self, pieces: &[&str]) -> bool {
-        let any = self.present && pieces.iter().any(|piece| !piece.is_empty());
+    pub(super) fn matches<T: AsRef<[u8]>>(&self, pieces: &[T]) -> bool {
+        let case = self.case;
+        let any = self.present && pieces.iter().any(|piece| !piece.as_ref().is_empty());
         any || self
             .exact
-            .binary_search_by(|text| compare(pieces, text).reverse())
+            .binary_search_by(|text| case.compare(pieces, text).reverse())
             .is_ok()
-            || self.prefixes.iter().any(|prefix| begins_with(pieces, prefix))
-            || self.suffixes.iter().any(|suffix| ends_with(pieces, suffix))
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| case.begins_with(pieces, prefix))
+            || self.suffixes.iter().any(|suffix| case.ends_with(pieces, suffix))
     }
 }
 
-/// The order of a text in pieces and a whole one.
-fn compare(pieces: &[&str], text: &str) -> Ordering {
-    let mut rest = text.as_bytes();
-    for piece in pieces {
-        let (head, tail) = rest.split_at(piece.len().min(rest.len()));
-        match piece.as_bytes().cmp(head) {
-            Ordering::Equal => rest = tail,
-            different => return different,
+impl Case {
+    /// The order of two texts of one length, the second of a pattern.
+    fn order(self, text: &[u8], of_pattern: &[u8]) -> Ordering {
+        match self {
+            Self::Sensitive => text.cmp(of_pattern),
+            Self::Ignored => text
+                .iter()
+                .map(u8::to_ascii_lowercase)
+                .cmp(of_pattern.iter().copied()),
         }
     }
-    if rest.is_empty() {
-        Ordering::Equal
-    } else {
-        Ordering::Less
-    }
-}
 
-fn begins_with(pieces: &[&str], prefix: &str) -> bool {
-    let mut rest = prefix.as_bytes();
-    for piece in pieces {
-        let (head, tail) = rest.split_at(piece.len().min(rest.len()));
-        if !piece.as_bytes().starts_with(head) {
-            return false;
+    fn same(self, text: &[u8], of_pattern: &[u8]) -> bool {
+        match self {
+            Self::Sensitive => text == of_pattern,
+            Self::Ignored => text.eq_ignore_ascii_case(of_pattern),
         }
-        rest = tail;
     }
-    rest.is_empty()
-}
 
-fn ends_with(pieces: &[&str], suffix: &str) -> bool {
-    let mut rest = suffix.as_bytes();
-    for piece in pieces.iter().rev() {
-        let (head, tail) = rest.split_at(rest.len() - piece.len().min(rest.len()));
-        if !piece.as_bytes().ends_with(tail) {
-            return false;
+    /// The order of a text in pieces and a whole one.
+    fn compare<T: AsRef<[u8]>>(self, pieces: &[T], text: &[u8]) -> Ordering {
+        let mut rest = text;
+        for piece in pieces.iter().map(AsRef::as_ref) {
+            let (head, tail) = rest.split_at(piece.len().min(rest.len()));
+            match self.order(piece, head) {
+                Ordering::Equal => rest = tail,
+                different => return different,
+            }
         }
-        rest = head;
+        if rest.is_empty() {
+            Ordering::Equal
+        } else {
+            Ordering::Less
+        }
     }
-    rest.is_empty()
+
+    fn begins_with<T: AsRef<[u8]>>(self, pieces: &[T], prefix: &[u8]) -> bool {
+        let mut rest = prefix;
+        for piece in pieces.iter().map(AsRef::as_ref) {
+            let (head, tail) = rest.split_at(piece.len().min(rest.len()));
+            if !self.same(&piece[..head.len()], head) {
+                return false;
+            }
+            rest = tail;
+        }
+        rest.is_empty()
+    }
+
+    fn ends_with<T: AsRef<[u8]>>(self, pieces: &[T], suffix: &[u8]) -> bool {
+        let mut rest = suffix;
+        for piece in pieces.iter().rev().map(AsRef::as_ref) {
+            let (head, tail) = rest.split_at(rest.len() - piece.len().min(rest.len()));
+            if !self.same(&piece[piece.len() - tail.len()..], tail) {
+                return false;
+            }
+            rest = head;
+        }
+        rest.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +159,10 @@ mod tests {
             !set(Pattern::Present).matches(&["", ""]),
             "nothing is not present"
         );
-        assert!(TextSet::new(&[Pattern::Exact("A.Example".into())], Case::Lower).matches(&["a.example"]));
+        let folded = |pattern| TextSet::new(&[pattern], Case::Ignored).matches(&["a.E", "xamPle"]);
+        assert!(folded(Pattern::Exact("A.exaMple".into())) && !folded(Pattern::Exact("A.exaMples".into())));
+        assert!(folded(Pattern::Prefix("A.eX".into())) && !folded(Pattern::Prefix(".".into())));
+        assert!(folded(Pattern::Suffix("XAMPLE".into())) && !folded(Pattern::Suffix("EE".into())));
     }
 
     proptest! {

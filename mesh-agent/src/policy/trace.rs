@@ -10,7 +10,7 @@ use mesh_common::model::{AuthorizationPolicy, Enforcement};
 use super::clause::Miss;
 use super::compile::CompiledPolicy;
 use super::decision::Decision;
-use super::facts::{Channel, ConnectionFacts};
+use super::facts::{Channel, ConnectionFacts, RequestFacts};
 use super::mode::PortMode;
 
 /// The way to a decision. Shown as one line for each step.
@@ -18,6 +18,8 @@ use super::mode::PortMode;
 pub struct Trace<'a> {
     /// The connection.
     pub facts: ConnectionFacts<'a>,
+    /// The request, if one was decided on and not a connection.
+    pub request: Option<RequestFacts<'a>>,
     /// The mode of the port.
     pub mode: &'a PortMode,
     /// The policies that took part, in order; after the one that decided, none is asked.
@@ -114,6 +116,18 @@ impl fmt::Display for Trace<'_> {
             Channel::Plaintext => writeln!(f, "identity: none, plaintext from {}", self.facts.source_ip)?,
             Channel::MutualTls(peer) => writeln!(f, "identity: {peer}, by mutual TLS")?,
             Channel::SameNode(peer) => writeln!(f, "identity: {peer}, by the kernel")?,
+        }
+        if let Some(request) = &self.request {
+            writeln!(
+                f,
+                "request: {} {}, host {}",
+                request.method, request.path, request.host
+            )?;
+            match request.token.map(|token| token.principal()) {
+                Some(Some(principal)) => writeln!(f, "token: {}", principal.concat())?,
+                Some(None) => writeln!(f, "token: without issuer or subject")?,
+                None => writeln!(f, "token: none")?,
+            }
         }
         match &self.mode.from {
             Some(key) => writeln!(f, "mode: {}, PeerAuthentication {key}", self.mode.mode)?,

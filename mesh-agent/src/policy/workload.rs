@@ -1,12 +1,12 @@
-//! The policies that concern one workload, and what they say about a connection to it.
+//! The policies that concern one workload, and what they say about a connection or a request to it.
 
 use std::sync::Arc;
 
 use mesh_common::model::{Action, ObjectKey, PeerMode};
 
-use super::compile::CompiledPolicy;
-use super::decision::{Decision, Reason, Report};
-use super::facts::{Channel, ConnectionFacts};
+use super::compile::{CompiledPolicy, Reads};
+use super::decision::{Decision, Reason, Report, Verdict};
+use super::facts::{Channel, ConnectionFacts, RequestFacts, Subject};
 use super::mode::Modes;
 use super::trace::{Notes, Recorder, Trace};
 
@@ -22,6 +22,18 @@ pub struct WorkloadPolicy {
     deny: Vec<Arc<CompiledPolicy>>,
     allow: Vec<Arc<CompiledPolicy>>,
     audit: Vec<Arc<CompiledPolicy>>,
+    reads: Reads,
+    /// Whether some policy decides nothing.
+    silent: bool,
+}
+
+/// What can be said of a connection before its first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeforeRequests<'a> {
+    /// Whatever is asked for, it is denied.
+    Deny(Decision<'a>),
+    /// Each request must be judged.
+    Ask,
 }
 
 /// Which policies take part in a decision.
@@ -48,8 +60,15 @@ impl WorkloadPolicy {
             deny: Vec::new(),
             allow: Vec::new(),
             audit: Vec::new(),
+            reads: Reads::default(),
+            silent: false,
         };
         for policy in policies {
+            let reads = policy.reads();
+            all.reads.requests |= reads.requests;
+            all.reads.paths |= reads.paths;
+            all.reads.headers |= reads.headers;
+            all.silent |= policy.is_silent();
             let list = match policy.policy().action {
                 Action::Custom => &mut all.custom,
                 Action::Deny => &mut all.deny,
@@ -81,37 +100,103 @@ impl WorkloadPolicy {
         &self.unknown
     }
 
-    /// Decides on a connection.
-    pub fn decide(&self, facts: &ConnectionFacts<'_>) -> Decision<'_> {
-        self.walk(facts, Cast::Enforced, &mut ())
+    /// Whether the requests of a connection must be looked at to judge them: some policy, be it one that decides
+    /// nothing, asks for something that only a request has.
+    pub fn needs_requests(&self) -> bool {
+        self.reads.requests
     }
 
-    /// What would be decided if the policies in dry run were enforced too; `None` if there are none.
+    /// What the policies look at in requests.
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// Whether there is any policy that decides nothing, so that [`Self::reports`] or [`Self::rehearse`] have
+    /// something to say.
+    pub fn has_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Decides on a connection as TCP, whose bytes nobody reads: see [`BeforeRequests`] for one with requests.
+    pub fn decide(&self, facts: &ConnectionFacts<'_>) -> Decision<'_> {
+        self.walk(Subject::Connection(facts), Cast::Enforced, &mut ())
+    }
+
+    /// Decides on a connection whose requests will each be decided on, as far as that can be done before them: what is
+    /// denied now would be denied for every request. Plaintext where the mode is STRICT is, and a match of a DENY rule
+    /// without fields about requests.
+    pub fn decide_connection_for_http(&self, facts: &ConnectionFacts<'_>) -> BeforeRequests<'_> {
+        let decision = self.walk(Subject::Requests(facts), Cast::Enforced, &mut ());
+        match decision.verdict() {
+            Verdict::Deny => BeforeRequests::Deny(decision),
+            Verdict::Allow => BeforeRequests::Ask,
+        }
+    }
+
+    /// Decides on a request.
+    pub fn decide_request(&self, facts: &RequestFacts<'_>) -> Decision<'_> {
+        self.walk(Subject::Request(facts), Cast::Enforced, &mut ())
+    }
+
+    /// What would be decided on a connection if the policies in dry run were enforced too; `None` if there are none.
     pub fn rehearse(&self, facts: &ConnectionFacts<'_>) -> Option<Decision<'_>> {
-        self.rehearses().then(|| self.walk(facts, Cast::All, &mut ()))
+        self.rehearse_subject(Subject::Connection(facts))
+    }
+
+    /// What would be decided on a request if the policies in dry run were enforced too; `None` if there are none.
+    pub fn rehearse_request(&self, facts: &RequestFacts<'_>) -> Option<Decision<'_>> {
+        self.rehearse_subject(Subject::Request(facts))
     }
 
     /// The policies that decide nothing and match the connection.
     pub fn reports<'a>(&'a self, facts: &ConnectionFacts<'_>) -> impl Iterator<Item = Report<'a>> {
-        self.policies()
-            .filter_map(move |policy| report(policy, facts, &mut ()))
+        self.reports_on(Subject::Connection(facts))
+    }
+
+    /// The policies that decide nothing and match the request.
+    pub fn reports_request<'a>(&'a self, facts: &RequestFacts<'_>) -> impl Iterator<Item = Report<'a>> {
+        self.reports_on(Subject::Request(facts))
     }
 
     /// How the decision about a connection comes about.
     pub fn trace<'a>(&'a self, facts: ConnectionFacts<'a>) -> Trace<'a> {
+        self.trace_subject(Subject::Connection(&facts), facts, None)
+    }
+
+    /// How the decision about a request comes about.
+    pub fn trace_request<'a>(&'a self, facts: RequestFacts<'a>) -> Trace<'a> {
+        self.trace_subject(Subject::Request(&facts), facts.connection, Some(facts))
+    }
+
+    fn rehearse_subject(&self, subject: Subject<'_, '_>) -> Option<Decision<'_>> {
+        self.rehearses().then(|| self.walk(subject, Cast::All, &mut ()))
+    }
+
+    fn reports_on<'a>(&'a self, subject: Subject<'_, '_>) -> impl Iterator<Item = Report<'a>> {
+        self.policies()
+            .filter_map(move |policy| report(policy, subject, &mut ()))
+    }
+
+    fn trace_subject<'a>(
+        &'a self,
+        subject: Subject<'_, 'a>,
+        facts: ConnectionFacts<'a>,
+        request: Option<RequestFacts<'a>>,
+    ) -> Trace<'a> {
         let mut considered = Recorder::default();
-        let decision = self.walk(&facts, Cast::Enforced, &mut considered);
+        let decision = self.walk(subject, Cast::Enforced, &mut considered);
         let mut reported = Recorder::default();
         self.policies().for_each(|policy| {
-            report(policy, &facts, &mut reported);
+            report(policy, subject, &mut reported);
         });
         Trace {
             facts,
+            request,
             mode: self.modes.at(facts.destination.port()),
             considered: considered.policies,
             reported: reported.policies,
             decision,
-            rehearsal: self.rehearse(&facts),
+            rehearsal: self.rehearse_subject(subject),
         }
     }
 
@@ -120,12 +205,8 @@ impl WorkloadPolicy {
     }
 
     /// The one way to a decision.
-    fn walk<'a>(
-        &'a self,
-        facts: &ConnectionFacts<'_>,
-        cast: Cast,
-        notes: &mut impl Notes<'a>,
-    ) -> Decision<'a> {
+    fn walk<'a>(&'a self, subject: Subject<'_, '_>, cast: Cast, notes: &mut impl Notes<'a>) -> Decision<'a> {
+        let facts = subject.connection();
         let mode = self.modes.at(facts.destination.port());
         if mode.mode == PeerMode::Strict && facts.channel == Channel::Plaintext {
             return Reason::Plaintext(mode.from.as_ref()).into();
@@ -139,13 +220,13 @@ impl WorkloadPolicy {
             return Reason::NoAuthorizer(&policy.policy().key).into();
         }
         for policy in self.deny.iter().filter(acting) {
-            if let Some(rule) = policy.first_match(facts, notes) {
+            if let Some(rule) = policy.first_match(subject, notes) {
                 return Reason::DenyRule(&policy.policy().key, rule).into();
             }
         }
         let mut undecided = Reason::NoAllowPolicy;
         for policy in self.allow.iter().filter(acting) {
-            if let Some(rule) = policy.first_match(facts, notes) {
+            if let Some(rule) = policy.first_match(subject, notes) {
                 return Reason::AllowRule(&policy.policy().key, rule).into();
             }
             undecided = Reason::NothingAllows;
@@ -175,14 +256,14 @@ impl<'a> From<Reason<'a>> for Decision<'a> {
 /// The match of a policy that decides nothing.
 fn report<'a>(
     policy: &'a Arc<CompiledPolicy>,
-    facts: &ConnectionFacts<'_>,
+    subject: Subject<'_, '_>,
     notes: &mut impl Notes<'a>,
 ) -> Option<Report<'a>> {
-    let action = policy.policy().action;
-    if action != Action::Audit && policy.is_enforced() {
+    if !policy.is_silent() {
         return None;
     }
-    let rule = policy.first_match(facts, notes);
+    let action = policy.policy().action;
+    let rule = policy.first_match(subject, notes);
     (rule.is_some() || action == Action::Custom).then(|| Report {
         policy: policy.policy(),
         rule,

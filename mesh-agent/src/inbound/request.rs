@@ -1,0 +1,310 @@
+//! Whether a request to a pod of this node may be.
+//!
+//! The HTTP engine asks [`Guard::authorize`] for every request before the application hears of it, also on connections
+//! that were let in long ago: the policies that count are those of the moment. For streams that stay open it keeps a
+//! [`KeptRequest`] and asks [`Guard::still_allows`] when the snapshot changes.
+//!
+//! Invariant: nothing about a request is guessed. A path without an agreed spelling is refused, and the application
+//! gets the path that was judged.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::HOST, request::Parts};
+use mesh_common::model::ObjectKey;
+use thiserror::Error;
+
+use super::authorize::{Denied, Guard};
+use crate::{
+    policy::{BadPath, BeforeRequests, Decision, RequestFacts, Token, Verdict, WorkloadPolicy, normalize},
+    state::{Snapshot, Store},
+};
+
+/// What a worker keeps to judge requests.
+#[derive(Debug, Default)]
+pub struct Gate {}
+
+/// A request that may be, and what must be changed about it before it goes on: nothing in most cases.
+#[derive(Debug, Default)]
+pub struct Authorized {
+    /// Where to go on to, if the path was not in its one spelling.
+    uri: Option<Uri>,
+    token: Option<Arc<Token>>,
+}
+
+/// A request that may not be. Shown as the reason in words.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RequestDenied {
+    /// By a policy, or for want of one that allows.
+    #[error("{reason}")]
+    Forbidden {
+        /// The decision in words.
+        reason: String,
+        /// The reason in one word, for metrics.
+        word: &'static str,
+        /// The policy that decided, if a single one did.
+        policy: Option<ObjectKey>,
+        /// Its rule that matched, from 0.
+        rule: Option<usize>,
+    },
+    /// Its token is not valid here.
+    #[error("denied: {reason}")]
+    Unauthenticated {
+        /// What is wrong with the token.
+        reason: String,
+        /// The value for `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// Its token cannot be verified, for the keys of its issuer could not be had so far.
+    #[error("denied: {0}")]
+    NoKeys(String),
+    /// The path cannot be judged.
+    #[error("denied: {0}")]
+    BadPath(#[from] BadPath),
+    /// The workload is not in the mesh any more.
+    #[error("denied: workload {0} is not known any more")]
+    Unknown(ObjectKey),
+}
+
+/// What must be known of a request to judge it again later.
+#[derive(Clone, Debug)]
+pub struct KeptRequest {
+    method: Method,
+    path: Box<str>,
+    host: Box<str>,
+    /// Copied only if some policy asked for headers when the request came.
+    headers: Option<HeaderMap>,
+    token: Option<Arc<Token>>,
+}
+
+impl Authorized {
+    /// Makes the changes: the path becomes the one that was judged.
+    pub fn apply(self, request: &mut Parts) {
+        if let Some(uri) = self.uri {
+            request.uri = uri;
+        }
+    }
+}
+
+impl RequestDenied {
+    /// The status to answer with. For gRPC 401 is UNAUTHENTICATED, 403 PERMISSION_DENIED, 503 UNAVAILABLE, and 400
+    /// INTERNAL as everywhere.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::BadPath(_) => StatusCode::BAD_REQUEST,
+            Self::NoKeys(_) | Self::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The value for `WWW-Authenticate`, which an answer with 401 must have.
+    pub fn challenge(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Unauthenticated { challenge, .. } => Some(challenge),
+            _ => None,
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Forbidden { word, .. } => word,
+            Self::Unauthenticated { .. } => "bad-token",
+            Self::NoKeys(_) => "no-keys",
+            Self::BadPath(_) => "bad-path",
+            Self::Unknown(_) => "unknown-workload",
+        }
+    }
+}
+
+impl Guard {
+    /// Whether the requests of a connection must be judged one by one. If not, [`Guard::check`] says everything, and
+    /// the connection need not be read as HTTP on account of policies. Ask again when the snapshot changes.
+    pub fn needs_requests(&self, snapshot: &Snapshot) -> bool {
+        snapshot
+            .workload(&self.workload.key)
+            .is_none_or(|entry| snapshot.policy_of(entry).needs_requests())
+    }
+
+    /// In place of [`Guard::check`] for a connection whose requests are all given to [`Guard::authorize`]: denies what
+    /// no request could change, and leaves everything else to the requests. Ask it when the connection begins and
+    /// again when the snapshot changes.
+    pub fn check_before_requests(&self, snapshot: &Snapshot) -> Result<(), Denied> {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return Err(Denied::Unknown(self.workload.key.clone()));
+        };
+        match snapshot
+            .policy_of(entry)
+            .decide_connection_for_http(&self.facts())
+        {
+            BeforeRequests::Ask => Ok(()),
+            BeforeRequests::Deny(decision) => Err(Denied::Policy(decision.to_string())),
+        }
+    }
+
+    /// Judges one request by the policies of the moment: to be asked for every request, before anything of it goes
+    /// to the application and before its headers are changed otherwise.
+    ///
+    /// Usually answers at once. It waits, for seconds at the most, only where a token names a key that is not known
+    /// yet and its issuer is asked for new keys.
+    pub async fn authorize(
+        &self,
+        store: &Store,
+        gate: &Gate,
+        request: &Parts,
+    ) -> Result<Authorized, RequestDenied> {
+        self.check_request(&store.load(), gate, request)
+    }
+
+    /// [`Guard::authorize`] by a certain snapshot, without ever waiting for keys.
+    pub fn check_request(
+        &self,
+        snapshot: &Snapshot,
+        gate: &Gate,
+        request: &Parts,
+    ) -> Result<Authorized, RequestDenied> {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return Err(RequestDenied::Unknown(self.workload.key.clone()));
+        };
+        let policy = snapshot.policy_of(entry);
+        let path = judged_path(&policy, request)?;
+        let facts = RequestFacts {
+            connection: self.facts(),
+            method: request.method.as_str(),
+            path: &path,
+            host: host_of(request),
+            headers: &request.headers,
+            token: None,
+        };
+        if policy.has_silent() {
+            self.report_request(&policy, gate, &facts);
+        }
+        verdict(policy.decide_request(&facts))?;
+        Ok(Authorized {
+            uri: match path {
+                Cow::Owned(path) => Some(with_path(&request.uri, &path)?),
+                Cow::Borrowed(_) => None,
+            },
+            token: None,
+        })
+    }
+
+    /// What to keep of a request that was authorized, to judge it again while its streams are open. Ask before
+    /// [`Authorized::apply`].
+    pub fn keep(&self, snapshot: &Snapshot, authorized: &Authorized, request: &Parts) -> KeptRequest {
+        let entry = snapshot.workload(&self.workload.key);
+        let reads_headers = entry.is_some_and(|entry| snapshot.policy_of(entry).reads().headers);
+        KeptRequest {
+            method: request.method.clone(),
+            path: authorized.uri.as_ref().unwrap_or(&request.uri).path().into(),
+            host: host_of(request).into(),
+            headers: reads_headers.then(|| request.headers.clone()),
+            token: authorized.token.clone(),
+        }
+    }
+
+    /// Whether a request that is still going on may go on by the policies of a later snapshot; if not, its streams are
+    /// to be reset. Its token counts as it was proved. A request of which no headers were kept, since nobody asked for
+    /// any, cannot be judged by policies that do now: it may not go on.
+    pub fn still_allows(&self, snapshot: &Snapshot, kept: &KeptRequest) -> Result<(), RequestDenied> {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return Err(RequestDenied::Unknown(self.workload.key.clone()));
+        };
+        let policy = snapshot.policy_of(entry);
+        let none = HeaderMap::new();
+        let headers = match &kept.headers {
+            Some(headers) => headers,
+            None if policy.reads().headers => {
+                return Err(RequestDenied::Forbidden {
+                    reason: "denied: a policy that came later asks for headers, which were not kept"
+                        .to_owned(),
+                    word: "headers-not-kept",
+                    policy: None,
+                    rule: None,
+                });
+            }
+            None => &none,
+        };
+        // Paths are in their one spelling if some policy asked for them when the request came.
+        let path = match policy.reads().paths {
+            true => normalize(&kept.path)?,
+            false => Cow::Borrowed(&*kept.path),
+        };
+        verdict(policy.decide_request(&RequestFacts {
+            connection: self.facts(),
+            method: kept.method.as_str(),
+            path: &path,
+            host: &kept.host,
+            headers,
+            token: kept.token.as_deref(),
+        }))
+    }
+
+    /// Logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.
+    fn report_request(&self, policy: &WorkloadPolicy, _: &Gate, facts: &RequestFacts<'_>) {
+        for report in policy.reports_request(facts) {
+            tracing::info!(
+                workload = %self.workload.key,
+                client = %self.client,
+                method = facts.method,
+                path = facts.path,
+                policy = %report.policy.key,
+                rule = report.rule,
+                "a policy that decides nothing matches a request"
+            );
+        }
+        if let Some(rehearsed) = policy.rehearse_request(facts)
+            && rehearsed.verdict() != policy.decide_request(facts).verdict()
+        {
+            tracing::info!(
+                workload = %self.workload.key,
+                client = %self.client,
+                method = facts.method,
+                path = facts.path,
+                "a request would fare otherwise if the policies in dry run were enforced: {rehearsed}"
+            );
+        }
+    }
+}
+
+/// The path to judge. It is brought to its one spelling only where a policy asks for it: an application without such
+/// policies gets its paths as they come.
+fn judged_path<'r>(policy: &WorkloadPolicy, request: &'r Parts) -> Result<Cow<'r, str>, BadPath> {
+    let path = request.uri.path();
+    match policy.reads().paths && !path.is_empty() {
+        true => normalize(path),
+        false => Ok(Cow::Borrowed(path)),
+    }
+}
+
+/// The host that a request names: that of its target, else that of its header.
+fn host_of(request: &Parts) -> &str {
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = authority.or_else(header).unwrap_or_default();
+    host.rsplit_once('@').map_or(host, |(_, host)| host)
+}
+
+/// A request target with another path.
+fn with_path(uri: &Uri, path: &str) -> Result<Uri, BadPath> {
+    let whole: Cow<'_, str> = match uri.query() {
+        Some(query) => format!("{path}?{query}").into(),
+        None => path.into(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(whole.parse().map_err(|_| BadPath::Encoding)?);
+    Uri::from_parts(parts).map_err(|_| BadPath::Relative)
+}
+
+fn verdict(decision: Decision<'_>) -> Result<(), RequestDenied> {
+    match decision.verdict() {
+        Verdict::Allow => Ok(()),
+        Verdict::Deny => Err(RequestDenied::Forbidden {
+            reason: decision.to_string(),
+            word: decision.reason.word(),
+            policy: decision.policy().cloned(),
+            rule: decision.rule(),
+        }),
+    }
+}
