@@ -66,6 +66,10 @@ pub struct Fault {
     pub cause: Cause,
     /// Why, in words for whoever reads the answer.
     pub reason: Cow<'static, str>,
+    /// The side that it is a matter of, where that is not the one of the agent that answers: on one node there is only one.
+    side: Option<Side>,
+    /// What `WWW-Authenticate` says.
+    challenge: Option<HeaderValue>,
 }
 
 /// Where an agent stands: before the one who asks, or before the one who is asked.
@@ -171,7 +175,23 @@ impl Fault {
         Self {
             cause,
             reason: reason.into(),
+            side: None,
+            challenge: None,
         }
+    }
+
+    /// As a matter of that side.
+    #[must_use]
+    pub fn at(mut self, side: Side) -> Self {
+        self.side = Some(side);
+        self
+    }
+
+    /// With this value for `WWW-Authenticate`.
+    #[must_use]
+    pub fn challenge(mut self, challenge: Option<HeaderValue>) -> Self {
+        self.challenge = challenge;
+        self
     }
 }
 
@@ -195,7 +215,8 @@ impl Signature {
     /// The answer to a request of this kind.
     pub fn answer(&self, fault: &Fault, dialect: Dialect) -> Answer {
         let mut headers = HeaderMap::with_capacity(4);
-        let (cause, side, node) = (fault.cause.label(), self.side.word(), &self.node);
+        let side = fault.side.unwrap_or(self.side).word();
+        let (cause, node) = (fault.cause.label(), &self.node);
         let said = format!("side={side}; cause={cause}; node={node}");
         if let Ok(value) = HeaderValue::try_from(said) {
             headers.insert(HEADER.clone(), value);
@@ -207,7 +228,9 @@ impl Signature {
                     HeaderValue::from_static("text/plain; charset=utf-8"),
                 );
                 if fault.cause == Cause::Unauthenticated {
-                    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                    let challenge = fault.challenge.clone();
+                    let challenge = challenge.unwrap_or(HeaderValue::from_static("Bearer"));
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
                 }
                 let body = format!(
                     "nodemesh: {cause}, says the agent of node {node} on the {side}'s side: {}\n",

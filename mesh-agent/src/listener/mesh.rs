@@ -4,7 +4,13 @@
 //! implementations come. Invariant: no stream is joined before its peer's identity was proved, and none reaches anything
 //! but the pod that the connection was steered to.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -18,6 +24,7 @@ use super::{
     accept::{HeldRequest, PodListener, canonical},
     admission::{Full, Place},
     journey::{self, account_of, takes_mtls},
+    requests::Arrivals,
     serve::{self, ACCEPT_DEADLINE, DataPath},
 };
 use crate::{
@@ -72,6 +79,9 @@ enum MeshError {
     #[error("the headers of a stream have {0} bytes, more than {max}", max = tuning::HEADER_LIST)]
     Headers(usize),
 }
+
+/// How often connections to the application that no request uses are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// How a connection from another agent begins.
 enum Beginning {
@@ -193,6 +203,8 @@ impl Arrived {
         let (mut connection, peer, protocol) = handshake(stream, &identity, taken).await?;
         drop(place);
         self.may_come(peer.id(), protocol)?;
+        let arrivals = Arrivals::new(path, pod, peer.id().clone(), *client, *addressed);
+        let mut sweep = tokio::time::interval(SWEEP);
         let mut silent = pin!(keepalive::silent(connection.ping_pong()));
         let mut leaving = false;
         loop {
@@ -203,6 +215,11 @@ impl Arrived {
                     connection.graceful_shutdown();
                     continue;
                 }
+                _ = sweep.tick() => {
+                    arrivals.sweep();
+                    continue;
+                }
+                () = path.cut.cancelled() => return Ok(()),
                 () = &mut silent => {
                     tracing::warn!(%client, "a tunnel's other end does not answer any more; its streams are reset");
                     return Ok(());
@@ -218,6 +235,10 @@ impl Arrived {
                 }
                 None => return Ok(()),
             };
+            if protocol == TunnelProtocol::Nodemesh && !is_for_stream(&request) {
+                arrivals.serve(request, respond);
+                continue;
+            }
             match Asked::read(request, respond, pod, *client, protocol) {
                 Ok(asked) => {
                     let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
@@ -272,6 +293,11 @@ impl Arrived {
             reason: error.to_string(),
         });
     }
+}
+
+/// Whether a request asks for a stream of bytes; else it is one to the application. An extended CONNECT (RFC 8441) is.
+fn is_for_stream(request: &Request<h2::RecvStream>) -> bool {
+    request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none()
 }
 
 /// The life of one stream.

@@ -23,10 +23,12 @@ use super::{
     admission::Admission,
     journey::{self, Journey, Leg, remember},
     mesh,
+    requests::{self, ShelfKey},
 };
 use crate::{
+    http::pool::Shelves,
     identity::CertificateStore,
-    inbound::{Denied, Guard, Proof},
+    inbound::{Denied, Gate, Guard, Proof},
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
@@ -63,6 +65,10 @@ pub struct DataPath {
     pub trust_domain: TrustDomain,
     /// Tunnels to other agents.
     pub pool: Pool,
+    /// Connections to servers that are spoken HTTP to, between two requests.
+    pub(crate) shelves: Shelves<ShelfKey>,
+    /// What is kept to judge requests.
+    pub(crate) gate: Gate,
     /// Owns the tunnels' tasks, in both directions.
     pub tunnels: TaskTracker,
     /// Bounds the handshakes of other agents.
@@ -103,6 +109,8 @@ impl DataPath {
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
+            shelves: Shelves::default(),
+            gate: Gate::default(),
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
             leaving: CancellationToken::new(),
@@ -143,6 +151,11 @@ pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
     if record.is_none() && mesh::is_from_mesh(path, pod, client, dst) {
         return mesh::held(path, held, client, dst);
     }
+    if let Some(record) = &record
+        && let Some(routed) = requests::routed(path, pod, client, record)
+    {
+        return requests::held(path, held, routed);
+    }
     let journey = match record {
         Some(record) => journey::outbound(path, pod, client, &record),
         None => journey::inbound(path, pod, client, dst, Proof::None),
@@ -165,10 +178,14 @@ pub(super) fn accepted(
     if record.is_none() && mesh::is_from_mesh(path, &listener.pod, client, local) {
         return mesh::accepted(path, listener, stream, client, local);
     }
-    let journey = match record {
-        Some(record) if record.kind == RecordKind::Captured as u32 => {
-            journey::outbound(path, &listener.pod, client, &record)
-        }
+    let captured = record.filter(|record| record.kind == RecordKind::Captured as u32);
+    if let Some(record) = &captured
+        && let Some(routed) = requests::routed(path, &listener.pod, client, record)
+    {
+        return requests::accepted(path, stream, routed);
+    }
+    let journey = match captured {
+        Some(record) => journey::outbound(path, &listener.pod, client, &record),
         _ => journey::inbound(path, &listener.pod, client, local, Proof::None),
     };
     let path = Arc::clone(path);
@@ -362,7 +379,13 @@ pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, reason: St
     record(path, entry, kind, None, reason);
 }
 
-fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Duration>, reason: String) {
+pub(super) fn record(
+    path: &DataPath,
+    entry: &Entry,
+    kind: FlowKind,
+    duration: Option<Duration>,
+    reason: String,
+) {
     let subject = FlowSubject::Connection(Arc::clone(entry.connection()));
     path.flows.push(Flow {
         time: SystemTime::now(),

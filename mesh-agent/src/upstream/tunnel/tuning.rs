@@ -49,7 +49,9 @@ pub(crate) fn server() -> h2::server::Builder {
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .max_local_error_reset_streams(Some(FAULTS));
+        .max_local_error_reset_streams(Some(FAULTS))
+        // Switched protocols travel as extended CONNECT (RFC 8441).
+        .enable_connect_protocol();
     builder
 }
 
