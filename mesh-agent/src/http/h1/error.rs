@@ -59,7 +59,7 @@ pub enum ReadError {
     /// A CR is not followed by LF.
     #[error("a CR is not followed by LF")]
     BareCr,
-    /// NUL or another control character.
+    /// NUL or another control character; in trailers and chunk extensions as well.
     #[error("there is a control character in the head")]
     ControlCharacter,
     /// A header continues on a second line (RFC 9112 5.2).
@@ -111,11 +111,14 @@ pub enum ReadError {
     /// `Transfer-Encoding` is not exactly `chunked`.
     #[error("the Transfer-Encoding is not exactly `chunked`")]
     BadTransferEncoding,
+    /// `Transfer-Encoding` names another coding before a final `chunked`, such as gzip.
+    #[error("the Transfer-Encoding names a coding besides `chunked`")]
+    UnknownTransferEncoding,
     /// `Transfer-Encoding` in HTTP/1.0.
     #[error("there is a Transfer-Encoding in HTTP/1.0")]
     ChunkedInHttp10,
-    /// A response that cannot have a body declares a transfer coding or a length.
-    #[error("a response that has no body declares one")]
+    /// A message that cannot have a body (1xx, 204, CONNECT and its 2xx) declares a transfer coding or a length above 0.
+    #[error("a message that cannot have a body declares one")]
     BodyNotAllowed,
     /// 101 to a request that did not ask for it, or without saying what to.
     #[error("the server switched protocols unasked")]
@@ -159,6 +162,7 @@ impl ReadError {
             }
             Self::TargetTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnknownTransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Self::BadVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             _ => StatusCode::BAD_REQUEST,
         })
@@ -197,6 +201,7 @@ impl ReadError {
             Self::ManyLengths => "many_lengths",
             Self::BadLength => "bad_length",
             Self::BadTransferEncoding => "bad_transfer_encoding",
+            Self::UnknownTransferEncoding => "unknown_transfer_encoding",
             Self::ChunkedInHttp10 => "chunked_in_http10",
             Self::BodyNotAllowed => "body_not_allowed",
             Self::UnaskedSwitch => "unasked_switch",

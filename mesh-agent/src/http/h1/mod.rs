@@ -24,9 +24,19 @@
 
 pub mod hop_by_hop;
 
+mod chunked;
+mod encode;
 mod error;
+mod facts;
+mod head;
 mod read;
+mod scan;
+mod target;
+mod trailers;
 mod write;
+
+#[cfg(test)]
+mod tests;
 
 use http::{HeaderValue, Method, StatusCode, Version, request, response};
 
@@ -41,7 +51,7 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of a request target.
     pub target_bytes: usize,
-    /// Header lines of a head, and lines of trailers.
+    /// Header lines of a head, and lines of trailers. No more than [`MOST_HEADERS`] count.
     pub headers: usize,
     /// Bytes of trailers with their line ends.
     pub trailer_bytes: usize,
@@ -50,6 +60,9 @@ pub struct Limits {
     /// Bytes of a body.
     pub body_bytes: u64,
 }
+
+/// The ceiling of [`Limits::headers`].
+pub const MOST_HEADERS: usize = 256;
 
 impl Default for Limits {
     fn default() -> Self {
