@@ -13,6 +13,7 @@ mod checks;
 mod corners;
 mod direct;
 mod harness;
+mod http;
 mod mtls;
 mod outside;
 mod policy;
