@@ -147,3 +147,286 @@ fn a_service_without_endpoints_answers_503_and_says_why() {
         Ok(())
     });
 }
+
+#[test]
+fn bodies_of_all_sizes_arrive_whole_in_either_framing() {
+    requests("http-bodies", |mesh, to| {
+        let client = mesh.pod("client");
+        for count in ["0", "1", "70000", "30000000"] {
+            for kind in ["bytes", "chunked", "until-close"] {
+                let at = url(mesh, to, &format!("/{kind}/{count}"));
+                let script = format!("curl -sS --max-time 60 {at} | sha256sum");
+                let got = client.run("sh", &["-c", &script])?.ok()?.stdout;
+                ensure!(
+                    got.starts_with(&pattern_digest(client, count)?),
+                    "{kind} {count}: {got}"
+                );
+            }
+            for how in ["", "-H 'Transfer-Encoding: chunked'"] {
+                let at = url(mesh, to, "/");
+                let script = format!(
+                    "python3 -c '{PATTERN}' {count} | curl -sS --max-time 60 {how} --data-binary @- {at}"
+                );
+                let output = client.run("sh", &["-c", &script])?.ok()?;
+                let said: Value = serde_json::from_str(&output.stdout).context(output.to_string())?;
+                ensure!(
+                    said["sha256"] == pattern_digest(client, count)?,
+                    "{how} {count}: {said}"
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Prints what the application sends as so many bytes.
+const PATTERN: &str = "import sys\nleft = int(sys.argv[1])\nblock = bytes(range(256)) * 256\nwhile left > 0:\n    piece = block[:left]\n    sys.stdout.buffer.write(piece)\n    left -= len(piece)";
+
+fn pattern_digest(pod: &LivePod, count: &str) -> Result<String> {
+    let script = format!("python3 -c '{PATTERN}' {count} | sha256sum");
+    let digest = pod.run("sh", &["-c", &script])?.ok()?.stdout;
+    Ok(digest.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// Runs a Python program in the client's pod against a service; it says what is wrong by failing.
+fn python(mesh: &Mesh, to: &str, program: &str) -> Result<()> {
+    let address = mesh.service(to).v4().to_string();
+    let whole = format!("{PRELUDE}\n{program}");
+    mesh.pod("client")
+        .run("python3", &["-c", &whole, &address])?
+        .ok()?;
+    Ok(())
+}
+
+const PRELUDE: &str = r#"
+import json, socket, struct, sys, time
+def connect(port=80):
+    sock = socket.create_connection((sys.argv[1], port), timeout=20)
+    return sock, sock.makefile("rb")
+def head(file):
+    lines = []
+    while (line := file.readline()) not in (b"\r\n", b""):
+        lines.append(line.decode().strip())
+    return lines
+def answer(file, has_body=True):
+    lines = head(file)
+    assert lines, "closed before an answer"
+    fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+    body = b""
+    if has_body and "content-length" in fields:
+        body = file.read(int(fields["content-length"]))
+    return lines[0], fields, body
+def get(path, *more):
+    return ("GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (path, "".join(line + "\r\n" for line in more))).encode()
+"#;
+
+#[test]
+fn a_connection_carries_many_requests_and_pipelined_ones_in_order() {
+    requests("http-keep", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+sock, file = connect()
+for number in range(50):
+    sock.sendall(get("/%d" % number))
+    status, fields, body = answer(file)
+    assert status == "HTTP/1.1 200 OK" and json.loads(body)["target"] == "/%d" % number, (status, body)
+sock.sendall(b"".join(get("/%d" % number) for number in range(100)))
+for number in range(100):
+    status, fields, body = answer(file)
+    assert json.loads(body)["target"] == "/%d" % number, (number, body)
+# In pieces of one byte each.
+for byte in get("/slowly"):
+    sock.sendall(bytes([byte]))
+assert json.loads(answer(file)[2])["target"] == "/slowly"
+sock.sendall(get("/last", "Connection: close"))
+status, fields, body = answer(file)
+assert fields["connection"] == "close" and file.read() == b"", fields
+"#,
+        )
+    });
+}
+
+#[test]
+fn heads_interim_answers_and_trailers_pass() {
+    requests("http-forms", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+sock, file = connect()
+sock.sendall(b"HEAD /x HTTP/1.1\r\nHost: x\r\n\r\n")
+status, fields, body = answer(file, has_body=False)
+assert status == "HTTP/1.1 200 OK" and int(fields["content-length"]) > 10, fields
+sock.sendall(get("/hints"))
+lines = head(file)
+assert lines[0].startswith("HTTP/1.1 103") and "Link: </style.css>; rel=preload" in lines, lines
+assert answer(file)[2] == b"hinted\n"
+# The application is asked to go on, and says so.
+sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+lines = head(file)
+assert lines[0].startswith("HTTP/1.1 100"), lines
+sock.sendall(b"hello")
+said = json.loads(answer(file)[2])
+assert said["bytes"] == 5, said
+# Trailers both ways.
+sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n")
+said = json.loads(answer(file)[2])
+assert [line.lower() for line in said["trailers"]] == ["x-sum: 7"], said
+sock.sendall(get("/chunked/10", "TE: trailers"))
+head(file)
+rest = b""
+while not rest.endswith(b"\r\n\r\n"):
+    rest += file.readline()
+assert b"x-digest:" in rest.lower(), rest
+# A proxy's form of the target, and OPTIONS of the whole server.
+sock.sendall(b"GET http://shop.example/a HTTP/1.1\r\nHost: other\r\n\r\n")
+said = json.loads(answer(file)[2])
+assert ["host", "shop.example"] in said["headers"] and said["target"].endswith("/a"), said
+sock.sendall(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+assert json.loads(answer(file)[2])["target"] == "*"
+# HTTP/1.0 ends with the connection.
+sock, file = connect()
+sock.sendall(b"GET /chunked/3000 HTTP/1.0\r\n\r\n")
+lines = head(file)
+assert not any("chunked" in line.lower() for line in lines), lines
+rest = file.read()
+assert len(rest) == 3000, (lines, len(rest))
+"#,
+        )
+    });
+}
+
+#[test]
+fn what_breaks_off_never_looks_complete() {
+    requests("http-cut", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+for kind in ("length", "chunked", "close"):
+    sock, file = connect()
+    sock.sendall(get("/cut/" + kind))
+    try:
+        seen = sock.recv(65536)
+        while piece := sock.recv(65536):
+            seen += piece
+        assert False, (kind, "an orderly end", seen[-20:])
+    except ConnectionResetError:
+        pass
+sock, file = connect()
+sock.sendall(get("/reset"))
+status, fields, body = answer(file)
+assert status.startswith("HTTP/1.1 502"), status
+assert "cause=reset" in fields["nodemesh-error"], fields
+# The connection is as good as before.
+sock.sendall(get("/after"))
+after = answer(file)
+assert after[0] == "HTTP/1.1 200 OK", after
+# An answer that comes before its request was sent.
+sock, file = connect()
+sock.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+try:
+    for _ in range(100):
+        sock.sendall(bytes(100000))
+except (ConnectionError, TimeoutError):
+    pass
+status, fields, body = answer(file)
+assert status.startswith("HTTP/1.1 413"), (status, fields, body)
+"#,
+        )
+    });
+}
+
+#[test]
+fn a_client_that_goes_takes_its_request_along() {
+    Mesh::scenario(http_mesh("http-gone"), |mesh| {
+        let (_agents, mut servers) = start(mesh)?;
+        for (to, server) in ["near", "far"].into_iter().zip(&mut servers) {
+            python(
+                mesh,
+                to,
+                "sock, file = connect()\nsock.sendall(get(\"/wait/1\"))\ntime.sleep(0.5)\nsock.close()",
+            )?;
+            server
+                .wait_line(SOON, |line| line.contains("\"gone\": true"))
+                .with_context(|| format!("to {to}"))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_kept_connection_that_its_application_closed_costs_no_request() {
+    requests("http-stale", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+sock, file = connect()
+for number in range(100):
+    sock.sendall(get("/close" if number % 2 else "/"))
+    status = answer(file)[0]
+    assert status == "HTTP/1.1 200 OK", (number, status)
+"#,
+        )
+    });
+}
+
+#[test]
+fn a_web_socket_passes() {
+    requests("http-upgrade", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+sock, file = connect()
+sock.sendall(get("/upgrade", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
+lines = [line.lower() for line in head(file)]
+assert lines[0].startswith("http/1.1 101"), lines
+assert "upgrade: websocket" in lines and "connection: upgrade" in lines, lines
+assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in lines, lines
+for size in (1, 100, 100000):
+    sent = bytes([size % 251]) * size
+    sock.sendall(sent)
+    assert file.read(size) == sent
+sock.shutdown(socket.SHUT_WR)
+assert file.read() == b""
+# A wish that the application ignores is an ordinary request.
+sock, file = connect()
+sock.sendall(get("/", "Upgrade: websocket", "Connection: Upgrade"))
+assert answer(file)[0] == "HTTP/1.1 200 OK"
+sock.sendall(get("/"))
+assert answer(file)[0] == "HTTP/1.1 200 OK"
+"#,
+        )
+    });
+}
+
+#[test]
+fn what_is_ambiguous_is_refused_and_the_application_hears_nothing_of_it() {
+    requests("http-strict", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+for raw in (
+    b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+    b"GET / HTTP/1.1\nHost: x\n\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"\x16\x03\x01\x02\x00nonsense\r\n\r\n",
+):
+    sock, file = connect()
+    sock.sendall(raw)
+    status, fields, body = answer(file)
+    assert status.startswith("HTTP/1.1 400"), (raw, status)
+    assert "cause=bad-request" in fields["nodemesh-error"], fields
+    assert file.read() == b""
+"#,
+        )
+    });
+}
