@@ -147,12 +147,14 @@ pub(super) async fn refuse(
     } else {
         Framing::Length(body.len() as u64)
     };
+    let mut headers = answer.headers;
+    if !body.is_empty() {
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
+    }
     let answered = async {
-        down.respond(answer.status, answer.headers, framing)?;
-        if !body.is_empty() {
-            while !body.is_empty() {
-                poll_fn(|cx| down.poll_data(cx, &mut body, Last::Yes)).await?;
-            }
+        down.respond(answer.status, headers, framing)?;
+        while !body.is_empty() {
+            poll_fn(|cx| down.poll_data(cx, &mut body, Last::Yes)).await?;
         }
         poll_fn(|cx| down.poll_flush(cx)).await
     };

@@ -430,3 +430,102 @@ for raw in (
         )
     });
 }
+
+#[test]
+fn clients_that_speak_http2_reach_servers_that_do() {
+    let service = |name: &str| {
+        Service::new(&format!("{name}-h2"))
+            .selector("app", name)
+            .port(80, NGINX)
+            .app_protocol("kubernetes.io/h2c")
+    };
+    let mesh = http_mesh("http-h2")
+        .service(service("near"))
+        .service(service("far"));
+    Mesh::scenario(mesh, |mesh| {
+        let (_agents, _servers) = start(mesh)?;
+        for to in ["far", "near"] {
+            let _nginx = nginx(mesh, to)?;
+            let client = mesh.pod("client");
+            let at = url(mesh, &format!("{to}-h2"), "/body");
+            let one = curl(client, &["--http2-prior-knowledge", "-i", &at])?
+                .ok()?
+                .stdout;
+            ensure!(one.starts_with("HTTP/2 200"), "{one}");
+            ensure!(
+                one.contains("x-version: HTTP/2.0") && one.ends_with("from nginx\n"),
+                "{one}"
+            );
+            let load = ["-n", "3000", "-c", "4", "-m", "20", "-p", "h2c", at.as_str()];
+            let load = client.run("h2load", &load)?.ok()?.stdout;
+            ensure!(load.contains("3000 succeeded, 0 failed, 0 errored"), "{load}");
+            // 20 MB up, and its answer.
+            let script = format!(
+                "head -c 20000000 /dev/zero | curl -sS --max-time 30 --http2-prior-knowledge --data-binary @- -w '%{{http_code}} %{{size_upload}}' {at}"
+            );
+            let up = client.run("sh", &["-c", &script])?.ok()?.stdout;
+            ensure!(up.contains("200 20000000"), "{up}");
+        }
+        Ok(())
+    });
+}
+
+/// Where nginx listens.
+const NGINX: u16 = 7802;
+
+/// Starts an nginx that speaks HTTP/2 in a pod, and waits until it listens.
+fn nginx(mesh: &Mesh, pod: &str) -> Result<Process> {
+    let dir = mesh.dir().join(format!("nginx-{pod}"));
+    std::fs::create_dir_all(&dir)?;
+    let dir = dir.display();
+    let conf = format!(
+        "daemon off; master_process off; pid {dir}/pid; error_log stderr;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f;\n\
+         uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; client_max_body_size 0;\n\
+         server {{ listen {NGINX} http2; listen [::]:{NGINX} http2;\n\
+         location / {{ add_header X-Version $server_protocol; return 200 \"from nginx\\n\"; }} }} }}\n"
+    );
+    let file = mesh.dir().join(format!("nginx-{pod}.conf"));
+    std::fs::write(&file, conf)?;
+    let file = file.display().to_string();
+    let pod = mesh.pod(pod);
+    let nginx = pod.spawn("nginx", &["-c", file.as_str()])?;
+    let at = format!("http://127.0.0.1:{NGINX}/");
+    wait_until(SOON, "nginx", || {
+        curl(pod, &["--http2-prior-knowledge", &at]).is_ok_and(|said| said.ok().is_ok())
+    })?;
+    Ok(nginx)
+}
+
+#[test]
+fn a_policy_denies_a_request_with_its_reason_and_not_its_neighbours() {
+    requests("http-policy", |mesh, to| {
+        let client = mesh.pod("client");
+        let rules = "[{to: [{operation: {paths: [/admin*], methods: [GET]}}]}]";
+        mesh.write_config(
+            "zz-policy.yaml",
+            &format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: no-admin, namespace: default}}\n\
+                 spec:\n  selector: {{matchLabels: {{app: {to}}}}}\n  action: DENY\n  rules: {rules}\n"
+            ),
+        )?;
+        let admin = url(mesh, to, "/admin/x");
+        let mut last = String::new();
+        wait_until(SOON, "the policy to take effect", || {
+            last = curl(client, &["-i", &admin]).map_or_else(|error| error.to_string(), |said| said.stdout);
+            last.starts_with("HTTP/1.1 403")
+        })
+        .with_context(|| last.clone())?;
+        ensure!(
+            last.contains("Nodemesh-Error: side=destination; cause=denied"),
+            "{last}"
+        );
+        ensure!(last.contains("DENY policy default/no-admin"), "{last}");
+        for allowed in [vec!["-d", "x", &admin], vec![&url(mesh, to, "/")]] {
+            let said = said(mesh, &allowed)?;
+            ensure!(said["server"] == to, "{said}");
+        }
+        mesh.remove_config("zz-policy.yaml")
+    });
+}
