@@ -10,6 +10,7 @@ mod events;
 mod explain;
 mod follow;
 mod inspect;
+mod keys;
 mod lifecycle;
 mod logging;
 mod policies;
@@ -232,6 +233,11 @@ impl Agent {
             }
             None => None,
         };
+        tasks.spawn(keys::follow(
+            Arc::clone(&store),
+            options.node.clone(),
+            stop.clone(),
+        ));
         let pods = Arc::new(PodTable::default());
         let flows = Arc::new(FlowLog::default());
         let trust_domain = match &certificates {

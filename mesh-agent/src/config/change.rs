@@ -1,6 +1,8 @@
 //! One difference between what a source said before and what it says now.
 
-use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Service, Workload};
+use mesh_common::model::{
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Service, Workload,
+};
 
 /// One object that came, changed or went. A source emits only real differences.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,4 +23,8 @@ pub enum Change {
     PutPeerAuthentication(PeerAuthentication),
     /// The peer authentication is gone.
     RemovePeerAuthentication(ObjectKey),
+    /// The request authentication is new, or differs from the one with its key.
+    PutRequestAuthentication(RequestAuthentication),
+    /// The request authentication is gone.
+    RemoveRequestAuthentication(ObjectKey),
 }

@@ -372,6 +372,7 @@ fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Chang
             Kind::Service => Change::RemoveService(id.key.clone()),
             Kind::AuthorizationPolicy => Change::RemoveAuthorizationPolicy(id.key.clone()),
             Kind::PeerAuthentication => Change::RemovePeerAuthentication(id.key.clone()),
+            Kind::RequestAuthentication => Change::RemoveRequestAuthentication(id.key.clone()),
         });
     let different = |id: &Id, held: &Held| before.get(id).is_none_or(|old| old.object != held.object);
     let put = after
@@ -382,6 +383,7 @@ fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Chang
             Object::Service(service) => Change::PutService(service.clone()),
             Object::AuthorizationPolicy(policy) => Change::PutAuthorizationPolicy(policy.clone()),
             Object::PeerAuthentication(policy) => Change::PutPeerAuthentication(policy.clone()),
+            Object::RequestAuthentication(policy) => Change::PutRequestAuthentication(policy.clone()),
         });
     gone.chain(put).collect()
 }

@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Service, Workload};
+use mesh_common::model::{
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Service, Workload,
+};
 
 use super::document;
 use super::fault::{Fault, Place};
@@ -21,6 +23,7 @@ pub(super) enum Kind {
     Service,
     AuthorizationPolicy,
     PeerAuthentication,
+    RequestAuthentication,
 }
 
 /// Names one object among all kinds.
@@ -37,6 +40,7 @@ pub(super) enum Object {
     Service(Service),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
+    RequestAuthentication(RequestAuthentication),
 }
 
 /// A checked object, and what only its file can tell.
@@ -97,11 +101,12 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Service,
         Self::Workload,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -110,6 +115,7 @@ impl Kind {
             Self::Service => "Service",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 
@@ -118,7 +124,7 @@ impl Kind {
         match self {
             Self::Workload => &["nodemesh.io/v1alpha1"],
             Self::Service => &["v1"],
-            Self::AuthorizationPolicy | Self::PeerAuthentication => {
+            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
         }
@@ -208,6 +214,7 @@ fn entry(node: &Node) -> Entry {
                 Kind::Service => schema::service(node),
                 Kind::AuthorizationPolicy => schema::authorization_policy(node),
                 Kind::PeerAuthentication => schema::peer_authentication(node),
+                Kind::RequestAuthentication => schema::request_authentication(node),
             };
             (key.map(|key| Identity::Known(Id { kind, key })), result)
         }

@@ -45,3 +45,6 @@ const LIMITS: h1::Limits = h1::Limits {
     chunk_line_bytes: 256,
     body_bytes: u64::MAX,
 };
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! service account that has a workload on this node and renews it in time. An [`Identity`] gives TLS configurations;
 //! a completed handshake gives a [`PeerIdentity`], a failed one a [`Refusal`].
 //!
+//! The keys of those who issue tokens to the senders of requests are fetched by [`jwks`].
+//!
 //! Invariant: a leaf's private key is made in memory and stays there.
 
 pub mod authority;
@@ -11,6 +13,7 @@ mod bundle;
 mod certificate;
 mod clock;
 mod issuer;
+pub mod jwks;
 mod key;
 mod memory;
 pub mod pem;

@@ -9,6 +9,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header::HOST, request::Parts};
 use mesh_common::model::ObjectKey;
@@ -16,20 +18,31 @@ use thiserror::Error;
 
 use super::authorize::{Denied, Guard};
 use crate::{
-    policy::{BadPath, BeforeRequests, Decision, RequestFacts, Token, Verdict, WorkloadPolicy, normalize},
+    identity::Clock,
+    policy::{
+        BadPath, BeforeRequests, Decision, RequestFacts, Verdict, WorkloadPolicy,
+        jwt::{self, KeyCell, Proved, TokenCache, Unproved},
+        normalize,
+    },
     state::{Snapshot, Store},
 };
 
-/// What a worker keeps to judge requests.
-#[derive(Debug, Default)]
-pub struct Gate {}
+/// What a worker keeps to judge requests: the tokens that it verified a moment ago.
+#[derive(Debug)]
+pub struct Gate {
+    tokens: TokenCache,
+    clock: Clock,
+    reports: Reports,
+}
 
 /// A request that may be, and what must be changed about it before it goes on: nothing in most cases.
 #[derive(Debug, Default)]
 pub struct Authorized {
     /// Where to go on to, if the path was not in its one spelling.
     uri: Option<Uri>,
-    token: Option<Arc<Token>>,
+    proved: Option<Proved>,
+    /// The policies, if some of them change requests.
+    changes: Option<Arc<WorkloadPolicy>>,
 }
 
 /// A request that may not be. Shown as the reason in words.
@@ -74,15 +87,52 @@ pub struct KeptRequest {
     host: Box<str>,
     /// Copied only if some policy asked for headers when the request came.
     headers: Option<HeaderMap>,
-    token: Option<Arc<Token>>,
+    proved: Option<Proved>,
+}
+
+/// A refusal, and the keys that newer ones could turn it into something else.
+struct Refused {
+    denied: RequestDenied,
+    keys: Option<Arc<KeyCell>>,
+}
+
+impl Gate {
+    /// A gate that has seen nothing, for one worker.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            tokens: TokenCache::new(),
+            clock,
+            reports: Reports::default(),
+        }
+    }
+}
+
+/// A gate by the machine's clock.
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new(Clock::system())
+    }
 }
 
 impl Authorized {
-    /// Makes the changes: the path becomes the one that was judged.
+    /// Makes the changes: the path becomes the one that was judged, headers about the token are those of the mesh
+    /// whatever the client sent, and the token goes unless its rule forwards it.
     pub fn apply(self, request: &mut Parts) {
         if let Some(uri) = self.uri {
             request.uri = uri;
         }
+        if let Some(proved) = &self.proved {
+            proved.remove_token(request);
+        }
+        if let Some(policy) = self.changes {
+            policy.write_headers(self.proved.as_ref(), &mut request.headers);
+        }
+    }
+
+    /// Who sent the request, by its token: `<issuer>/<subject>`.
+    pub fn principal(&self) -> Option<String> {
+        let token = &self.proved.as_ref()?.verified.token;
+        token.principal().map(|pieces| pieces.concat())
     }
 }
 
@@ -154,7 +204,14 @@ impl Guard {
         gate: &Gate,
         request: &Parts,
     ) -> Result<Authorized, RequestDenied> {
-        self.check_request(&store.load(), gate, request)
+        let refused = match self.judge(&store.load(), gate, request) {
+            Ok(authorized) => return Ok(authorized),
+            Err(refused) => refused,
+        };
+        match refused.keys {
+            Some(keys) if keys.renewed().await => self.check_request(&store.load(), gate, request),
+            _ => Err(refused.denied),
+        }
     }
 
     /// [`Guard::authorize`] by a certain snapshot, without ever waiting for keys.
@@ -164,29 +221,41 @@ impl Guard {
         gate: &Gate,
         request: &Parts,
     ) -> Result<Authorized, RequestDenied> {
+        self.judge(snapshot, gate, request)
+            .map_err(|refused| refused.denied)
+    }
+
+    fn judge(&self, snapshot: &Snapshot, gate: &Gate, request: &Parts) -> Result<Authorized, Refused> {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
-            return Err(RequestDenied::Unknown(self.workload.key.clone()));
+            return Err(RequestDenied::Unknown(self.workload.key.clone()).into());
         };
         let policy = snapshot.policy_of(entry);
-        let path = judged_path(&policy, request)?;
+        let path = judged_path(&policy, request).map_err(RequestDenied::from)?;
+        let proved = match policy.authentications().is_empty() {
+            true => None,
+            false => jwt::authenticate(&policy, request, &gate.tokens, gate.clock.now())?,
+        };
+        let headers = judged_headers(&policy, proved.as_ref(), &request.headers);
         let facts = RequestFacts {
             connection: self.facts(),
             method: request.method.as_str(),
             path: &path,
             host: host_of(request),
-            headers: &request.headers,
-            token: None,
+            headers: &headers,
+            token: proved.as_ref().map(|proved| &proved.verified.token),
         };
-        if policy.has_silent() {
-            self.report_request(&policy, gate, &facts);
+        if policy.has_silent() && gate.reports.may(gate.clock.now()) {
+            self.report_request(&policy, &facts);
         }
         verdict(policy.decide_request(&facts))?;
+        let uri = match path {
+            Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
+            Cow::Borrowed(_) => None,
+        };
         Ok(Authorized {
-            uri: match path {
-                Cow::Owned(path) => Some(with_path(&request.uri, &path)?),
-                Cow::Borrowed(_) => None,
-            },
-            token: None,
+            uri,
+            proved,
+            changes: policy.writes_headers().then_some(policy),
         })
     }
 
@@ -199,8 +268,14 @@ impl Guard {
             method: request.method.clone(),
             path: authorized.uri.as_ref().unwrap_or(&request.uri).path().into(),
             host: host_of(request).into(),
-            headers: reads_headers.then(|| request.headers.clone()),
-            token: authorized.token.clone(),
+            headers: reads_headers.then(|| {
+                let mut headers = request.headers.clone();
+                if let Some(policy) = &authorized.changes {
+                    policy.write_headers(authorized.proved.as_ref(), &mut headers);
+                }
+                headers
+            }),
+            proved: authorized.proved.clone(),
         }
     }
 
@@ -237,12 +312,12 @@ impl Guard {
             path: &path,
             host: &kept.host,
             headers,
-            token: kept.token.as_deref(),
+            token: kept.proved.as_ref().map(|proved| &proved.verified.token),
         }))
     }
 
     /// Logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.
-    fn report_request(&self, policy: &WorkloadPolicy, _: &Gate, facts: &RequestFacts<'_>) {
+    fn report_request(&self, policy: &WorkloadPolicy, facts: &RequestFacts<'_>) {
         for report in policy.reports_request(facts) {
             tracing::info!(
                 workload = %self.workload.key,
@@ -278,6 +353,20 @@ fn judged_path<'r>(policy: &WorkloadPolicy, request: &'r Parts) -> Result<Cow<'r
     }
 }
 
+/// The headers to judge: what the mesh says of the token stands in them, and not what the client says of it.
+fn judged_headers<'r>(
+    policy: &WorkloadPolicy,
+    proved: Option<&Proved>,
+    headers: &'r HeaderMap,
+) -> Cow<'r, HeaderMap> {
+    if !policy.reads().headers || !policy.writes_headers() {
+        return Cow::Borrowed(headers);
+    }
+    let mut headers = headers.clone();
+    policy.write_headers(proved, &mut headers);
+    Cow::Owned(headers)
+}
+
 /// The host that a request names: that of its target, else that of its header.
 fn host_of(request: &Parts) -> &str {
     let authority = request.uri.authority().map(http::uri::Authority::as_str);
@@ -297,6 +386,71 @@ fn with_path(uri: &Uri, path: &str) -> Result<Uri, BadPath> {
     Uri::from_parts(parts).map_err(|_| BadPath::Relative)
 }
 
+impl From<RequestDenied> for Refused {
+    fn from(denied: RequestDenied) -> Self {
+        Self { denied, keys: None }
+    }
+}
+
+impl From<Unproved> for Refused {
+    fn from(unproved: Unproved) -> Self {
+        let reason = unproved.to_string();
+        match unproved {
+            Unproved::Bad(_) => RequestDenied::bad_token(reason).into(),
+            Unproved::UnknownKey(_, keys) => Self {
+                denied: RequestDenied::bad_token(reason),
+                keys: Some(keys),
+            },
+            Unproved::NoKeys { keys, .. } => Self {
+                denied: RequestDenied::NoKeys(reason),
+                keys: Some(keys),
+            },
+        }
+    }
+}
+
+impl RequestDenied {
+    fn bad_token(reason: String) -> Self {
+        let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{reason}\"");
+        Self::Unauthenticated {
+            reason,
+            // The reasons are plain ASCII without quotes.
+            challenge: HeaderValue::try_from(challenge)
+                .unwrap_or(HeaderValue::from_static("Bearer error=\"invalid_token\"")),
+        }
+    }
+}
+
+/// How many requests may be reported in a second: the log must not follow the load.
+const REPORTS_A_SECOND: u32 = 50;
+
+/// Counts what was reported.
+#[derive(Debug, Default)]
+struct Reports {
+    second: AtomicU64,
+    count: AtomicU32,
+}
+
+impl Reports {
+    /// Whether one more request may be reported now.
+    fn may(&self, now: SystemTime) -> bool {
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            let left_out = self
+                .count
+                .swap(0, Ordering::Relaxed)
+                .saturating_sub(REPORTS_A_SECOND);
+            if left_out > 0 {
+                tracing::info!(
+                    left_out,
+                    "requests that policies without effect were not asked about"
+                );
+            }
+        }
+        self.count.fetch_add(1, Ordering::Relaxed) < REPORTS_A_SECOND
+    }
+}
+
 fn verdict(decision: Decision<'_>) -> Result<(), RequestDenied> {
     match decision.verdict() {
         Verdict::Allow => Ok(()),
@@ -308,3 +462,6 @@ fn verdict(decision: Decision<'_>) -> Result<(), RequestDenied> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ mod clause;
 mod compile;
 mod decision;
 mod facts;
+pub mod jwt;
 mod mode;
 mod networks;
 mod path;

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Target, Workload};
+use mesh_common::model::{
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Target, Workload,
+};
 
 /// What must be known of a workload to say which policies concern it.
 #[derive(Clone, Copy)]
@@ -29,8 +31,17 @@ pub(super) enum Level {
 impl Governing<'_> {
     /// Whether an AuthorizationPolicy concerns the workload.
     pub fn authorization(&self, policy: &AuthorizationPolicy) -> bool {
-        self.in_scope(&policy.key)
-            && match &policy.target {
+        self.is_target(&policy.key, &policy.target)
+    }
+
+    /// Whether a RequestAuthentication concerns the workload.
+    pub fn request_authentication(&self, policy: &RequestAuthentication) -> bool {
+        self.is_target(&policy.key, &policy.target)
+    }
+
+    fn is_target(&self, key: &ObjectKey, target: &Target) -> bool {
+        self.in_scope(key)
+            && match target {
                 Target::All => true,
                 Target::Labels(labels) => self.has(labels),
                 Target::Services(services) => services.iter().any(|service| (self.serves)(service)),

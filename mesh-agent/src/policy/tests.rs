@@ -1,4 +1,4 @@
-//! Random policies and connections, judged as the field reference words it and as the compiled policies do.
+//! Random policies, connections and requests, judged as the field reference words it and as the compiled policies do.
 //!
 //! [`Naive`] is the reference read aloud: texts are put together and compared, lists are walked, nothing is shared
 //! with the code under test.
@@ -59,8 +59,49 @@ enum Answer {
     AboutRequests,
 }
 
+/// One request, in values of its own.
+#[derive(Clone, Debug)]
+struct Asked {
+    method: &'static str,
+    path: &'static str,
+    host: &'static str,
+    headers: Vec<(&'static str, &'static str)>,
+    /// Issuer and subject, and the claim `group`.
+    token: Option<(&'static str, &'static str, Vec<&'static str>)>,
+}
+
+/// What [`RequestFacts`] borrow.
+type Lent = (http::HeaderMap, Option<Token>);
+
+impl Asked {
+    fn lent(&self) -> Lent {
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in &self.headers {
+            headers.append(*name, http::HeaderValue::from_static(value));
+        }
+        let token = self.token.as_ref().map(|(issuer, subject, groups)| {
+            let claims = serde_json::json!({"iss": issuer, "sub": subject, "group": groups});
+            Token::new(claims.as_object().unwrap().clone())
+        });
+        (headers, token)
+    }
+
+    fn facts<'a>(&self, connection: &'a Connection, (headers, token): &'a Lent) -> RequestFacts<'a> {
+        RequestFacts {
+            connection: connection.facts(),
+            method: self.method,
+            path: self.path,
+            host: self.host,
+            headers,
+            token: token.as_ref(),
+        }
+    }
+}
+
 struct Naive<'a> {
     connection: &'a Connection,
+    /// `None` judges the connection as TCP.
+    asked: Option<&'a Asked>,
     action: Action,
 }
 
@@ -87,12 +128,55 @@ impl Naive<'_> {
         }
     }
 
-    fn request_field<T>(&self, values: &Values<T>) -> Answer {
-        if values.any.is_empty() && values.none.is_empty() {
-            Answer::Yes
-        } else {
-            Answer::AboutRequests
+    /// A field about requests.
+    fn request_field<T>(&self, values: &Values<T>, is: impl Fn(&T, &Asked) -> bool) -> Answer {
+        match self.asked {
+            _ if values.any.is_empty() && values.none.is_empty() => Answer::Yes,
+            None => Answer::AboutRequests,
+            Some(asked) => self.field(values, |value| is(value, asked)),
         }
+    }
+
+    /// A field about the token: as one about the peer.
+    fn token_field(&self, values: &Values<Pattern>, texts: impl Fn(&Asked) -> Vec<String>) -> Answer {
+        let missing = self.asked.is_some_and(|asked| asked.token.is_none());
+        match missing {
+            true if !values.any.is_empty() => Answer::No,
+            true if !values.none.is_empty() && self.action == Action::Allow => Answer::No,
+            true => Answer::Yes,
+            false => self.request_field(values, |pattern, asked| {
+                texts(asked).iter().any(|text| fits(pattern, text))
+            }),
+        }
+    }
+
+    fn request_principals(&self, values: &Values<Pattern>) -> Answer {
+        self.token_field(values, |asked| {
+            let token = asked.token.iter();
+            token
+                .map(|(issuer, subject, _)| format!("{issuer}/{subject}"))
+                .collect()
+        })
+    }
+
+    /// A header: absent it has no value; of several values those count that are worse for the caller.
+    fn header(&self, name: &str, values: &Values<Pattern>) -> Answer {
+        let Some(asked) = self.asked else {
+            return Answer::AboutRequests;
+        };
+        let named = asked.headers.iter().filter(|(own, _)| *own == name);
+        let own: Vec<&str> = named.map(|(_, value)| *value).collect();
+        let single = |value: &&str| self.field(values, |pattern| fits(pattern, value)) == Answer::Yes;
+        let wanted =
+            |value: &&str| values.any.is_empty() || values.any.iter().any(|pattern| fits(pattern, value));
+        let spared = |value: &&str| !values.none.iter().any(|pattern| fits(pattern, value));
+        let holds = match (own.is_empty(), self.action) {
+            (true, _) => values.any.is_empty(),
+            (false, Action::Allow) => own.iter().all(single),
+            // One value is wanted, and one, be it another, is not excluded.
+            (false, _) => own.iter().any(wanted) && own.iter().any(spared),
+        };
+        if holds { Answer::Yes } else { Answer::No }
     }
 
     fn principals(&self, values: &Values<Pattern>) -> Answer {
@@ -120,16 +204,26 @@ impl Naive<'_> {
             self.field(&source.remote_ip_blocks, |net| {
                 net.contains(&self.connection.remote)
             }),
-            self.request_field(&source.request_principals),
+            self.request_principals(&source.request_principals),
         ]
     }
 
     fn operation(&self, operation: &Operation) -> Vec<Answer> {
         vec![
             self.field(&operation.ports, |port| *port == self.connection.port),
-            self.request_field(&operation.hosts),
-            self.request_field(&operation.methods),
-            self.request_field(&operation.paths),
+            self.request_field(&operation.hosts, |pattern, asked| {
+                fits(pattern, &asked.host.to_lowercase())
+            }),
+            self.request_field(&operation.methods, |pattern, asked| fits(pattern, asked.method)),
+            self.request_field(&operation.paths, |pattern, asked| match pattern {
+                PathPattern::Text(pattern) => fits(pattern, asked.path),
+                PathPattern::Template(template) => {
+                    let pattern = template.replace("{**}", ".*").replace("{*}", "[^/]+");
+                    regex::Regex::new(&format!("^{pattern}$"))
+                        .unwrap()
+                        .is_match(asked.path)
+                }
+            }),
         ]
     }
 
@@ -146,7 +240,13 @@ impl Naive<'_> {
             Condition::Sni(values) => {
                 self.field(values, |pattern| at.sni.is_some_and(|sni| fits(pattern, sni)))
             }
-            Condition::Request(..) => Answer::AboutRequests,
+            Condition::Request(RequestField::Header(name), values) => self.header(name, values),
+            Condition::Request(RequestField::Principal, values) => self.request_principals(values),
+            Condition::Request(RequestField::Claim(_), values) => self.token_field(values, |asked| {
+                let groups = asked.token.iter().flat_map(|(_, _, groups)| groups);
+                groups.map(|group| (*group).to_owned()).collect()
+            }),
+            Condition::Request(..) => unreachable!("not generated"),
         }
     }
 
@@ -181,16 +281,29 @@ fn fits(pattern: &Pattern, text: &str) -> bool {
 }
 
 /// The first rule of a policy that matches.
-fn naive_match(policy: &AuthorizationPolicy, connection: &Connection) -> Option<usize> {
+fn naive_match(
+    policy: &AuthorizationPolicy,
+    connection: &Connection,
+    asked: Option<&Asked>,
+) -> Option<usize> {
     let action = policy.action;
-    policy
-        .rules
-        .iter()
-        .position(|rule| Naive { connection, action }.rule(rule))
+    policy.rules.iter().position(|rule| {
+        Naive {
+            connection,
+            asked,
+            action,
+        }
+        .rule(rule)
+    })
 }
 
 /// The order of the reference: CUSTOM, DENY, no ALLOW, ALLOW, deny. Policies come in the order of their names.
-fn naive_decision(policies: &[AuthorizationPolicy], connection: &Connection, dry_run: bool) -> String {
+fn naive_decision(
+    policies: &[AuthorizationPolicy],
+    connection: &Connection,
+    asked: Option<&Asked>,
+    dry_run: bool,
+) -> String {
     let acting: Vec<_> = policies
         .iter()
         .filter(|policy| dry_run || policy.enforcement == Enforcement::Enforced)
@@ -203,7 +316,7 @@ fn naive_decision(policies: &[AuthorizationPolicy], connection: &Connection, dry
         );
     }
     for policy in of(Action::Deny) {
-        if let Some(rule) = naive_match(policy, connection) {
+        if let Some(rule) = naive_match(policy, connection, asked) {
             return format!("denied by DENY policy {}, rule {rule}", policy.key);
         }
     }
@@ -211,7 +324,7 @@ fn naive_decision(policies: &[AuthorizationPolicy], connection: &Connection, dry
         return "allowed: no ALLOW policy concerns the workload".to_owned();
     }
     for policy in of(Action::Allow) {
-        if let Some(rule) = naive_match(policy, connection) {
+        if let Some(rule) = naive_match(policy, connection, asked) {
             return format!("allowed by ALLOW policy {}, rule {rule}", policy.key);
         }
     }
@@ -265,14 +378,51 @@ fn any_values<T: std::fmt::Debug + Clone>(
     ]
 }
 
-/// A field about requests: hardly ever used.
-fn any_request_values<T: std::fmt::Debug + Clone + 'static>(value: T) -> impl Strategy<Value = Values<T>> {
-    let (any, none) = (vec![value.clone()], vec![value]);
+/// A field about requests: hardly ever used, for it keeps rules from allowing TCP.
+fn any_request_values<T: std::fmt::Debug + Clone + 'static>(
+    value: impl Strategy<Value = T> + Clone + 'static,
+) -> impl Strategy<Value = Values<T>> {
     prop_oneof![
-        20 => Just(Values::default()),
-        1 => Just(Values { any, none: Vec::new() }),
-        1 => Just(Values { any: Vec::new(), none }),
+        12 => Just(Values::default()),
+        2 => any_values(value),
     ]
+}
+
+const METHODS: &[&str] = &["GET", "POST", "PUT"];
+const PATHS: &[&str] = &["/", "/a", "/a/b", "/a/b/c", "/b/a"];
+const TEMPLATES: &[&str] = &["/{*}", "/a/{*}", "/{*}/b/{**}", "/a/{**}", "/{**}/c"];
+const HOSTS: &[&str] = &["a.example", "b.example"];
+const REQUEST_PRINCIPALS: &[&str] = &["i/s", "i/t", "j/s"];
+const GROUPS: &[&str] = &["dev", "ops", "devops"];
+
+fn any_path_pattern() -> impl Strategy<Value = PathPattern> {
+    prop_oneof![
+        2 => any_pattern(PATHS).prop_map(PathPattern::Text),
+        1 => select(TEMPLATES).prop_map(|template| PathPattern::Template(template.to_owned())),
+    ]
+}
+
+fn any_asked() -> impl Strategy<Value = Asked> {
+    let header = (select(&["x-a", "x-b"][..]), select(GROUPS));
+    let token = (
+        select(&["i", "j"][..]),
+        select(&["s", "t"][..]),
+        vec(select(GROUPS), 0..3),
+    );
+    (
+        select(METHODS),
+        select(PATHS),
+        select(&["a.example", "b.example", "A.Example"][..]),
+        vec(header, 0..4),
+        prop::option::of(token),
+    )
+        .prop_map(|(method, path, host, headers, token)| Asked {
+            method,
+            path,
+            host,
+            headers,
+            token,
+        })
 }
 
 fn any_source() -> impl Strategy<Value = Source> {
@@ -282,7 +432,7 @@ fn any_source() -> impl Strategy<Value = Source> {
         any_values(any_account().boxed()),
         any_values(any_network().boxed()),
         any_values(any_network().boxed()),
-        any_request_values(Pattern::Present),
+        any_request_values(any_pattern(REQUEST_PRINCIPALS).boxed()),
     )
         .prop_map(
             |(principals, namespaces, service_accounts, ip_blocks, remote_ip_blocks, request_principals)| {
@@ -301,11 +451,12 @@ fn any_source() -> impl Strategy<Value = Source> {
 fn any_operation() -> impl Strategy<Value = Operation> {
     (
         any_values(80u16..83),
-        any_request_values(Pattern::Exact("GET".to_owned())),
-        any_request_values(PathPattern::Text(Pattern::Exact("/".to_owned()))),
+        any_request_values(any_pattern(METHODS).boxed()),
+        any_request_values(any_path_pattern().boxed()),
+        any_request_values(any_pattern(HOSTS).boxed()),
     )
-        .prop_map(|(ports, methods, paths)| Operation {
-            hosts: Values::default(),
+        .prop_map(|(ports, methods, paths, hosts)| Operation {
+            hosts,
             ports,
             methods,
             paths,
@@ -323,7 +474,15 @@ fn any_condition() -> impl Strategy<Value = Condition> {
         4 => any_values(any_pattern(PRINCIPALS).boxed()).prop_map(Condition::SourcePrincipal),
         4 => any_values(any_account().boxed()).prop_map(Condition::SourceServiceAccount),
         4 => any_values(any_pattern(SERVER_NAMES).boxed()).prop_map(Condition::Sni),
-        1 => Just(Condition::Request(RequestField::Principal, Values { any: vec![Pattern::Present], none: vec![] })),
+        1 => any_values(any_pattern(REQUEST_PRINCIPALS).boxed())
+            .prop_filter("a condition has values", |values| !values.is_empty())
+            .prop_map(|values| Condition::Request(RequestField::Principal, values)),
+        1 => any_values(any_pattern(GROUPS).boxed())
+            .prop_filter("a condition has values", |values| !values.is_empty())
+            .prop_map(|values| Condition::Request(RequestField::Claim(vec!["group".to_owned()]), values)),
+        1 => any_values(any_pattern(GROUPS).boxed())
+            .prop_filter("a condition has values", |values| !values.is_empty())
+            .prop_map(|values| Condition::Request(RequestField::Header("x-a".to_owned()), values)),
     ]
 }
 
@@ -423,6 +582,7 @@ proptest! {
     fn compiled_policies_decide_as_the_reference_says(
         policies in vec(any_policy(), 0..5),
         connections in vec(any_connection(), 1..8),
+        asked in vec(any_asked(), 1..4),
     ) {
         let mut policies = policies;
         for (number, policy) in policies.iter_mut().enumerate() {
@@ -430,17 +590,32 @@ proptest! {
         }
         let compiled = policies.iter().rev().cloned().map(|policy| Arc::new(CompiledPolicy::new(Arc::new(policy))));
         let workload = WorkloadPolicy::new(modes(&[]), compiled, Vec::new());
-        for connection in &connections {
+        for (connection, asked) in connections.iter().zip(asked.iter().map(Some).chain([None]).cycle()) {
+            let lent = asked.map(Asked::lent).unwrap_or_default();
+            let request = asked.map(|asked| asked.facts(connection, &lent));
             let facts = connection.facts();
-            let decision = workload.decide(&facts);
-            prop_assert_eq!(decision.to_string(), naive_decision(&policies, connection, false));
+            let (decision, rehearsal, found, trace) = match &request {
+                Some(request) => (
+                    workload.decide_request(request),
+                    workload.rehearse_request(request),
+                    workload.reports_request(request).collect::<Vec<_>>(),
+                    workload.trace_request(*request),
+                ),
+                None => (
+                    workload.decide(&facts),
+                    workload.rehearse(&facts),
+                    workload.reports(&facts).collect(),
+                    workload.trace(facts),
+                ),
+            };
+            prop_assert_eq!(decision.to_string(), naive_decision(&policies, connection, asked, false));
 
             let rehearses = policies.iter().any(|policy| policy.enforcement == Enforcement::DryRun);
-            let expected = rehearses.then(|| naive_decision(&policies, connection, true));
-            prop_assert_eq!(workload.rehearse(&facts).map(|decision| decision.to_string()), expected);
+            let expected = rehearses.then(|| naive_decision(&policies, connection, asked, true));
+            prop_assert_eq!(rehearsal.map(|decision| decision.to_string()), expected);
 
-            let mut reports: Vec<_> = workload
-                .reports(&facts)
+            let mut reports: Vec<_> = found
+                .into_iter()
                 .map(|report| (report.policy.key.clone(), report.rule))
                 .collect();
             reports.sort();
@@ -450,19 +625,26 @@ proptest! {
             let expected: Vec<_> = silent
                 .filter_map(|policy| match policy.action {
                     Action::Custom => Some((policy.key.clone(), None)),
-                    _ => naive_match(policy, connection).map(|rule| (policy.key.clone(), Some(rule))),
+                    _ => naive_match(policy, connection, asked).map(|rule| (policy.key.clone(), Some(rule))),
                 })
                 .collect();
             prop_assert_eq!(reports, expected);
 
-            let trace = workload.trace(facts);
+            // Before its requests nothing is denied that a request could have changed.
+            if let BeforeRequests::Deny(early) = workload.decide_connection_for_http(&facts) {
+                prop_assert_eq!(workload.decide(&facts).verdict(), Verdict::Deny);
+                if request.is_some() {
+                    prop_assert_eq!(decision.verdict(), Verdict::Deny, "{}", early);
+                }
+            }
+
             prop_assert_eq!(trace.decision, decision);
             for policy in trace.considered.iter().chain(&trace.reported) {
                 if policy.policy.action == Action::Custom {
                     continue;
                 }
                 let matched = policy.rules.iter().position(|rule| rule.matched);
-                prop_assert_eq!(matched, naive_match(policy.policy, connection));
+                prop_assert_eq!(matched, naive_match(policy.policy, connection, asked));
                 for rule in &policy.rules {
                     prop_assert!(rule.matched || !rule.misses.is_empty(), "no reason given");
                 }

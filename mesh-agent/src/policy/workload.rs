@@ -7,6 +7,7 @@ use mesh_common::model::{Action, ObjectKey, PeerMode};
 use super::compile::{CompiledPolicy, Reads};
 use super::decision::{Decision, Reason, Report, Verdict};
 use super::facts::{Channel, ConnectionFacts, RequestFacts, Subject};
+use super::jwt::CompiledAuthentication;
 use super::mode::Modes;
 use super::trace::{Notes, Recorder, Trace};
 
@@ -22,6 +23,7 @@ pub struct WorkloadPolicy {
     deny: Vec<Arc<CompiledPolicy>>,
     allow: Vec<Arc<CompiledPolicy>>,
     audit: Vec<Arc<CompiledPolicy>>,
+    authentications: Vec<Arc<CompiledAuthentication>>,
     reads: Reads,
     /// Whether some policy decides nothing.
     silent: bool,
@@ -60,6 +62,7 @@ impl WorkloadPolicy {
             deny: Vec::new(),
             allow: Vec::new(),
             audit: Vec::new(),
+            authentications: Vec::new(),
             reads: Reads::default(),
             silent: false,
         };
@@ -84,6 +87,18 @@ impl WorkloadPolicy {
         all
     }
 
+    /// Adds the RequestAuthentications that concern the workload, in the order of their names.
+    #[must_use]
+    pub fn with_authentications(mut self, authentications: Vec<Arc<CompiledAuthentication>>) -> Self {
+        self.authentications = authentications;
+        self
+    }
+
+    /// The RequestAuthentications that concern the workload.
+    pub fn authentications(&self) -> &[Arc<CompiledAuthentication>] {
+        &self.authentications
+    }
+
     /// What the workload takes from its peers.
     pub fn modes(&self) -> &Modes {
         &self.modes
@@ -101,9 +116,9 @@ impl WorkloadPolicy {
     }
 
     /// Whether the requests of a connection must be looked at to judge them: some policy, be it one that decides
-    /// nothing, asks for something that only a request has.
+    /// nothing, asks for something that only a request has, or a RequestAuthentication looks at tokens.
     pub fn needs_requests(&self) -> bool {
-        self.reads.requests
+        self.reads.requests || !self.authentications.is_empty()
     }
 
     /// What the policies look at in requests.
@@ -243,6 +258,12 @@ impl PartialEq for WorkloadPolicy {
             && self
                 .policies()
                 .zip(other.policies())
+                .all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.authentications.len() == other.authentications.len()
+            && self
+                .authentications
+                .iter()
+                .zip(&other.authentications)
                 .all(|(a, b)| Arc::ptr_eq(a, b))
     }
 }

@@ -11,10 +11,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use mesh_common::model::{AuthorizationPolicy, ObjectKey, PeerAuthentication, Target, Workload};
+use mesh_common::model::{
+    AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Target, Workload,
+};
 
 use super::snapshot::in_namespace;
 use super::{Snapshot, WorkloadEntry};
+use crate::policy::jwt::{CompiledAuthentication, KeyCell};
 use crate::policy::{CompiledPolicy, Governing, Modes, WorkloadPolicy};
 
 /// The last answer about one workload.
@@ -65,6 +68,11 @@ impl Snapshot {
         self.peer_authentications.values()
     }
 
+    /// All request authentications in the order of their keys.
+    pub fn request_authentications(&self) -> impl Iterator<Item = &Arc<CompiledAuthentication>> {
+        self.request_authentications.values()
+    }
+
     /// The namespace whose policies concern the whole mesh.
     pub fn root_namespace(&self) -> &Arc<str> {
         &self.root_namespace
@@ -113,7 +121,12 @@ impl Snapshot {
                 None => unknown.push(key.clone()),
             }
         }
-        WorkloadPolicy::new(modes, policies, unknown)
+        let authentications = namespaces()
+            .flat_map(|namespace| in_namespace(&self.request_authentications, namespace))
+            .filter(|policy| governing.request_authentication(policy.policy()))
+            .cloned()
+            .collect();
+        WorkloadPolicy::new(modes, policies, unknown).with_authentications(authentications)
     }
 
     /// Puts a policy in place. Returns whether anything differs.
@@ -144,11 +157,36 @@ impl Snapshot {
         true
     }
 
+    /// Puts a request authentication in place. Returns whether anything differs.
+    pub(super) fn put_request_authentication(&mut self, policy: &RequestAuthentication) -> bool {
+        let known = self.request_authentications.get(&policy.key);
+        if known.is_some_and(|known| **known.policy() == *policy) {
+            return false;
+        }
+        // Keys that were fetched stay, whatever else changes about those who name their URL.
+        let known = self.request_authentications.values();
+        let mut fetched: Vec<Arc<KeyCell>> = known.flat_map(|known| known.keys()).cloned().collect();
+        let compiled = CompiledAuthentication::new(Arc::new(policy.clone()), |rule, url| {
+            let same = |cell: &&Arc<KeyCell>| cell.url() == Some(url) && cell.timeout() == rule.timeout;
+            if let Some(cell) = fetched.iter().find(same) {
+                return Arc::clone(cell);
+            }
+            let cell = Arc::new(KeyCell::fetched(url, rule.timeout));
+            fetched.push(Arc::clone(&cell));
+            cell
+        });
+        self.request_authentications
+            .insert(policy.key.clone(), Arc::new(compiled));
+        true
+    }
+
     /// Whether a policy of the namespace is bound to the service, which thereby decides whom it concerns.
     pub(super) fn is_target(&self, service: &ObjectKey) -> bool {
-        in_namespace(&self.authorization, &service.namespace).any(
-            |policy| matches!(&policy.policy().target, Target::Services(services) if services.contains(service)),
-        )
+        let names =
+            |target: &Target| matches!(target, Target::Services(services) if services.contains(service));
+        in_namespace(&self.authorization, &service.namespace).any(|policy| names(&policy.policy().target))
+            || in_namespace(&self.request_authentications, &service.namespace)
+                .any(|policy| names(&policy.policy().target))
     }
 }
 

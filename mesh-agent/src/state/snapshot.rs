@@ -7,7 +7,7 @@ use imbl::{HashMap, OrdMap};
 use mesh_common::model::{ObjectKey, PeerAuthentication};
 
 use super::{ServiceEntry, WorkloadEntry};
-use crate::policy::{CompiledPolicy, ROOT_NAMESPACE};
+use crate::policy::{CompiledPolicy, ROOT_NAMESPACE, jwt::CompiledAuthentication};
 
 /// The mesh at one moment. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
@@ -18,6 +18,7 @@ pub struct Snapshot {
     pub(super) addresses: HashMap<IpAddr, Holder>,
     pub(super) authorization: OrdMap<ObjectKey, Arc<CompiledPolicy>>,
     pub(super) peer_authentications: OrdMap<ObjectKey, Arc<PeerAuthentication>>,
+    pub(super) request_authentications: OrdMap<ObjectKey, Arc<CompiledAuthentication>>,
     /// The version at which the policies of a namespace, or the services that they are bound to, last changed.
     pub(super) policies_changed: HashMap<Arc<str>, u64>,
     pub(super) root_namespace: Arc<str>,
@@ -40,6 +41,7 @@ impl Snapshot {
             addresses: HashMap::new(),
             authorization: OrdMap::new(),
             peer_authentications: OrdMap::new(),
+            request_authentications: OrdMap::new(),
             policies_changed: HashMap::new(),
             root_namespace: root_namespace.into(),
         }

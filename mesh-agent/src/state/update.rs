@@ -44,6 +44,16 @@ impl Snapshot {
                         touched.policies.insert(Arc::clone(&key.namespace));
                     }
                 }
+                Change::PutRequestAuthentication(policy) => {
+                    if self.put_request_authentication(policy) {
+                        touched.policies.insert(Arc::clone(&policy.key.namespace));
+                    }
+                }
+                Change::RemoveRequestAuthentication(key) => {
+                    if self.request_authentications.remove(key).is_some() {
+                        touched.policies.insert(Arc::clone(&key.namespace));
+                    }
+                }
             }
         }
         if touched.is_empty() {

@@ -1,7 +1,8 @@
 //! The mesh as plain data: what exists and where, without a trace of how it was learned.
 //!
 //! Sources (the agent's YAML directory, later a control plane) make these values and the agent's snapshot holds
-//! them. One file per kind of object: [`Workload`], [`Service`], [`AuthorizationPolicy`] and [`PeerAuthentication`],
+//! them. One file per kind of object: [`Workload`], [`Service`], [`AuthorizationPolicy`], [`PeerAuthentication`] and
+//! [`RequestAuthentication`],
 //! all named by an [`ObjectKey`]. Who a workload is to its peers is a [`SpiffeId`].
 //!
 //! Invariant: a value of this module was checked by its source: addresses are canonical (an IPv4-mapped IPv6
@@ -11,6 +12,7 @@ mod authorization;
 mod identity;
 mod key;
 mod peer_authentication;
+mod request_authentication;
 mod service;
 mod workload;
 
@@ -21,5 +23,8 @@ pub use authorization::{
 pub use identity::{ServiceAccountKey, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 pub use key::ObjectKey;
 pub use peer_authentication::{PeerAuthentication, PeerMode};
+pub use request_authentication::{
+    ClaimHeader, JwtKeys, JwtRule, OriginalToken, RequestAuthentication, TokenPlace,
+};
 pub use service::{Service, ServicePort, TargetPort};
 pub use workload::{Locate, TunnelProtocol, Workload, WorkloadPort};

@@ -21,6 +21,7 @@ fn workload(name: &str, account: &str, node: &str, address: &str) -> Workload {
             app_protocol: None,
         }],
         ready: true,
+        tunnel: Default::default(),
         policies: Vec::new(),
         locate: None,
     }

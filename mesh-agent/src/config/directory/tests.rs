@@ -45,6 +45,8 @@ fn changes(update: &Update) -> Vec<String> {
         Change::RemoveAuthorizationPolicy(key) => format!("-A {}", key.name),
         Change::PutPeerAuthentication(policy) => format!("+P {} {:?}", policy.key.name, policy.mode),
         Change::RemovePeerAuthentication(key) => format!("-P {}", key.name),
+        Change::PutRequestAuthentication(policy) => format!("+R {} {}", policy.key.name, policy.rules.len()),
+        Change::RemoveRequestAuthentication(key) => format!("-R {}", key.name),
     };
     update.changes.iter().map(short).collect()
 }
@@ -208,7 +210,8 @@ fn a_mistyped_kind_or_version_keeps_the_object_it_meant() {
             &[
                 "a.yaml:2:7: Servcie shop/web: kind: v1 Servcie is not a known kind; did you mean Service? \
              known are v1 Service, nodemesh.io/v1alpha1 Workload, \
-         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
+         security.istio.io/v1 RequestAuthentication",
             ],
         ),
         (
@@ -221,7 +224,8 @@ fn a_mistyped_kind_or_version_keeps_the_object_it_meant() {
             &[],
             &[
                 "a.yaml:1:1: Service shop/web: apiVersion: missing; known are v1 Service, nodemesh.io/v1alpha1 Workload, \
-         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
+         security.istio.io/v1 RequestAuthentication",
             ],
         ),
         (
@@ -391,7 +395,8 @@ fn a_name_in_use_stays_with_its_document() {
                 &hidden("a.yaml:1:1: Workload shop/web", "m.yaml:1:1"),
                 "m.yaml:2:7: Wrokload shop/web: kind: nodemesh.io/v1alpha1 Wrokload is not a known kind; \
                  did you mean Workload? known are v1 Service, nodemesh.io/v1alpha1 Workload, \
-         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
+         security.istio.io/v1 RequestAuthentication",
             ],
         ),
         // The newcomer comes in when the other goes.
@@ -575,7 +580,8 @@ items:
             "a.yaml:12:49: Service default/db: spec.ports[0].port: 99999 is not a port; use 1 to 65535",
             "a.yaml:17:3: expected an object, found the text \"just text\"; begin with apiVersion and kind; \
          known are v1 Service, nodemesh.io/v1alpha1 Workload, \
-         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication",
+         security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
+         security.istio.io/v1 RequestAuthentication",
         ],
     )]);
     let json = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n\t{\"apiVersion\": \"v1\", \

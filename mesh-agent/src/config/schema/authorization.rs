@@ -116,8 +116,9 @@ pub(super) struct Selector {
     pub(super) match_labels: Labels,
 }
 
+/// A service that a policy is bound to.
 #[derive(Deserialize)]
-struct TargetRef {
+pub(super) struct TargetRef {
     group: Option<At<String>>,
     kind: At<String>,
     name: At<String>,
@@ -217,7 +218,8 @@ fn action(text: Option<At<String>>) -> Result<Action, Fault> {
     }
 }
 
-fn target(
+/// Which workloads of its scope a policy concerns.
+pub(super) fn target(
     selector: Option<At<Selector>>,
     refs: Vec<At<TargetRef>>,
     single: Option<At<TargetRef>>,

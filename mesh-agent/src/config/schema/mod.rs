@@ -9,6 +9,7 @@ mod matching;
 mod metadata;
 mod peer_authentication;
 mod ports;
+mod request_authentication;
 mod service;
 mod workload;
 
@@ -23,6 +24,7 @@ use super::tree::Node;
 
 pub(super) use authorization::authorization_policy;
 pub(super) use peer_authentication::peer_authentication;
+pub(super) use request_authentication::request_authentication;
 pub(super) use service::service;
 pub(super) use workload::workload;
 

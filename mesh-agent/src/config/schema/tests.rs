@@ -351,7 +351,8 @@ spec:
 #[test]
 fn faults_of_the_frame() {
     let known = "known are v1 Service, nodemesh.io/v1alpha1 Workload, \
-                 security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication";
+                 security.istio.io/v1 AuthorizationPolicy, security.istio.io/v1 PeerAuthentication, \
+                 security.istio.io/v1 RequestAuthentication";
     let head = "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\n";
     for (text, expected) in [
         ("just text\n".to_owned(), format!("1:1: expected an object, found the text \"just text\"; begin with apiVersion and kind; {known}")),

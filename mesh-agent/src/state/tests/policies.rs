@@ -1,4 +1,4 @@
-//! The semantics of AuthorizationPolicy and PeerAuthentication for TCP, from the YAML to the verdict.
+//! The semantics of AuthorizationPolicy and PeerAuthentication, from the YAML to the verdict.
 //!
 //! A connection is written in words, see [`connection`]; a verdict is what the decision says of itself.
 
@@ -11,6 +11,7 @@ use crate::state::Store;
 
 mod decisions;
 mod fields;
+mod requests;
 mod scope;
 
 /// A mesh of a few workloads and services, with these policies.
