@@ -10,6 +10,7 @@ mod bench;
 mod compile;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod layers;
 mod process;
 mod repo;
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure what the agents cost, against plain networking on the same machine
     Bench(bench::Options),
+    /// Throw random bytes at what reads from the network
+    Fuzz(fuzz::Options),
     /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests
     Test(test::Options),
 }
@@ -77,6 +80,7 @@ fn run() -> Result<()> {
         Command::Build(options) => compile::command(&repo, &options),
         Command::Demo(options) => demo::command(&repo, &options),
         Command::Bench(options) => bench::command(&repo, &options),
+        Command::Fuzz(options) => fuzz::command(&repo, &options),
         Command::Test(options) => test::command(&repo, &options),
     }
 }

@@ -47,6 +47,16 @@ impl Repo {
         self.target.join("ebpf-build")
     }
 
+    /// The crate of the fuzz targets.
+    pub(crate) fn fuzz_crate(&self) -> PathBuf {
+        self.root.join("fuzz")
+    }
+
+    /// Where the fuzz targets are compiled.
+    pub(crate) fn fuzz_target(&self) -> PathBuf {
+        self.target.join("fuzz")
+    }
+
     /// The kernel half's object. It is under the checkout's own `target/` whatever `CARGO_TARGET_DIR` says,
     /// because the agent's build script looks for it there.
     pub(crate) fn ebpf_object(&self) -> PathBuf {

@@ -43,7 +43,7 @@ pub(crate) fn ensure(repo: &Repo) -> Result<()> {
     if missing.is_empty() {
         println!(
             "  all {} tools are installed (`cargo xtask setup --print` lists them)",
-            requirements.len()
+            requirements.iter().filter(|r| r.need != Need::Optional).count()
         );
         return Ok(());
     }
@@ -69,6 +69,7 @@ pub(crate) fn ensure(repo: &Repo) -> Result<()> {
         apt::install(&packages)?;
     }
     for requirement in missing {
+<<<<<<< HEAD
         match &requirement.source {
             Source::Debian => {}
             Source::Rustup => process::run(
@@ -87,6 +88,9 @@ pub(crate) fn ensure(repo: &Repo) -> Result<()> {
             }
             Source::Python { version, directory } => unpack(requirement.name, version, directory)?,
         }
+=======
+        install(repo, requirement)?;
+>>>>>>> h1
     }
     let left: Vec<&str> = requirements::all(repo)
         .iter()
@@ -101,6 +105,35 @@ pub(crate) fn ensure(repo: &Repo) -> Result<()> {
     }
     println!("  everything is installed");
     Ok(())
+}
+
+/// Installs what only `cargo xtask fuzz` needs, if it is not there.
+pub(crate) fn ensure_fuzzer(repo: &Repo) -> Result<()> {
+    let fuzzer = requirements::fuzzer();
+    if fuzzer.need == Need::Present {
+        return Ok(());
+    }
+    println!("  missing {:<16} {}", fuzzer.name, fuzzer.why);
+    install(repo, &fuzzer)
+}
+
+/// Installs what is no package of Debian's: those are installed together before.
+fn install(repo: &Repo, requirement: &Requirement) -> Result<()> {
+    match &requirement.source {
+        Source::Debian => Ok(()),
+        Source::Rustup => process::run(
+            Command::new("rustup")
+                .args(["component", "add", requirement.name])
+                .current_dir(repo.root())
+                .env_remove("LD_LIBRARY_PATH"),
+        )
+        .with_context(|| format!("rustup could not add {}", requirement.name)),
+        Source::Cargo {
+            version,
+            arguments,
+            variables,
+        } => cargo_install(repo, requirement.name, version, arguments, variables),
+    }
 }
 
 /// Builds a program from crates.io at the pinned version. Takes minutes, so the terminal shows it.
@@ -146,6 +179,7 @@ fn listing(requirements: &[Requirement]) -> String {
         let state = match requirement.need {
             Need::Present => "installed",
             Need::Missing => "MISSING",
+            Need::Optional => "optional",
             Need::Replaced => "not needed",
         };
         let origin = requirement.origin();

@@ -167,18 +167,34 @@ impl Step {
                     "--manifest-path",
                     "mesh-ebpf/Cargo.toml",
                     "--check",
+                ]))?;
+                process::run(&mut cargo(&[
+                    "fmt",
+                    "--manifest-path",
+                    "fuzz/Cargo.toml",
+                    "--check",
                 ]))
             }
-            Self::Clippy => process::run(&mut cargo(&[
-                "clippy",
-                "--locked",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ])),
+            Self::Clippy => {
+                const WARNINGS_FAIL: [&str; 3] = ["--", "-D", "warnings"];
+                process::run(
+                    cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--quiet"])
+                        .args(WARNINGS_FAIL),
+                )?;
+                // The fuzz targets take in sources of the agent; they must not fall behind.
+                process::run(
+                    cargo(&[
+                        "clippy",
+                        "--locked",
+                        "--manifest-path",
+                        "fuzz/Cargo.toml",
+                        "--quiet",
+                        "--target-dir",
+                    ])
+                    .arg(repo.fuzz_target())
+                    .args(WARNINGS_FAIL),
+                )
+            }
             Self::ClippyEbpf => ebpf::lint(repo),
             // Private items too, and links to them from anywhere: who reads this works on it.
             Self::Docs => process::run(
@@ -196,7 +212,9 @@ impl Step {
                 const CHECKS: [&str; 4] = ["check", "bans", "licenses", "sources"];
                 process::run(cargo(&["deny", "--locked"]).args(CHECKS))?;
                 let kernel_half = ["--manifest-path", "mesh-ebpf/Cargo.toml", "--config", "deny.toml"];
-                process::run(cargo(&["deny", "--locked"]).args(kernel_half).args(CHECKS))
+                process::run(cargo(&["deny", "--locked"]).args(kernel_half).args(CHECKS))?;
+                let fuzz = ["--manifest-path", "fuzz/Cargo.toml", "--config", "deny.toml"];
+                process::run(cargo(&["deny", "--locked"]).args(fuzz).args(CHECKS))
             }
             Self::Layers => layers::check(repo),
             Self::Unit => {

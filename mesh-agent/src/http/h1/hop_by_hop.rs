@@ -23,13 +23,9 @@ pub fn strip(headers: &mut HeaderMap, switch: &Switch) {
             }
         }
     }
-    for name in [
-        header::TRANSFER_ENCODING,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-    ] {
-        headers.remove(name);
-    }
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
     if headers.contains_key(header::TE) {
         let takes_trailers = headers
             .get_all(header::TE)
@@ -45,6 +41,9 @@ pub fn strip(headers: &mut HeaderMap, switch: &Switch) {
         headers.remove(header::UPGRADE);
     }
 }
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// End-to-end headers that no `Connection` removes, and those with rules of their own above.
 fn is_protected(name: &HeaderName) -> bool {
