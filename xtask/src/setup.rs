@@ -69,28 +69,7 @@ pub(crate) fn ensure(repo: &Repo) -> Result<()> {
         apt::install(&packages)?;
     }
     for requirement in missing {
-<<<<<<< HEAD
-        match &requirement.source {
-            Source::Debian => {}
-            Source::Rustup => process::run(
-                Command::new("rustup")
-                    .args(["component", "add", requirement.name])
-                    .current_dir(repo.root())
-                    .env_remove("LD_LIBRARY_PATH"),
-            )
-            .with_context(|| format!("rustup could not add {}", requirement.name))?,
-            Source::Cargo {
-                version,
-                arguments,
-                variables,
-            } => {
-                cargo_install(repo, requirement.name, version, arguments, variables)?;
-            }
-            Source::Python { version, directory } => unpack(requirement.name, version, directory)?,
-        }
-=======
         install(repo, requirement)?;
->>>>>>> h1
     }
     let left: Vec<&str> = requirements::all(repo)
         .iter()
@@ -133,6 +112,7 @@ fn install(repo: &Repo, requirement: &Requirement) -> Result<()> {
             arguments,
             variables,
         } => cargo_install(repo, requirement.name, version, arguments, variables),
+        Source::Python { version, directory } => unpack(requirement.name, version, directory),
     }
 }
 

@@ -51,6 +51,16 @@ impl Broken {
         )
     }
 
+    /// True when an HTTP/2 server says that it did not look at the request, and never will (RFC 9113, 8.7).
+    pub(crate) fn is_unprocessed(&self) -> bool {
+        let Self::Stream(error) = self else {
+            return false;
+        };
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let gone = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+        error.is_remote() && (refused || gone)
+    }
+
     /// The answer to a client whose request breaks the rules; `None` when it is gone.
     pub(crate) fn fault(&self) -> Option<Fault> {
         let Self::Read(error) = self else {

@@ -19,7 +19,7 @@ use super::{
     fault::{Cause, Dialect, Fault, Signature},
     h1::{Framing, KeepAlive, Switch, Target, hop_by_hop},
     pool::{Connection, Repeat, Shelf},
-    pump::{Last, Pump, PumpError, Sink, Source as _},
+    pump::{Again, Last, Pump, PumpError, Sink, Source as _},
     streams::is_empty,
     upstream::{Answered, Heard, Upstream},
     wire::{self, Spoken},
@@ -289,18 +289,43 @@ async fn ask_http2<S: Server>(
     down: &mut Downstream<'_>,
     request: &mut Pump,
 ) -> Result<Done, Stop> {
-    let room = room_at(server).await?;
     let Message { parts, body, .. } = message;
     let method = parts.method.clone();
-    let mut up = Upstream::send(room, Request::from_parts(parts, ()), body, method)
-        .map_err(|broken| unsendable(&broken))?;
-    let mut answered = match hear(down, &mut up, request).await {
-        Ok(answered) => answered,
-        Err(unheard) => return Err(unheard.stop(&mut up)),
-    };
-    wire::clean(&mut answered.headers);
-    let (done, _) = answer(down, up, request, answered).await;
-    Ok(done)
+    request.keep();
+    let mut again: Option<Again> = None;
+    loop {
+        let room = room_at(server).await?;
+        // A copy of the head, for servers that end a connection with requests on their way: they do so all the time.
+        let head = Request::from_parts(parts.clone(), ());
+        let mut up =
+            Upstream::send(room, head, body, method.clone()).map_err(|broken| unsendable(&broken))?;
+        let repeated = again.is_some();
+        if let Some(again) = again.take()
+            && !is_empty(body)
+        {
+            let late = again.unreleased;
+            if let Err(broken) = again.send(&mut up).await {
+                return Err(Stop::Fault(broken.of_server()));
+            }
+            down.release(late);
+        }
+        let mut answered = match hear(down, &mut up, request).await {
+            Ok(answered) => answered,
+            Err(Unheard::Server(broken)) if !repeated && broken.is_unprocessed() => {
+                tracing::debug!(%broken, "a request is sent again: its server did not look at it");
+                again = request.rewind();
+                if again.is_none() {
+                    return Err(Stop::Fault(broken.of_server()));
+                }
+                continue;
+            }
+            Err(unheard) => return Err(unheard.stop(&mut up)),
+        };
+        request.keep_no_more();
+        wire::clean(&mut answered.headers);
+        let (done, _) = answer(down, up, request, answered).await;
+        return Ok(done);
+    }
 }
 
 /// Room on an HTTP/2 connection to a server.

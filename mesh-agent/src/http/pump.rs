@@ -58,7 +58,25 @@ pub(super) struct Pump {
     data: Bytes,
     /// True once a frame was read.
     begun: bool,
+    kept: Kept,
 }
+
+/// What was taken out of the source so far, to be sent once more.
+#[derive(Debug)]
+enum Kept {
+    /// It cannot be sent again.
+    Nothing,
+    /// Everything so far. Nothing is copied: the pieces are shared with whoever sends them.
+    Whole {
+        data: Vec<Bytes>,
+        bytes: usize,
+        trailers: Option<HeaderMap>,
+        ended: bool,
+    },
+}
+
+/// The most that is kept of a body.
+const KEPT_MAX: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -84,7 +102,44 @@ impl Pump {
             state,
             data: Bytes::new(),
             begun: false,
+            kept: Kept::Nothing,
         }
+    }
+
+    /// Keeps what is sent from now on, as long as it is little, so that it can be sent again.
+    pub(super) fn keep(&mut self) {
+        self.kept = Kept::Whole {
+            data: Vec::new(),
+            bytes: 0,
+            trailers: None,
+            ended: self.state != State::Open,
+        };
+    }
+
+    /// Sends nothing again from now on.
+    pub(super) fn keep_no_more(&mut self) {
+        self.kept = Kept::Nothing;
+    }
+
+    /// Begins again, with `again` before what is left in the source. `None` when too much was sent already.
+    pub(super) fn rewind(&mut self) -> Option<Again> {
+        let Kept::Whole {
+            data,
+            trailers,
+            ended,
+            ..
+        } = std::mem::replace(&mut self.kept, Kept::Nothing)
+        else {
+            return None;
+        };
+        let unreleased = std::mem::take(&mut self.data).len();
+        self.state = if ended { State::Flushing } else { State::Open };
+        Some(Again {
+            data,
+            trailers,
+            ended,
+            unreleased,
+        })
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -121,7 +176,10 @@ impl Pump {
                     Poll::Ready(Some(Ok(frame))) => {
                         self.begun = true;
                         match frame.into_data() {
-                            Ok(data) => self.data = data,
+                            Ok(data) => {
+                                self.kept.push(&data);
+                                self.data = data;
+                            }
                             Err(frame) => self.end(to, frame.into_trailers().ok())?,
                         }
                     }
@@ -133,6 +191,7 @@ impl Pump {
                     let taken = ready!(to.poll_data(cx, &mut self.data, last)).map_err(PumpError::Sink)?;
                     from.release(taken);
                     if self.data.is_empty() && last == Last::Yes {
+                        self.kept.end(None);
                         self.state = State::Flushing;
                     }
                 }
@@ -146,8 +205,62 @@ impl Pump {
     }
 
     fn end(&mut self, to: &mut impl Sink, trailers: Option<HeaderMap>) -> Result<(), PumpError> {
+        self.kept.end(trailers.as_ref());
         to.finish(trailers).map_err(PumpError::Sink)?;
         self.state = State::Flushing;
         Ok(())
+    }
+}
+
+impl Kept {
+    fn push(&mut self, piece: &Bytes) {
+        if let Self::Whole { data, bytes, .. } = self {
+            *bytes += piece.len();
+            if *bytes > KEPT_MAX {
+                *self = Self::Nothing;
+            } else {
+                data.push(piece.clone());
+            }
+        }
+    }
+
+    fn end(&mut self, last: Option<&HeaderMap>) {
+        if let Self::Whole { trailers, ended, .. } = self {
+            *trailers = last.cloned();
+            *ended = true;
+        }
+    }
+}
+
+/// What a request had sent when it was sent again.
+#[derive(Debug)]
+pub(super) struct Again {
+    data: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    /// So much of it was not released yet when it was sent first.
+    pub(super) unreleased: usize,
+}
+
+impl Again {
+    /// Sends it once more. Little enough to be queued whatever room there is.
+    pub(super) async fn send(self, to: &mut impl Sink) -> Result<(), Broken> {
+        let pieces = self.data.len();
+        let whole = self.ended && self.trailers.is_none();
+        for (at, mut piece) in self.data.into_iter().enumerate() {
+            let last = if whole && at + 1 == pieces {
+                Last::Yes
+            } else {
+                Last::No
+            };
+            while !piece.is_empty() {
+                std::future::poll_fn(|cx| to.poll_data(cx, &mut piece, last)).await?;
+            }
+        }
+        match (self.ended, self.trailers) {
+            (true, trailers @ Some(_)) => to.finish(trailers),
+            (true, None) if pieces == 0 => to.finish(None),
+            _ => Ok(()),
+        }
     }
 }

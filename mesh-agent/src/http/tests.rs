@@ -275,3 +275,40 @@ async fn a_connection_is_used_again_and_one_that_closed_is_replaced() {
         "an idle client is let go in order"
     );
 }
+
+#[tokio::test]
+async fn requests_that_an_ending_server_did_not_look_at_go_to_another_connection() {
+    // Serves ten requests on each connection, and refuses what comes after them.
+    let impatient = server(|stream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut served = 0;
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            served += 1;
+            if served > 10 {
+                respond.send_reset(Reason::REFUSED_STREAM);
+                connection.graceful_shutdown();
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut body = request.into_body();
+                let mut echoed = Vec::new();
+                while let Some(Ok(data)) = body.data().await {
+                    echoed.extend_from_slice(&data);
+                }
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                send.send_data(echoed.into(), true).unwrap();
+            });
+        }
+    })
+    .await;
+    let (addr, _leaving) = engine(impatient).await;
+    let mut client = h2_client(addr).await;
+    for number in 0..100 {
+        let (response, mut send) = client.send_request(post("/"), false).unwrap();
+        send.send_data(vec![number; 100].into(), true).unwrap();
+        let response = within(response).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{number}");
+        let data = within(response.into_body().data()).await.unwrap().unwrap();
+        assert_eq!(data, vec![number; 100]);
+    }
+}
