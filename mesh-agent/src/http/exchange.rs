@@ -63,7 +63,7 @@ pub trait Server: Send + Sync {
     fn shelf(&self) -> &Arc<Shelf>;
 
     /// Owns the tasks of HTTP/2 connections to it.
-    fn tasks(&self) -> &TaskTracker;
+    fn connections(&self) -> &TaskTracker;
 
     /// Opens a connection to it.
     fn connect(&self) -> impl Future<Output = Result<TcpStream, Fault>> + Send;
@@ -76,7 +76,7 @@ pub(super) enum Done {
     /// Before the answer was whole. An HTTP/1 connection downstream must be reset.
     Broken(Broken),
     /// Both sides left HTTP.
-    Switched(Upstream),
+    Switched(Box<Upstream>),
 }
 
 /// Why there is no answer yet.
@@ -172,7 +172,7 @@ async fn forward<S: Steer>(
 ) -> Result<Done, Stop> {
     match steer.steer(&mut message).await? {
         Hop::Agent(room) => {
-            let mut up = ask_agent(room, message)?;
+            let mut up = ask_agent(room, message).await?;
             let answered = match hear(down, &mut up, request).await {
                 Ok(answered) => answered,
                 Err(unheard) => return Err(unheard.stop(&mut up)),
@@ -188,7 +188,7 @@ async fn forward<S: Steer>(
 }
 
 /// Sends a request to another agent.
-fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
+async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
     let Message {
         mut parts,
         body,
@@ -200,7 +200,7 @@ fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
         Switch::Stay => Upstream::send(room, Request::from_parts(parts, ()), body, method),
         Switch::Tunnel => return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into()),
         Switch::Upgrade(protocol) => {
-            if !room.takes_extended_connect() {
+            if !room.takes_extended_connect().await {
                 let reason = "the agent of the destination does not switch protocols";
                 return Err(Fault::new(Cause::Unavailable, reason).into());
             }
@@ -340,7 +340,7 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
     let unreached = |error: String| Fault::new(Cause::Connect, error);
     let stream = server.connect().await?;
     let addr = stream.peer_addr().map_err(|error| unreached(error.to_string()))?;
-    let connection = Tunnel::plain(stream, addr, server.tasks())
+    let connection = Tunnel::plain(stream, addr, server.connections())
         .await
         .map_err(|error| unreached(error.to_string()))?;
     server.shelf().share(connection.clone(), Instant::now());
@@ -401,7 +401,7 @@ async fn answer(
 ) -> (Done, Option<Upstream>) {
     if answered.switch != Switch::Stay {
         return match down.switch(answered).await {
-            Ok(()) => (Done::Switched(up), None),
+            Ok(()) => (Done::Switched(Box::new(up)), None),
             Err(broken) => {
                 up.reset(Reason::CANCEL);
                 (Done::Broken(broken), None)
@@ -443,14 +443,14 @@ async fn answer(
     }
 }
 
-/// Moves both messages until the answer is whole.
+/// Moves both messages until the answer is whole, and the request too as long as the server takes it.
 async fn carry(
     down: &mut Downstream<'_>,
     up: &mut Upstream,
     request: &mut Pump,
     response: &mut Pump,
 ) -> Result<(), Unheard> {
-    let mut deaf = false;
+    let (mut deaf, mut answered) = (false, false);
     poll_fn(|cx| {
         if !deaf && !request.is_done() {
             match request.poll(cx, down, up) {
@@ -462,13 +462,24 @@ async fn carry(
                 Poll::Ready(Err(PumpError::Sink(_))) => deaf = true,
             }
         }
-        match response.poll(cx, up, down) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(PumpError::Source(broken))) => return Poll::Ready(Err(Unheard::Server(broken))),
-            Poll::Ready(Err(PumpError::Sink(broken))) => return Poll::Ready(Err(Unheard::Client(broken))),
-            Poll::Pending => {}
+        if !answered {
+            match response.poll(cx, up, down) {
+                Poll::Ready(Ok(())) => answered = true,
+                Poll::Ready(Err(PumpError::Source(broken))) => {
+                    return Poll::Ready(Err(Unheard::Server(broken)));
+                }
+                Poll::Ready(Err(PumpError::Sink(broken))) => {
+                    return Poll::Ready(Err(Unheard::Client(broken)));
+                }
+                Poll::Pending => {}
+            }
         }
-        if (deaf || request.is_at_end())
+        // A server may answer early and yet read on.
+        if answered && (deaf || request.is_done()) {
+            return Poll::Ready(Ok(()));
+        }
+        if !answered
+            && (deaf || request.is_at_end())
             && let Poll::Ready(broken) = down.poll_gone(cx)
         {
             return Poll::Ready(Err(Unheard::Client(broken)));

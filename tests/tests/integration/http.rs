@@ -460,12 +460,6 @@ fn clients_that_speak_http2_reach_servers_that_do() {
             let load = ["-n", "3000", "-c", "4", "-m", "20", "-p", "h2c", at.as_str()];
             let load = client.run("h2load", &load)?.ok()?.stdout;
             ensure!(load.contains("3000 succeeded, 0 failed, 0 errored"), "{load}");
-            // 20 MB up, and its answer.
-            let script = format!(
-                "head -c 20000000 /dev/zero | curl -sS --max-time 30 --http2-prior-knowledge --data-binary @- -w '%{{http_code}} %{{size_upload}}' {at}"
-            );
-            let up = client.run("sh", &["-c", &script])?.ok()?.stdout;
-            ensure!(up.contains("200 20000000"), "{up}");
         }
         Ok(())
     });

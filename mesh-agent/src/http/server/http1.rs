@@ -38,14 +38,6 @@ use crate::{
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What comes after an answer.
-enum Next {
-    Request(RequestHead),
-    /// Nothing: the connection ends in order.
-    End,
-    Broken(ReadError),
-}
-
 /// Serves a connection of which `seen` was read.
 pub(super) async fn serve<S: Steer>(
     stream: TcpStream,
@@ -59,9 +51,9 @@ pub(super) async fn serve<S: Steer>(
     let mut patience = Patience::new(IDLE);
     loop {
         let head = match next(&mut reader, &mut patience, leaving).await {
-            Next::Request(head) => head,
-            Next::End => return end(reader, writer).await,
-            Next::Broken(error) => return refuse_head(reader, writer, steer, error).await,
+            Ok(Some(head)) => head,
+            Ok(None) => return end(reader, writer).await,
+            Err(error) => return refuse_head(reader, writer, steer, error).await,
         };
         let asked = head.asked();
         let keep_alive = if leaving.is_cancelled() {
@@ -84,7 +76,7 @@ pub(super) async fn serve<S: Steer>(
             Done::Answered => return end(reader, writer).await,
             Done::Broken(error) => return broken(error),
             Done::Switched(up) => {
-                let Some(up) = Raw::upstream(up) else {
+                let Some(up) = Raw::upstream(*up) else {
                     return broken("the server switched without an answer");
                 };
                 return match raw::relay(Raw::connection(reader, writer), up).await {
@@ -128,8 +120,12 @@ fn message(head: RequestHead) -> Message {
     }
 }
 
-/// Waits for the next request; without a buffer until something comes.
-async fn next(reader: &mut Reader, patience: &mut Patience, leaving: &CancellationToken) -> Next {
+/// Waits for the next request, without a buffer until something comes; `None` when the connection ends in order.
+async fn next(
+    reader: &mut Reader,
+    patience: &mut Patience,
+    leaving: &CancellationToken,
+) -> Result<Option<RequestHead>, ReadError> {
     if !reader.has_buffered() {
         let mut leave = pin!(leaving.cancelled());
         let ready = poll_fn(|cx| {
@@ -144,17 +140,14 @@ async fn next(reader: &mut Reader, patience: &mut Patience, leaving: &Cancellati
         .await;
         match ready {
             Some(Ok(Readiness::Bytes)) => {}
-            Some(Ok(Readiness::Closed)) | None => return Next::End,
-            Some(Err(error)) => return Next::Broken(error),
+            Some(Ok(Readiness::Closed)) | None => return Ok(None),
+            Some(Err(error)) => return Err(error),
         }
     }
     patience.touch();
-    match tokio::time::timeout(HEAD, reader.request()).await {
-        Ok(Ok(Some(head))) => Next::Request(head),
-        Ok(Ok(None)) => Next::End,
-        Ok(Err(error)) => Next::Broken(error),
-        Err(_) => Next::Broken(ReadError::Timeout),
-    }
+    tokio::time::timeout(HEAD, reader.request())
+        .await
+        .unwrap_or(Err(ReadError::Timeout))
 }
 
 /// Answers what is no request, if anybody is there to read it.

@@ -145,7 +145,7 @@ async fn serve_message<S: Steer>(
             else {
                 return;
             };
-            if let Some(up) = Raw::upstream(up)
+            if let Some(up) = Raw::upstream(*up)
                 && let Err(error) = raw::relay(Raw::stream(recv, send, None), up).await
             {
                 tracing::debug!(%error, "a switched stream broke off");

@@ -46,7 +46,7 @@ impl Server for Target {
         &self.shelf
     }
 
-    fn tasks(&self) -> &TaskTracker {
+    fn connections(&self) -> &TaskTracker {
         &self.path.tunnels
     }
 

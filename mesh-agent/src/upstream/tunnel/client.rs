@@ -252,8 +252,15 @@ impl Room {
         Ok((response, send, self.place))
     }
 
-    /// True when the other end takes extended CONNECT requests (RFC 8441).
-    pub fn takes_extended_connect(&self) -> bool {
+    /// True when the other end takes extended CONNECT requests (RFC 8441). It says so at the beginning of a connection; on
+    /// one that was just made, waits a little for that.
+    pub async fn takes_extended_connect(&self) -> bool {
+        for _ in 0..tuning::SETTINGS_LOOKS {
+            if self.requests.is_extended_connect_protocol_enabled() {
+                return true;
+            }
+            tokio::time::sleep(tuning::SETTINGS_LOOK).await;
+        }
         self.requests.is_extended_connect_protocol_enabled()
     }
 }

@@ -28,6 +28,9 @@ const FAULTS: usize = 100;
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
 /// TLS and HTTP/2 together must be done by then.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How often, and how many times, it is looked whether the peer's settings have come: h2 tells nobody.
+pub(crate) const SETTINGS_LOOK: Duration = Duration::from_millis(5);
+pub(crate) const SETTINGS_LOOKS: u32 = 200;
 /// The application that a stream asks for must have accepted by then. Connections within a pod take microseconds unless
 /// its queue is full.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
