@@ -1,6 +1,6 @@
 //! The byte streams that HTTP is spoken over.
 //!
-//! Invariant: dropping either half, or the whole, of a stream whose end was not announced by [`in_order`] resets it: a
+//! Invariant: dropping either half, or the whole, of a stream whose end was not announced by `in_order` resets it: a
 //! message that was cut never looks complete.
 
 use std::{
