@@ -9,6 +9,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
+    check_bounds_signed,
     helpers::{
         bpf_get_socket_cookie,
         generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative},
@@ -16,7 +17,9 @@ use aya_ebpf::{
     macros::socket_filter,
     programs::SkBuffContext,
 };
-use mesh_common::kernel::{FlowKey, Ip, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX};
+use mesh_common::kernel::{
+    FlowKey, Ip, PORT_LET_THROUGH, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX,
+};
 
 use crate::maps::{CONFIG, FLOWS, HELD, LISTENERS, OPEN_PORTS, SYN_RINGS};
 
@@ -66,8 +69,8 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
             family: if v4 { 4 } else { 6 },
             reserved: 0,
         };
-        // SAFETY: the value is not dereferenced.
-        if unsafe { OPEN_PORTS.get(&port) }.is_some() {
+        // SAFETY: a value is one word, which is never half written.
+        if unsafe { OPEN_PORTS.get(&port) }.is_some_and(|state| *state == PORT_LET_THROUGH) {
             return PASS;
         }
         // Full or not, the request is held; without the entry a repetition may meet another worker.
@@ -85,8 +88,9 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
     let tcp_len = (u32::from(tcp[12] >> 4) * 4)
         .min(len)
         .clamp(TCP_HEADER_MIN, TCP_HEADER_MAX as u32);
-    // SAFETY: the reservation is of this type's size; every field is written before it is submitted. The
-    // length is bounded twice: `clamp` for the packet, the mask for the verifier.
+    // SAFETY: the reservation is of this type's size; every field is written before it is submitted. The length is
+    // bounded twice: `clamp` for the packet, `check_bounds_signed` for the verifier. It is read back so that the compiler
+    // cannot know that the check changes nothing: older verifiers (6.1) do not follow the clamp.
     unsafe {
         (*event).listener = cookie;
         (*event).pod = listener.pod;
@@ -99,9 +103,8 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
         (*event).tcp = [0; TCP_HEADER_MAX];
         (*event).reserved = 0;
         (*event).tcp_len = tcp_len;
-        let copied = tcp_len & 63;
-        if copied > 60
-            || copied == 0
+        let copied = core::ptr::read_volatile(&raw const (*event).tcp_len);
+        if !check_bounds_signed(copied.into(), 1, TCP_HEADER_MAX as i64)
             || bpf_skb_load_bytes(skb.cast(), 0, (*event).tcp.as_mut_ptr().cast(), copied) != 0
         {
             entry.discard(0);

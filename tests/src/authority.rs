@@ -10,13 +10,24 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Node;
+use crate::{Node, manifest::NAMESPACE};
 
 /// An authority with a root of its own.
 #[derive(Debug)]
 pub struct Authority {
     dir: PathBuf,
     binary: PathBuf,
+}
+
+/// The files that prove to be a service account.
+#[derive(Debug)]
+pub struct Credentials {
+    /// The certificate, and what leads from it to the root.
+    pub chain: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The roots of the authority, for who is at the other end.
+    pub roots: PathBuf,
 }
 
 impl Authority {
@@ -37,6 +48,29 @@ impl Authority {
     /// Ends the belief in all roots but the newest.
     pub fn drop_old_roots(&self) -> Result<()> {
         self.command(&["rotate-root", "--drop-old"])
+    }
+
+    /// Issues a certificate with a new key for a service account of the namespace of all pods.
+    pub fn issue(&self, account: &str) -> Result<Credentials> {
+        let file = |suffix: &str| self.dir.with_extension(format!("{account}.{suffix}"));
+        let credentials = Credentials {
+            chain: file("pem"),
+            key: file("key"),
+            roots: self.dir.join("roots.pem"),
+        };
+        let (chain, key) = (path(&credentials.chain)?, path(&credentials.key)?);
+        self.command(&[
+            "issue",
+            "--namespace",
+            NAMESPACE,
+            "--service-account",
+            account,
+            "--new-key",
+            key,
+            "--out",
+            chain,
+        ])?;
+        Ok(credentials)
     }
 
     /// The directory that agents are given.
@@ -74,4 +108,8 @@ impl Authority {
     fn hidden(&self) -> PathBuf {
         self.dir.with_extension("hidden")
     }
+}
+
+fn path(file: &Path) -> Result<&str> {
+    file.to_str().context("a path that is no text")
 }

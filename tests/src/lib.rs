@@ -16,14 +16,16 @@ mod footprint;
 mod layout;
 mod manifest;
 mod mesh;
+mod metrics;
 mod network;
 mod process;
 pub mod programs;
 pub mod traffic;
 
 pub use agent::{Agent, AgentStart, agent_binary};
-pub use authority::Authority;
+pub use authority::{Authority, Credentials};
 pub use capture::{Capture, Packet, Wire};
 pub use manifest::{Pod, Service};
 pub use mesh::{LivePod, LiveService, Mesh, MeshBuilder, Node};
+pub use metrics::Metrics;
 pub use process::{Command, Output, Process, wait_until};

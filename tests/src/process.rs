@@ -5,6 +5,7 @@
 //! Invariant: a [`Process`] that is dropped is dead and reaped, unless its mesh is kept.
 
 use std::{
+    env,
     ffi::OsStr,
     fmt,
     fs::{self, File},
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
@@ -249,6 +250,7 @@ impl Process {
     }
 
     fn wait_status(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let deadline = patient(deadline);
         let end = Instant::now() + deadline;
         let mut pause = Duration::from_millis(1);
         loop {
@@ -339,6 +341,7 @@ impl fmt::Display for Output {
 
 /// Waits until the condition holds; an error naming `what` if it does not by the deadline.
 pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let deadline = patient(deadline);
     let end = Instant::now() + deadline;
     let mut pause = Duration::from_millis(1);
     loop {
@@ -349,6 +352,18 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// A deadline on this machine. An emulated one is many times slower; `NODEMESH_PATIENCE` says how many.
+fn patient(deadline: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| {
+        let told = env::var("NODEMESH_PATIENCE")
+            .ok()
+            .and_then(|factor| factor.parse().ok());
+        told.unwrap_or(1).clamp(1, 100)
+    });
+    deadline * *factor
 }
 
 /// The last lines of a text.

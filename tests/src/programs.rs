@@ -1,7 +1,7 @@
 //! Where the test programs are, built when they are not there yet.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -120,8 +120,12 @@ fn build_peer(linkage: Linkage) -> Result<PathBuf> {
         .args(["-O1", "-Wall", "-Werror", "-o"])
         .arg(&draft)
         .arg(sources().join("peer.c"))
-        .output()
-        .with_context(|| format!("starting {compiler} (Debian package {package})"))?;
+        .output();
+    let output = match output {
+        // A test machine gets the program and no compiler.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => return Ok(path),
+        other => other.with_context(|| format!("starting {compiler} (Debian package {package})"))?,
+    };
     if !output.status.success() {
         bail!(
             "{compiler} peer.c failed:\n{}",

@@ -17,6 +17,7 @@ mod repo;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests
     Test(test::Options),
+    /// Run the integration tests on stock distribution kernels, in virtual machines
+    VmTest(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -82,5 +85,6 @@ fn run() -> Result<()> {
         Command::Bench(options) => bench::command(&repo, &options),
         Command::Fuzz(options) => fuzz::command(&repo, &options),
         Command::Test(options) => test::command(&repo, &options),
+        Command::VmTest(options) => vm::command(&repo, &options),
     }
 }

@@ -63,6 +63,11 @@ impl Repo {
         self.root.join("target/ebpf/mesh-ebpf.o")
     }
 
+    /// What test machines are made of, kept between runs.
+    pub(crate) fn vm_dir(&self) -> PathBuf {
+        self.target.join("vm")
+    }
+
     /// Programs that no package of the system provides, each in a directory of its own.
     pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")

@@ -4,6 +4,7 @@
 //! - [`Inspect`]: what the agent answers them with;
 //! - [`RunDir`] and [`AgentLock`]: where an agent is found, and that there is only one;
 //! - [`AdminSocket`] and [`serve`]: the Unix socket and the server on it;
+//! - [`serve_http`]: metrics, readiness and liveness for others than the command line;
 //! - [`dial`] and [`AdminClient`]: the other end, for the command line and for a successor.
 //!
 //! The agent hands its [`Inspect`] to [`serve`]. Invariant: nothing here is on the path of a connection, and
@@ -11,6 +12,7 @@
 
 mod client;
 mod filter;
+mod http;
 mod inspect;
 mod lock;
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub(crate) mod view;
 mod words;
 
 pub use client::{AdminClient, DialError, dial};
+pub use http::{Door, DoorAddress, Expose, NoAddress, serve_http};
 pub use inspect::{ExplainError, FlowFeed, HandoverError, Inspect, LogError};
 pub use lock::{AgentLock, LockError, RunDir};
 pub use server::{ServeError, serve};

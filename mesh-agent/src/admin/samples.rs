@@ -1,10 +1,11 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
 use super::proto::{
-    AgentState, Carriage, Certificate, CertificateStanding, Connection, ConnectionState, Counts, Destination,
-    DestinationKind, Direction, Endpoint, Enrolment, ExplainReply, ExplainedPolicy, ExplainedRule,
-    ExplainedSource, ExplainedWay, Flow, FlowKind, Path, Policy, PolicyKind, Port, Process, RejectedObject,
-    Service, StatusReply, Totals, WorkerStatus, Workload,
+    AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Channel,
+    Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
+    ExplainReply, ExplainedPolicy, ExplainedRule, ExplainedSource, ExplainedWay, Flow, FlowKind, Path,
+    Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject, Service, StatusReply, Totals,
+    WorkerStatus, Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -64,6 +65,24 @@ pub(crate) fn status() -> StatusReply {
             remedy: "use 1 to 65535".into(),
             last_good_in_force: true,
         }],
+        certificates: Some(CertificateHealth {
+            accounts: 2,
+            valid: 1,
+            first_expiry: NOW + 3_600 * SECOND,
+            authority_expiry: NOW + 8_640_000 * SECOND,
+            problems: vec![
+                CertificateProblem {
+                    severity: ProblemSeverity::Failure.into(),
+                    text: "the certificate of shop/db has expired: on fire".into(),
+                    remedy: "put the fire out".into(),
+                },
+                CertificateProblem {
+                    severity: ProblemSeverity::Warning.into(),
+                    text: "the root 1a (CN=mesh) expires in 3days".into(),
+                    remedy: "make a new one".into(),
+                },
+            ],
+        }),
     }
 }
 
@@ -403,6 +422,7 @@ fn to_service() -> Path {
             comm: "curl".into(),
         }),
         worker: 0,
+        channel: Channel::MutualTls.into(),
         peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
     }
 }

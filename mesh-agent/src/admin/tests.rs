@@ -141,7 +141,7 @@ fn flow(kind: FlowKind, port: u16) -> Flow {
             process: None,
         },
         duration: None,
-        reason: String::new(),
+        cause: None,
     }
 }
 

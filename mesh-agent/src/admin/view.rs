@@ -8,7 +8,7 @@ use std::{
 use super::proto;
 use crate::config::Rejection;
 use crate::telemetry::{
-    Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject, Process, Side,
+    Channel, Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject, Process, Side,
 };
 
 impl From<&Connection> for proto::Connection {
@@ -48,7 +48,7 @@ impl From<&Flow> for proto::Flow {
             duration_us: flow.duration.map_or(0, |duration| {
                 u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
             }),
-            reason: flow.reason.clone(),
+            reason: flow.cause.as_ref().map(ToString::to_string).unwrap_or_default(),
             ..Self::default()
         };
         match &flow.subject {
@@ -120,6 +120,7 @@ fn path_of(connection: &Connection) -> proto::Path {
         upstream: connection.upstream().map(address).unwrap_or_default(),
         process: connection.process.as_ref().map(process_of),
         worker: connection.worker,
+        channel: channel_of(connection.channel()).into(),
         peer: connection.peer().map(ToString::to_string).unwrap_or_default(),
     }
 }
@@ -155,6 +156,15 @@ fn direction_of(direction: Direction) -> proto::Direction {
         Direction::Outbound => proto::Direction::Outbound,
         Direction::Inbound => proto::Direction::Inbound,
         Direction::Local => proto::Direction::Local,
+    }
+}
+
+fn channel_of(channel: Option<Channel>) -> proto::Channel {
+    match channel {
+        None => proto::Channel::Unspecified,
+        Some(Channel::Plaintext) => proto::Channel::Plaintext,
+        Some(Channel::MutualTls) => proto::Channel::MutualTls,
+        Some(Channel::SameNode) => proto::Channel::SameNode,
     }
 }
 

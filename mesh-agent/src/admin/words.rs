@@ -11,8 +11,8 @@ use std::{
 use serde::Serializer;
 
 use super::proto::{
-    AgentState, Carriage, CertificateStanding, ConnectionState, DestinationKind, Direction, Enrolment,
-    FlowKind, PolicyKind,
+    AgentState, Carriage, CertificateStanding, Channel, ConnectionState, DestinationKind, Direction,
+    Enrolment, FlowKind, PolicyKind, ProblemSeverity,
 };
 
 /// An enumeration whose values have names.
@@ -55,14 +55,17 @@ words! {
     AgentState { Starting = "starting", Ready = "ready", Draining = "draining" }
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
     CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
+    ProblemSeverity { Warning = "warning", Failure = "failure" }
     PolicyKind { Authorization = "AuthorizationPolicy", PeerAuthentication = "PeerAuthentication" }
     Carriage {
         Local = "local",
         MutualTls = "mutual-tls",
         Plaintext = "plaintext",
         Passthrough = "passthrough",
+        Hbone = "hbone",
     }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
+    Channel { Plaintext = "plaintext", MutualTls = "mutual-tls", SameNode = "same-node" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {
         Held = "held",

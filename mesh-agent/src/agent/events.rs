@@ -13,7 +13,7 @@ use crate::{
     kernel::raw,
     node::PodTable,
     runtime::Workers,
-    telemetry::{Direction, Flow, FlowKind, FlowLog, FlowSubject, Process},
+    telemetry::{Cause, Direction, Flow, FlowKind, FlowLog, FlowSubject, Process},
 };
 
 /// How often the ring is emptied. The kernel half wakes nobody for it.
@@ -89,6 +89,6 @@ fn take(event: &FlowEvent, workers: &Workers, pods: &PodTable, flows: &FlowLog) 
         kind,
         subject,
         duration: None,
-        reason: reason.to_owned(),
+        cause: Some(Cause::new("no-listener", reason)),
     });
 }

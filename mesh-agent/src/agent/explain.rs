@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::model::{Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, Workload};
+use mesh_common::model::{Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, TunnelProtocol, Workload};
 
 use crate::{
     admin::{
@@ -215,7 +215,7 @@ impl World<'_> {
         let carriage = self.carriage(source, target, mode.mode);
         let channel = match (carriage, source.id.as_ref().map(peer)) {
             (Carriage::Local, Some(peer)) => Channel::SameNode(peer),
-            (Carriage::MutualTls, Some(peer)) => Channel::MutualTls(peer),
+            (Carriage::MutualTls | Carriage::Hbone, Some(peer)) => Channel::MutualTls(peer),
             _ => Channel::Plaintext,
         };
         let trace = policy.trace(ConnectionFacts {
@@ -254,7 +254,10 @@ impl World<'_> {
         match &source.workload {
             Some(workload) if workload.node == target.node => Carriage::Local,
             Some(_) if self.encryption == Encryption::MutualTls && mode != PeerMode::Disable => {
-                Carriage::MutualTls
+                match target.tunnel {
+                    TunnelProtocol::Nodemesh => Carriage::MutualTls,
+                    TunnelProtocol::Hbone => Carriage::Hbone,
+                }
             }
             _ => Carriage::Plaintext,
         }

@@ -22,11 +22,14 @@ use super::{
     logging, policies, preflight,
 };
 use crate::{
-    admin::{ExplainError, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
-    identity::{CertificateState, CertificateStore, Standing as CertificateStanding},
+    admin::{ExplainError, Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view::micros},
+    identity::{CertificateState, CertificateStore, Severity, Standing as CertificateStanding},
     runtime::Workers,
     state::{ServiceEntry, Store},
-    telemetry::{Connection, Destination, FlowLog, Totals},
+    telemetry::{
+        Connection, Destination, FlowLog, Totals,
+        metrics::{CertificateFacts, Metrics, NodeFacts},
+    },
 };
 
 /// The running parts that the admin API asks.
@@ -42,6 +45,7 @@ pub(super) struct Inspector {
     pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
     pub(super) flows: Arc<FlowLog>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) lifecycle: Arc<Lifecycle>,
     pub(super) enrolment: Arc<Enrolment>,
     pub(super) log: logging::Handle,
@@ -83,6 +87,7 @@ impl Inspect for Inspector {
             counts: Some(self.counts()),
             totals: Some(sum(totals)),
             rejected: self.rejected(),
+            certificates: self.certificates.as_deref().map(health),
         }
     }
 
@@ -191,7 +196,48 @@ impl Inspect for Inspector {
     }
 }
 
+impl Expose for Inspector {
+    fn metrics(&self) -> Option<String> {
+        self.open_connections()
+            .for_each(|connection| connection.tell_bytes());
+        self.metrics.text(Instant::now(), self.node_facts()).ok()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.lifecycle.phase() == Phase::Ready
+    }
+}
+
 impl Inspector {
+    fn node_facts(&self) -> NodeFacts {
+        let counts = self.counts();
+        let states = self.certificates.iter().flat_map(|store| store.states());
+        NodeFacts {
+            pods: vec![
+                ("enrolled", counts.workloads_enrolled as usize),
+                ("waiting", counts.workloads_waiting as usize),
+                ("failed", counts.workloads_failed as usize),
+            ],
+            connections: self.workers.connections(),
+            rejected: self.store.rejections().len(),
+            certificates: states
+                .map(|state| CertificateFacts {
+                    account: state.account.to_string(),
+                    until: state.identity.map(|identity| identity.facts().not_after),
+                    failures: state.failures_ever,
+                })
+                .collect(),
+            authority_until: self
+                .certificates
+                .as_ref()
+                .and_then(|store| store.authority_until()),
+            roots_failing: self
+                .certificates
+                .as_ref()
+                .map(|store| store.roots_error().is_some()),
+        }
+    }
+
     fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
         self.workers
             .iter()
@@ -291,6 +337,32 @@ fn server_of(connection: &Connection) -> Option<ObjectKey> {
         }
         | Destination::Workload(workload) => Some(workload.clone()),
         Destination::Service { endpoint: None, .. } | Destination::Passthrough => None,
+    }
+}
+
+fn health(store: &CertificateStore) -> proto::CertificateHealth {
+    let states = store.states();
+    let now = store.clock().now();
+    let ends = |state: &CertificateState| Some(state.identity.as_ref()?.facts().not_after);
+    let valid: Vec<_> = states.iter().filter_map(ends).filter(|end| now <= *end).collect();
+    let problems = store
+        .problems()
+        .into_iter()
+        .map(|problem| proto::CertificateProblem {
+            severity: match problem.severity {
+                Severity::Warning => proto::ProblemSeverity::Warning,
+                Severity::Failure => proto::ProblemSeverity::Failure,
+            }
+            .into(),
+            text: problem.text,
+            remedy: problem.remedy.to_owned(),
+        });
+    proto::CertificateHealth {
+        accounts: count(states.iter()),
+        valid: count(valid.iter()),
+        first_expiry: valid.iter().min().map_or(0, |end| micros(*end)),
+        authority_expiry: store.authority_until().map_or(0, micros),
+        problems: problems.collect(),
     }
 }
 

@@ -37,7 +37,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin::{self, AdminSocket, AgentLock, DialError, LockError, RunDir, ServeError, SocketError, proto},
+    admin::{
+        self, AdminSocket, AgentLock, DialError, Door, DoorAddress, LockError, RunDir, ServeError,
+        SocketError, proto,
+    },
     config,
     identity::{self, CaDirectory, CertificateStore, Clock, EmbeddedCa, Settings, authority::DirectoryError},
     kernel::{self, KernelError, bpffs},
@@ -48,7 +51,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::FlowLog,
+    telemetry::{FlowLog, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -93,6 +96,10 @@ pub struct Options {
     pub trust_domain: TrustDomain,
     /// How long certificates are valid.
     pub certificate_lifetime: Duration,
+    /// Where metrics are served.
+    pub metrics_address: DoorAddress,
+    /// Where readiness and liveness are served.
+    pub health_address: DoorAddress,
     /// Take over from the agent that runs here.
     pub takeover: bool,
     /// How long open connections may take to end after SIGTERM.
@@ -239,7 +246,8 @@ impl Agent {
             stop.clone(),
         ));
         let pods = Arc::new(PodTable::default());
-        let flows = Arc::new(FlowLog::default());
+        let metrics = Arc::new(Metrics::new());
+        let flows = Arc::new(FlowLog::new(Arc::clone(&metrics)));
         let trust_domain = match &certificates {
             Some(certificates) => certificates.trust_domain().clone(),
             None => options.trust_domain.clone(),
@@ -248,6 +256,7 @@ impl Agent {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
+            metrics: Arc::clone(&metrics),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
             home: Arc::clone(&home),
@@ -299,12 +308,23 @@ impl Agent {
             trust_domain,
             certificates,
             flows: Arc::clone(&flows),
+            metrics,
             lifecycle: Arc::clone(&lifecycle),
             enrolment: Arc::clone(&enrolment),
             log,
         };
         let socket = AdminSocket::bind(&run_dir.socket())?;
-        let serving = admin::serve(socket, Arc::new(inspector), lifecycle.admin_stop());
+        let inspector = Arc::new(inspector);
+        for (door, address) in [
+            (Door::Metrics, options.metrics_address),
+            (Door::Health, options.health_address),
+        ] {
+            if let DoorAddress(Some(address)) = address {
+                let expose = Arc::clone(&inspector);
+                tasks.spawn(admin::serve_http(door, address, expose, lifecycle.admin_stop()));
+            }
+        }
+        let serving = admin::serve(socket, inspector, lifecycle.admin_stop());
         tasks.spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the admin API is gone; traffic is not affected");

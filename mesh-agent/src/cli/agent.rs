@@ -2,7 +2,10 @@
 //!
 //! Invariant: the commands and `run` derive every path from the same `--run-dir`.
 
-use std::{future::Future, path::PathBuf};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -27,6 +30,14 @@ pub(super) struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// The agent of this run directory.
+    pub(super) fn at(run_dir: &Path) -> Self {
+        Self {
+            run_dir: run_dir.to_owned(),
+            socket: None,
+        }
+    }
+
     /// The socket to dial.
     pub(super) fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.run_dir().socket())

@@ -86,6 +86,7 @@ impl View for Seen {
                 Column::text("CLIENT"),
                 Column::text("DIALLED"),
                 Column::number("WORKER"),
+                Column::text("CHANNEL").optional(),
                 Column::text("PEER").optional(),
             ],
         ));
@@ -132,6 +133,7 @@ impl Connection {
             Cell::from(&path.client),
             Cell::from(&path.original_destination),
             Cell::from(path.worker.to_string()),
+            path.channel_cell(),
             Cell::from(&path.peer),
         ]
     }

@@ -155,6 +155,7 @@ fn carried(carriage: Carriage) -> String {
     match carriage {
         Carriage::Local => "on one node, in one hop; the kernel proves who dials".to_owned(),
         Carriage::MutualTls => "mutual TLS between the two nodes, on the port of the destination".to_owned(),
+        Carriage::Hbone => "HBONE: mutual TLS on port 15008 of the destination".to_owned(),
         Carriage::Plaintext => "in the clear; nothing proves who dials".to_owned(),
         Carriage::Passthrough => "as it is".to_owned(),
         Carriage::Unspecified => Carriage::word_of(0).to_owned(),

@@ -146,6 +146,7 @@ fn table(detail: Detail) -> Table {
             Column::text("PROCESS").at_least(16),
             Column::number("CONNECTION"),
             Column::number("WORKER"),
+            Column::text("CHANNEL").at_least(9),
         ],
     );
     // Of no known width, so it comes last.
@@ -196,6 +197,7 @@ impl Flow {
             path.process_cell(),
             Cell::from(connection),
             Cell::from(path.worker.to_string()),
+            path.channel_cell(),
         ]
     }
 }

@@ -5,7 +5,7 @@ use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
 use super::table::Cell;
 use crate::admin::{
     Words,
-    proto::{DestinationKind, Direction, Path, PathFilter},
+    proto::{Channel, DestinationKind, Direction, Path, PathFilter},
 };
 
 /// Which connections are wanted.
@@ -72,6 +72,14 @@ impl Path {
             comm => format!("{comm}/{}", process.pid),
         });
         Cell::from(text.unwrap_or_default())
+    }
+
+    /// What protects it; nothing while that is not known.
+    pub(super) fn channel_cell(&self) -> Cell {
+        match self.channel() {
+            Channel::Unspecified => Cell::from(""),
+            channel => Cell::from(channel.word()),
+        }
     }
 
     /// Which way.

@@ -9,8 +9,13 @@ use super::{
     agent::{BPFFS, RUN_DIR},
     failure::Failure,
 };
+use crate::admin::DoorAddress;
 use crate::agent::{self, LogFormat, Options};
 use crate::policy::ROOT_NAMESPACE;
+
+/// The ports that tools expect, where nobody but the node itself can ask.
+const METRICS: &str = "127.0.0.1:15020";
+const HEALTH: &str = "127.0.0.1:15021";
 
 /// What `run` takes.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +53,12 @@ pub(super) struct RunArgs {
     /// How long certificates are valid; they are renewed at about half of that
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
     certificate_lifetime: Duration,
+    /// Where `/metrics` is served, in the agent's own network namespace: an address and a port, or `none`
+    #[arg(long, value_name = "ADDRESS", default_value = METRICS)]
+    metrics_address: DoorAddress,
+    /// Where `/healthz/ready` and `/livez` are served: an address and a port, or `none`
+    #[arg(long, value_name = "ADDRESS", default_value = HEALTH)]
+    health_address: DoorAddress,
     /// Replace the running agent without losing a connection; it drains and ends
     #[arg(long)]
     takeover: bool,
@@ -79,6 +90,8 @@ impl RunArgs {
             ca: self.ca,
             trust_domain: self.trust_domain,
             certificate_lifetime: self.certificate_lifetime,
+            metrics_address: self.metrics_address,
+            health_address: self.health_address,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
             handover_timeout: self.handover_timeout,

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::admin::{
     Words as _,
-    proto::{AgentState, RejectedObject, StatusReply, StatusRequest},
+    proto::{
+        AgentState, CertificateHealth, CertificateProblem, ProblemSeverity, RejectedObject, StatusReply,
+        StatusRequest,
+    },
 };
 
 /// What `status` takes.
@@ -28,7 +31,16 @@ impl StatusArgs {
         let status = self.agent.ask(|mut agent| async move {
             Ok::<_, Failure>(agent.status(StatusRequest {}).await?.into_inner())
         })?;
-        self.output.show(&status)
+        self.output.show(&status)?;
+        let failing = |health: &CertificateHealth| {
+            let mut problems = health.problems.iter();
+            problems.any(|problem| problem.severity() == ProblemSeverity::Failure)
+        };
+        // As `check` does: a warning is no failure.
+        if status.certificates.as_ref().is_some_and(failing) {
+            return Err(Failure::Told);
+        }
+        Ok(())
     }
 }
 
@@ -37,6 +49,13 @@ impl View for StatusReply {
         let mut text = self.facts(detail).body(colour);
         text.push('\n');
         text.push_str(&self.worker_table().render(colour));
+        let problems = self.certificates.iter().flat_map(|health| &health.problems);
+        for (number, problem) in problems.enumerate() {
+            if number == 0 {
+                text.push_str("\nCertificates\n");
+            }
+            text.push_str(&problem.text());
+        }
         if !self.rejected.is_empty() {
             text.push_str("\nRejected configuration\n");
             self.rejected
@@ -105,6 +124,9 @@ impl StatusReply {
                 units::bytes(totals.bytes_to_downstream)
             )),
         );
+        if let Some(health) = &self.certificates {
+            fact("Certificates", health.cell());
+        }
         if detail == Detail::Wide {
             fact("Started", Cell::from(units::date_and_time(self.started_at)));
             fact(
@@ -129,6 +151,32 @@ impl StatusReply {
             );
         }
         table
+    }
+}
+
+impl CertificateHealth {
+    /// How many there are, and until when.
+    fn cell(&self) -> Cell {
+        let mut text = format!("{} of {} valid", self.valid, self.accounts);
+        if self.first_expiry != 0 {
+            let end = units::date_and_time(self.first_expiry);
+            text.push_str(&format!(", the first until {end}"));
+        }
+        let worst = self.problems.first().map(CertificateProblem::severity);
+        Cell::from(text).tone(match worst {
+            None => Tone::Plain,
+            Some(ProblemSeverity::Failure) => Tone::Bad,
+            Some(_) => Tone::Doubtful,
+        })
+    }
+}
+
+impl CertificateProblem {
+    /// What and how to mend it.
+    fn text(&self) -> String {
+        let severity = ProblemSeverity::word_of(self.severity);
+        let (text, remedy) = (plain(&self.text), plain(&self.remedy));
+        format!("  {severity}: {text}\n    hint: {remedy}\n")
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     upstream::{Answered, Heard, Upstream},
     wire::{self, Spoken},
 };
-use crate::upstream::tunnel::client::{Room, Tunnel};
+use crate::upstream::session::{Room, Session};
 
 /// A request on its way.
 pub struct Message {
@@ -340,7 +340,7 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
     let unreached = |error: String| Fault::new(Cause::Connect, error);
     let stream = server.connect().await?;
     let addr = stream.peer_addr().map_err(|error| unreached(error.to_string()))?;
-    let connection = Tunnel::plain(stream, addr, server.connections())
+    let connection = Session::plain(stream, addr, server.connections())
         .await
         .map_err(|error| unreached(error.to_string()))?;
     server.shelf().share(connection.clone(), Instant::now());

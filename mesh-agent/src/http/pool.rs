@@ -15,7 +15,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{Reader, Writer, h1::Limits, io};
-use crate::upstream::tunnel::client::Tunnel;
+use crate::upstream::session::Session;
 
 /// An unused connection goes after this long.
 const IDLE: Duration = Duration::from_secs(60);
@@ -23,8 +23,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(1);
 /// Unused connections kept on one shelf.
 const IDLE_MAX: usize = 128;
-/// Requests at once on one HTTP/2 connection before another is opened beside it.
-const STREAMS_MAX: usize = 100;
 
 /// An HTTP/1 connection to a server.
 pub(super) struct Connection {
@@ -42,7 +40,7 @@ pub struct Shelf {
 
 /// An HTTP/2 connection to a server.
 struct Shared {
-    connection: Tunnel,
+    connection: Session,
     used: Instant,
 }
 
@@ -114,17 +112,15 @@ impl Shelf {
     }
 
     /// A shared connection with room for another request.
-    pub(super) fn shared(&self, now: Instant) -> Option<Tunnel> {
+    pub(super) fn shared(&self, now: Instant) -> Option<Session> {
         let mut shared = lock(&self.shared);
-        let one = shared
-            .iter_mut()
-            .find(|one| one.connection.streams() < STREAMS_MAX)?;
+        let one = shared.iter_mut().find(|one| one.connection.has_room())?;
         one.used = now;
         Some(one.connection.clone())
     }
 
     /// Keeps a shared connection.
-    pub(super) fn share(&self, connection: Tunnel, now: Instant) {
+    pub(super) fn share(&self, connection: Session, now: Instant) {
         lock(&self.shared).push(Shared {
             connection,
             used: now,
@@ -132,7 +128,7 @@ impl Shelf {
     }
 
     /// Gives up a shared connection that takes no requests any more.
-    pub(super) fn give_up(&self, broken: &Tunnel) {
+    pub(super) fn give_up(&self, broken: &Session) {
         lock(&self.shared).retain(|one| !one.connection.is(broken));
     }
 

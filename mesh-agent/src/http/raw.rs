@@ -22,7 +22,7 @@ use super::{
     streams,
     upstream::Upstream,
 };
-use crate::upstream::tunnel::client::Place;
+use crate::upstream::session::Seat;
 
 /// Bytes read at once.
 const CHUNK: usize = 16 * 1024;
@@ -31,7 +31,7 @@ const CHUNK: usize = 16 * 1024;
 pub(super) struct Raw {
     from: From,
     to: To,
-    _place: Option<Place>,
+    _seat: Option<Seat>,
 }
 
 enum From {
@@ -62,16 +62,16 @@ impl Raw {
                 half: writer.into_inner(),
                 ending: false,
             },
-            _place: None,
+            _seat: None,
         }
     }
 
     /// A stream.
-    pub(super) fn stream(recv: RecvStream, send: SendStream<Bytes>, place: Option<Place>) -> Self {
+    pub(super) fn stream(recv: RecvStream, send: SendStream<Bytes>, seat: Option<Seat>) -> Self {
         Self {
             from: From::Stream(recv),
             to: To::Stream(send),
-            _place: place,
+            _seat: seat,
         }
     }
 
@@ -82,7 +82,7 @@ impl Raw {
                 let (reader, writer) = visit.connection.into_halves();
                 Some(Self::connection(reader, writer))
             }
-            Upstream::H2(sent) => Some(Self::stream(sent.recv?, sent.send, Some(sent.place))),
+            Upstream::H2(sent) => Some(Self::stream(sent.recv?, sent.send, Some(sent.seat))),
         }
     }
 

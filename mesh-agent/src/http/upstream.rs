@@ -17,7 +17,7 @@ use super::{
     streams::{self, is_empty},
     wire,
 };
-use crate::upstream::tunnel::client::{Place, Room};
+use crate::upstream::session::{Room, Seat};
 
 /// One request's place on the connection it goes over.
 pub(super) enum Upstream {
@@ -39,7 +39,7 @@ pub(super) struct Sent {
     pub(super) send: SendStream<Bytes>,
     pub(super) recv: Option<RecvStream>,
     method: Method,
-    pub(super) place: Place,
+    pub(super) seat: Seat,
 }
 
 /// What was heard from whoever is asked.
@@ -86,13 +86,13 @@ impl Upstream {
         body: Framing,
         method: Method,
     ) -> Result<Self, Broken> {
-        let (response, send, place) = room.send(request, is_empty(body))?;
+        let (response, send, seat) = room.send(request, is_empty(body))?;
         Ok(Self::H2(Sent {
             response: Some(response),
             send,
             recv: None,
             method,
-            place,
+            seat,
         }))
     }
 

@@ -131,22 +131,22 @@ impl Refusal {
     /// A word for a metric's label.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::NoCertificate => "no_certificate",
+            Self::NoCertificate => "no-certificate",
             Self::Protocol(_) => "protocol",
             Self::Alpn => "alpn",
             Self::Unreadable => "unreadable",
-            Self::NoIdentity => "no_identity",
-            Self::SeveralIdentities => "several_identities",
-            Self::NotAnIdentity { .. } => "not_an_identity",
-            Self::TrustDomain { .. } => "trust_domain",
+            Self::NoIdentity => "no-identity",
+            Self::SeveralIdentities => "several-identities",
+            Self::NotAnIdentity { .. } => "not-an-identity",
+            Self::TrustDomain { .. } => "trust-domain",
             Self::Expired { .. } => "expired",
-            Self::NotYetValid { .. } => "not_yet_valid",
-            Self::SelfSigned { .. } => "self_signed",
-            Self::UnknownRoot { .. } => "unknown_root",
+            Self::NotYetValid { .. } => "not-yet-valid",
+            Self::SelfSigned { .. } => "self-signed",
+            Self::UnknownRoot { .. } => "unknown-root",
             Self::Purpose { .. } => "purpose",
             Self::Chain { .. } => "chain",
-            Self::Unexpected { .. } => "unexpected_identity",
-            Self::ByPeer(_) => "refused_by_peer",
+            Self::Unexpected { .. } => "unexpected-identity",
+            Self::ByPeer(_) => "refused-by-peer",
             Self::Handshake(_) => "handshake",
         }
     }

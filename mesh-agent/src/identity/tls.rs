@@ -10,6 +10,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use mesh_common::model::SpiffeId;
 use rustls::client::Resumption;
@@ -17,7 +18,7 @@ use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, Error, ServerConfig, version::TLS13};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::bundle::TrustBundle;
 use super::certificate::Facts;
@@ -98,6 +99,19 @@ impl Identity {
     /// What its certificate says.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The certificates that prove it, its own first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
+    /// When the first of those ends that signed its certificate; none when a root did.
+    pub fn signers_until(&self) -> Option<SystemTime> {
+        let signers = self.chain().iter().skip(1);
+        signers
+            .filter_map(|signer| Some(Facts::of(signer).ok()?.not_after))
+            .min()
     }
 
     /// The roots that its peers must lead to.

@@ -9,8 +9,9 @@ use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 use thiserror::Error;
 
 use crate::{
-    policy::{Channel, ConnectionFacts, Peer, Verdict},
+    policy::{Channel, ConnectionFacts, Decision, Peer, Verdict},
     state::Snapshot,
+    telemetry::metrics::Metrics,
 };
 
 /// How the other end proved who it is.
@@ -41,11 +42,26 @@ pub struct Guard {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// By a policy, or for want of one that allows.
-    #[error("{0}")]
-    Policy(String),
+    #[error("{text}")]
+    Policy {
+        /// The reason in one word.
+        word: &'static str,
+        /// The decision.
+        text: String,
+    },
     /// The workload is not in the mesh.
     #[error("denied: workload {0} is not known any more")]
     Unknown(ObjectKey),
+}
+
+impl Denied {
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Policy { word, .. } => word,
+            Self::Unknown(_) => "unknown-workload",
+        }
+    }
 }
 
 impl Proof {
@@ -54,6 +70,16 @@ impl Proof {
         match self {
             Self::Certificate(id) | Self::Kernel(id) => Some(id),
             Self::None => None,
+        }
+    }
+}
+
+impl Denied {
+    /// By a decision that denies.
+    pub(super) fn by(decision: &Decision<'_>) -> Self {
+        Self::Policy {
+            word: decision.reason.word(),
+            text: decision.to_string(),
         }
     }
 }
@@ -68,18 +94,19 @@ impl Guard {
         let decision = policy.decide(&self.facts());
         match decision.verdict() {
             Verdict::Allow => Ok(()),
-            Verdict::Deny => Err(Denied::Policy(decision.to_string())),
+            Verdict::Deny => Err(Denied::by(&decision)),
         }
     }
 
-    /// Logs what policies that decide nothing would have said: AUDIT, and those in dry run.
-    pub fn report(&self, snapshot: &Snapshot) {
+    /// Logs and counts what policies that decide nothing would have said: AUDIT, and those in dry run.
+    pub fn report(&self, snapshot: &Snapshot, metrics: &Metrics) {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return;
         };
         let policy = snapshot.policy_of(entry);
         let facts = self.facts();
         for report in policy.reports(&facts) {
+            metrics.count_report(&report.policy.key);
             tracing::info!(
                 workload = %self.workload.key,
                 client = %self.client,
@@ -88,9 +115,12 @@ impl Guard {
                 "a policy that decides nothing matches"
             );
         }
-        if let Some(rehearsed) = policy.rehearse(&facts)
-            && rehearsed.verdict() != policy.decide(&facts).verdict()
-        {
+        let Some(rehearsed) = policy.rehearse(&facts) else {
+            return;
+        };
+        let enforced = policy.decide(&facts).verdict();
+        metrics.count_rehearsal(&self.workload.key, rehearsed.verdict().word(), enforced.word());
+        if rehearsed.verdict() != enforced {
             tracing::info!(
                 workload = %self.workload.key,
                 client = %self.client,

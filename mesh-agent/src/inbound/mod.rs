@@ -43,6 +43,17 @@ pub enum Undeliverable {
     Forged,
 }
 
+impl Undeliverable {
+    /// The reason in one word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::OwnListener => "own-listener",
+            Self::NotThisPod => "not-this-pod",
+            Self::Forged => "forged-source",
+        }
+    }
+}
+
 /// Decides where an inbound connection from `client` to `addressed` goes. Connections of the pods enrolled here are
 /// captured where they begin, so none of them comes this way.
 pub fn resolve(

@@ -189,7 +189,7 @@ impl Guard {
             .decide_connection_for_http(&self.facts())
         {
             BeforeRequests::Ask => Ok(()),
-            BeforeRequests::Deny(decision) => Err(Denied::Policy(decision.to_string())),
+            BeforeRequests::Deny(decision) => Err(Denied::by(&decision)),
         }
     }
 

@@ -49,17 +49,39 @@ pub fn probe(object: &[u8]) -> Vec<Probe> {
     probes
 }
 
-/// The error and its causes without the verifier's log, which fills pages.
+/// The error and its causes; of the verifier's log, which fills pages, the verdict at its end.
 pub(super) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = first_line(error);
+    let mut text = shortened(&error.to_string());
     let mut next = error.source();
     while let Some(cause) = next {
-        text = format!("{text}: {}", first_line(cause));
+        text = format!("{text}: {}", shortened(&cause.to_string()));
         next = cause.source();
     }
     text
 }
 
-fn first_line(error: &dyn std::error::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// The first line, and the last that is no statistics.
+fn shortened(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let is_statistics = |line: &str| {
+        let words = ["processed ", "verification time", "stack depth"];
+        words.iter().any(|words| line.starts_with(words))
+    };
+    match lines.rfind(|line| !is_statistics(line)) {
+        Some(last) => format!("{first} … {last}"),
+        None => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_log_the_verdict_remains() {
+        let log = "rejected: 0: R1=ctx\n1: (61) r0 = *(u32 *)(r1 +0)\nR3 min value is negative\nprocessed 9 insns\n\n";
+        assert_eq!(shortened(log), "rejected: 0: R1=ctx … R3 min value is negative");
+        assert_eq!(shortened("no such map"), "no such map");
+    }
 }

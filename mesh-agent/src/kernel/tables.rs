@@ -9,7 +9,9 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError, SockHash},
 };
-use mesh_common::kernel::{InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PodEntry, PortKey};
+use mesh_common::kernel::{
+    InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PORT_HELD, PORT_LET_THROUGH, PodEntry, PortKey,
+};
 
 use socket2::Socket;
 
@@ -22,6 +24,16 @@ pub struct Tables {
     inbound: HashMap<MapData, Ip, InboundEntry>,
     listener_sockets: SockHash<MapData, ListenerKey>,
     listeners: HashMap<MapData, u64, ListenerEntry>,
+}
+
+/// What is known of a port that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PortState {
+    /// Whoever asks is delivered, so requests are let through at once.
+    LetThrough = PORT_LET_THROUGH,
+    /// Some who ask may be denied, so requests are held until that is known.
+    Held = PORT_HELD,
 }
 
 /// Ports known to be served; shared by the data workers.
@@ -155,17 +167,17 @@ impl OpenPorts {
         Self(std::sync::Mutex::new(map))
     }
 
-    /// Requests to this port need not be held: an application accepts there.
-    pub fn insert(&self, port: PortKey) -> Result<(), MapError> {
-        self.lock().insert(port, 1, 0)
+    /// An application accepts there.
+    pub fn insert(&self, port: PortKey, state: PortState) -> Result<(), MapError> {
+        self.lock().insert(port, state as u32, 0)
     }
 
-    /// Whether requests to this port are let through.
+    /// Whether an application is known to accept there.
     pub fn contains(&self, port: PortKey) -> bool {
         self.lock().get(&port, 0).is_ok()
     }
 
-    /// Requests to this port are held again.
+    /// Whether an application accepts there is not known any more: requests are held.
     pub fn remove(&self, port: PortKey) -> Result<(), MapError> {
         ignore_absent(self.lock().remove(&port))
     }

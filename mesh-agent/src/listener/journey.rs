@@ -19,11 +19,12 @@ use tokio::net::TcpStream;
 use super::serve::DataPath;
 use crate::{
     balance::Active,
-    identity::Expected,
+    identity::{Expected, Identity},
     inbound::{self, Guard, Proof},
+    kernel::tables::PortState,
     node::Pod,
     outbound::{self, Way},
-    telemetry::{ConnectionState, Destination, Direction, Opening, Process},
+    telemetry::{Cause, ConnectionState, Destination, Direction, Opening, Process},
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
@@ -37,7 +38,7 @@ use crate::{
 /// A connection whose meaning is known.
 pub(super) struct Journey {
     pub(super) opening: Opening,
-    pub(super) leg: Result<Leg, String>,
+    pub(super) leg: Result<Leg, Cause>,
     /// Keeps the connection counted at its endpoint.
     pub(super) active: Option<Active>,
     /// What must hold as long as the connection lives, where this agent stands before the destination.
@@ -51,9 +52,9 @@ impl Journey {
         if let Some(guard) = &self.guard
             && self.leg.is_ok()
         {
-            guard.report(&snapshot);
+            guard.report(&snapshot, path.meters.metrics());
             if let Err(denied) = guard.check(&snapshot) {
-                self.leg = Err(denied.to_string());
+                self.leg = Err(Cause::of(denied.word(), &denied));
             }
         }
         self
@@ -105,7 +106,11 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
                 Err(reason) => (direction, Err(reason), None),
             }
         }
-        Err(unroutable) => (Direction::Outbound, Err(unroutable.to_string()), None),
+        Err(unroutable) => (
+            Direction::Outbound,
+            Err(Cause::of(unroutable.word(), &unroutable)),
+            None,
+        ),
     };
     let opening = Opening {
         direction,
@@ -156,7 +161,7 @@ pub(super) fn leg_to(
     peer: Option<&Workload>,
     shown: SocketAddr,
     from: From,
-) -> Result<(Leg, Option<Guard>), String> {
+) -> Result<(Leg, Option<Guard>), Cause> {
     match way {
         Way::Direct(addr) => {
             let pod = Arc::clone(pod);
@@ -167,7 +172,7 @@ pub(super) fn leg_to(
                     addr,
                     client: shown,
                     expected: SpiffeId::new(&path.trust_domain, &account_of(peer))
-                        .map_err(|error| error.to_string())?,
+                        .map_err(|error| Cause::of("no-identity", &error))?,
                     protocol: peer.tunnel,
                 },
                 _ => Leg::Dial {
@@ -183,9 +188,10 @@ pub(super) fn leg_to(
         }
         Way::Local(target, addr) => {
             let guard = local_guard(path, pod, &target, shown, addr).ok_or_else(|| {
-                format!(
-                    "service account {} can have no identity",
-                    account_of(&pod.workload)
+                let account = account_of(&pod.workload);
+                Cause::new(
+                    "no-identity",
+                    format!("service account {account} can have no identity"),
                 )
             })?;
             let leg = Leg::Deliver {
@@ -218,7 +224,7 @@ pub(super) fn inbound(
                 inbound: true,
             }),
         ),
-        Err(reason) => (None, Err(reason.to_string())),
+        Err(reason) => (None, Err(Cause::of(reason.word(), &reason))),
     };
     let opening = Opening {
         direction: Direction::Inbound,
@@ -300,6 +306,17 @@ impl LegError {
             Self::NoCertificate(_) | Self::Tls(_) => Refusal::Refused,
         }
     }
+
+    /// What is told about it.
+    pub(super) fn cause(&self) -> Cause {
+        let word = match self {
+            Self::Dial(error) => error.word(),
+            Self::Tunnel(error) => error.word(),
+            Self::NoCertificate(_) => "no-own-certificate",
+            Self::Tls(_) => "tls-setup",
+        };
+        Cause::of(word, self)
+    }
 }
 
 impl Leg {
@@ -344,16 +361,30 @@ impl Leg {
         }
     }
 
-    /// The port that an inbound connection proves to be open, or not.
-    pub(super) fn known_open(&self) -> Option<PortKey> {
-        match self {
-            Self::Deliver {
-                pod,
-                addr,
-                inbound: true,
-                ..
-            } => Some(port_key(pod, *addr)),
-            _ => None,
+    /// It stands: an inbound connection proves that its port is open.
+    pub(super) fn opened(&self, path: &DataPath) {
+        if let Self::Deliver {
+            pod,
+            addr,
+            inbound: true,
+            ..
+        } = self
+        {
+            remember(path, pod, *addr);
+        }
+    }
+
+    /// It does not stand: an inbound connection proves that its port is not open any more.
+    pub(super) fn not_opened(&self, path: &DataPath) {
+        if let Self::Deliver {
+            pod,
+            addr,
+            inbound: true,
+            ..
+        } = self
+            && let Err(error) = path.open_ports.remove(port_key(pod, *addr))
+        {
+            tracing::debug!(%error, "a closed port is still taken for open");
         }
     }
 }
@@ -367,14 +398,16 @@ async fn tunnel_to(
     protocol: TunnelProtocol,
 ) -> Result<Upstream, LegError> {
     let passage = Passage::new(path, pod, asking.target, expected, protocol)?;
+    let good = |tunnel: &Tunnel| passage.is_good(tunnel);
     let establish = || passage.establish(path, pod);
-    let (stream, place) = path.pool.open(&passage.key, asking, establish).await?;
+    let (stream, place) = path.pool.open(&passage.key, asking, good, establish).await?;
     Ok(Upstream::Tunnel(stream, place))
 }
 
 /// Whose tunnel leads to whom, and how it is made.
 pub(super) struct Passage {
     pub(super) key: Key,
+    identity: Arc<Identity>,
     config: Arc<ClientConfig>,
 }
 
@@ -402,14 +435,26 @@ impl Passage {
             expected: expected.clone(),
             credentials: identity.facts().serial.clone(),
         };
-        Ok(Self { key, config })
+        Ok(Self {
+            key,
+            identity,
+            config,
+        })
     }
 
     /// Makes a tunnel.
     pub(super) async fn establish(&self, path: &DataPath, pod: &Pod) -> Result<Tunnel, LegError> {
         let Key { door, protocol, .. } = self.key;
         let tcp = path.dialer.dial_in_time(&pod.netns, door).await?;
-        Ok(Tunnel::establish(tcp, door, protocol, Arc::clone(&self.config), &path.tunnels).await?)
+        let config = Arc::clone(&self.config);
+        Ok(Tunnel::establish(tcp, door, protocol, &self.identity, config, &path.tunnels).await?)
+    }
+
+    /// Whether what both ends proved when a tunnel was made is good for something new as well.
+    pub(super) fn is_good(&self, tunnel: &Tunnel) -> bool {
+        let credentials = tunnel.credentials();
+        self.identity.clock().now() <= credentials.until()
+            && credentials.check(self.identity.bundle()).is_ok()
     }
 }
 
@@ -434,7 +479,7 @@ async fn deliver(
     }
     let answer = dial(Source::Own).await;
     if answer.is_ok() {
-        remember(path, port);
+        remember(path, pod, addr);
     }
     answer
 }
@@ -449,9 +494,28 @@ fn port_key(pod: &Pod, addr: SocketAddr) -> PortKey {
     }
 }
 
-/// Requests to this port need not be held. That only saves them a detour; without it everything works the same.
-pub(super) fn remember(path: &DataPath, port: PortKey) {
-    if let Err(error) = path.open_ports.insert(port) {
+/// An application of the pod accepts at `addr`. Requests to it need not be held, unless some may be denied. That only
+/// saves them a detour; without it everything works the same.
+fn remember(path: &DataPath, pod: &Pod, addr: SocketAddr) {
+    let snapshot = path.store.load();
+    let policy = snapshot
+        .workload(&pod.workload.key)
+        .map(|entry| snapshot.policy_of(entry));
+    let state = match policy {
+        Some(policy) if !policy.may_deny(addr.port()) => PortState::LetThrough,
+        _ => PortState::Held,
+    };
+    if let Err(error) = path.open_ports.insert(port_key(pod, addr), state) {
         tracing::debug!(%error, "an open port is not remembered");
+    }
+}
+
+/// Somebody was let through to `addr` and denied: from now on requests are held, and refused before they are accepted.
+pub(super) fn hold_from_now_on(path: &DataPath, pod: &Pod, addr: SocketAddr) {
+    let port = port_key(pod, addr);
+    if path.open_ports.contains(port)
+        && let Err(error) = path.open_ports.insert(port, PortState::Held)
+    {
+        tracing::debug!(%error, "requests to an open port are not held");
     }
 }

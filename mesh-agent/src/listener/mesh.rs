@@ -4,34 +4,37 @@
 //! implementations come. Invariant: no stream is joined before its peer's identity was proved, and none reaches anything
 //! but the pod that the connection was steered to.
 
+mod error;
+
 use std::{
     io,
     net::SocketAddr,
     pin::pin,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
-use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError, TunnelProtocol};
-use thiserror::Error;
+use mesh_common::model::{SpiffeId, TunnelProtocol};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use self::error::MeshError;
 use super::{
     accept::{HeldRequest, PodListener, canonical},
-    admission::{Full, Place},
+    admission::Place,
     journey::{self, account_of, takes_mtls},
     requests::Arrivals,
     serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
 };
 use crate::{
-    identity::{self, Alpn, Identity, PeerIdentity},
+    identity::{Alpn, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Cause, Direction, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
         tunnel::{self, Stream, baggage, keepalive, protocol, tuning},
@@ -40,45 +43,6 @@ use crate::{
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-
-/// Why a connection from another agent, or a stream in it, is refused.
-#[derive(Debug, Error)]
-enum MeshError {
-    #[error("the TLS handshake failed: {0}")]
-    Tls(#[source] io::Error),
-    #[error("the handshake did not finish in time")]
-    TimedOut,
-    #[error("too many at once: {0}")]
-    Full(#[from] Full),
-    #[error("the handshake agreed on no protocol that we know: offer ALPN h2 on port 15008")]
-    NoProtocol,
-    #[error("it is not TLS, and port 15008 takes nothing else")]
-    Plaintext,
-    #[error("HTTP/2: {0}")]
-    Http(#[from] h2::Error),
-    #[error("{0}")]
-    Peer(#[from] identity::Refusal),
-    #[error("the certificate names {found}, but the workload at {address} is {expected}")]
-    Impostor {
-        found: SpiffeId,
-        expected: SpiffeId,
-        address: SocketAddr,
-    },
-    #[error("service account {0} has no certificate (yet)")]
-    NoCertificate(ServiceAccountKey),
-    #[error("{0} is no workload's address any more")]
-    Unknown(SocketAddr),
-    #[error("{0}")]
-    Identity(#[from] SpiffeIdError),
-    #[error("a stream asks for {0}, which is no address of this pod's")]
-    NotThisPod(SocketAddr),
-    #[error("a stream asks for the agent's own listener")]
-    OwnListener,
-    #[error("a stream is not a CONNECT to an address and a port")]
-    NotConnect,
-    #[error("the headers of a stream have {0} bytes, more than {max}", max = tuning::HEADER_LIST)]
-    Headers(usize),
-}
 
 /// How often connections to the application that no request uses are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -97,15 +61,6 @@ struct Arrived {
     pod: Arc<Pod>,
     client: SocketAddr,
     addressed: SocketAddr,
-}
-
-impl MeshError {
-    fn handshake(error: io::Error) -> Self {
-        match identity::Refusal::of_io(&error) {
-            Some(refusal) => Self::Peer(refusal),
-            None => Self::Tls(error),
-        }
-    }
 }
 
 /// Whether a connection request to `pod` is another agent's: it is for the port of HBONE, or its source is a workload of
@@ -200,19 +155,24 @@ impl Arrived {
         };
         upstream::in_order(&stream);
         let taken = protocol::taken_at(addressed.port());
-        let (mut connection, peer, protocol) = handshake(stream, &identity, taken).await?;
+        let (mut connection, peer, protocol, credentials) = handshake(stream, &identity, taken).await?;
         drop(place);
-        self.may_come(peer.id(), protocol)?;
+        is_at_home(path, &peer, protocol, *client)?;
         let arrivals = Arrivals::new(path, pod, peer.id().clone(), *client, *addressed);
         let mut sweep = tokio::time::interval(SWEEP);
+        // The version of the snapshot in which the peer was found at home.
+        let mut found = None;
         let mut silent = pin!(keepalive::silent(connection.ping_pong()));
-        let mut leaving = false;
+        let mut expiry = pin!(expired(&identity, &credentials));
+        let terms = Terms::of_tunnel(Arc::clone(&credentials));
+        let mut broken = pin!(terms.broken(path));
+        let (mut leaving, mut revoked) = (false, None);
         loop {
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
-                () = path.leaving.cancelled(), if !leaving => {
-                    leaving = true;
-                    connection.graceful_shutdown();
+                cause = &mut broken, if revoked.is_none() => {
+                    connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
+                    revoked = Some(cause);
                     continue;
                 }
                 _ = sweep.tick() => {
@@ -224,17 +184,38 @@ impl Arrived {
                     tracing::warn!(%client, "a tunnel's other end does not answer any more; its streams are reset");
                     return Ok(());
                 }
+                () = &mut expiry, if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
+                () = path.leaving.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
             };
+            if let Some(cause) = revoked {
+                tracing::warn!(%client, workload = %pod.workload.key, peer = %peer.id(), reason = %cause, "a tunnel is not believed any more");
+                return Ok(());
+            }
             let (request, respond) = match accepted {
                 Some(Ok(accepted)) => accepted,
                 // We end it, since the peer does not follow the protocol or asks for too much.
                 Some(Err(error)) if error.is_library() => return Err(error.into()),
+                // The other agent is gone; its streams say what that means to them.
                 Some(Err(error)) => {
                     tracing::debug!(%client, %error, "a tunnel broke");
                     return Ok(());
                 }
                 None => return Ok(()),
             };
+            // The workload there may be another one since the tunnel was made.
+            let version = path.store.load().version();
+            if found != Some(version) {
+                is_at_home(path, &peer, protocol, *client)?;
+                found = Some(version);
+            }
             if protocol == TunnelProtocol::Nodemesh && !is_for_stream(&request) {
                 arrivals.serve(request, respond);
                 continue;
@@ -242,31 +223,12 @@ impl Arrived {
             match Asked::read(request, respond, pod, *client, protocol) {
                 Ok(asked) => {
                     let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
-                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer).await });
+                    let credentials = Arc::clone(&credentials);
+                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer, credentials).await });
                 }
                 Err(error) => self.refused(&error),
             }
         }
-    }
-
-    /// Whether who proved to be `peer` may come from where the connection came from: a workload's address is only its
-    /// own. HBONE also comes from addresses that are no workload's, such as those of gateways.
-    fn may_come(&self, peer: &SpiffeId, protocol: TunnelProtocol) -> Result<(), MeshError> {
-        let address = self.client;
-        let snapshot = self.path.store.load();
-        let expected = match (snapshot.workload_at(address.ip()), protocol) {
-            (Some(entry), _) => SpiffeId::new(&self.path.trust_domain, &account_of(&entry.workload))?,
-            (None, TunnelProtocol::Hbone) => return Ok(()),
-            (None, TunnelProtocol::Nodemesh) => return Err(MeshError::Unknown(address)),
-        };
-        if *peer == expected {
-            return Ok(());
-        }
-        Err(MeshError::Impostor {
-            found: peer.clone(),
-            expected,
-            address,
-        })
     }
 
     /// Tells of a connection that was refused before its sender proved who it is, or of a stream that leads nowhere.
@@ -278,7 +240,10 @@ impl Arrived {
             addressed,
         } = self;
         path.registry.count_refused();
-        tracing::warn!(%client, workload = %pod.workload.key, %error, "a connection of another agent is refused");
+        if let Some(left_out) = path.told.admit(Instant::now()) {
+            let workload = &pod.workload.key;
+            tracing::warn!(%client, %workload, %error, left_out, "a connection of another agent is refused");
+        }
         path.flows.push(Flow {
             time: SystemTime::now(),
             kind: FlowKind::Refused,
@@ -290,9 +255,39 @@ impl Arrived {
                 process: None,
             },
             duration: None,
-            reason: error.to_string(),
+            cause: Some(Cause::of(error.word(), error)),
         });
     }
+}
+
+/// Whether the workload at the client's address is who the peer proved to be. HBONE also comes from addresses that are
+/// no workload's, such as those of gateways.
+fn is_at_home(
+    path: &DataPath,
+    peer: &PeerIdentity,
+    protocol: TunnelProtocol,
+    client: SocketAddr,
+) -> Result<(), MeshError> {
+    let snapshot = path.store.load();
+    let expected = match (snapshot.workload_at(client.ip()), protocol) {
+        (Some(entry), _) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        (None, TunnelProtocol::Hbone) => return Ok(()),
+        (None, TunnelProtocol::Nodemesh) => return Err(MeshError::Unknown(client)),
+    };
+    if *peer.id() == expected {
+        return Ok(());
+    }
+    Err(MeshError::Impostor {
+        found: peer.id().clone(),
+        expected,
+        address: client,
+    })
+}
+
+/// Waits until nothing new may rely on what the peer proved: it makes another tunnel by then.
+async fn expired(identity: &Identity, credentials: &Credentials) {
+    let left = credentials.until().duration_since(identity.clock().now());
+    tokio::time::sleep(left.unwrap_or_default()).await;
 }
 
 /// Whether a request asks for a stream of bytes; else it is one to the application. An extended CONNECT (RFC 8441) is.
@@ -301,42 +296,56 @@ fn is_for_stream(request: &Request<h2::RecvStream>) -> bool {
 }
 
 /// The life of one stream.
-async fn serve_stream(path: &DataPath, pod: &Arc<Pod>, asked: Asked, peer: SpiffeId) {
+async fn serve_stream(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    asked: Asked,
+    peer: SpiffeId,
+    credentials: Arc<Credentials>,
+) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
         Ok(leg) => match tokio::time::timeout(tuning::CONNECT, leg.open(path)).await {
-            Ok(opened) => opened.map_err(|error| (error.refusal(), error.to_string())),
-            Err(_) => Err((
-                Refusal::Silent,
-                format!("{} did not answer in time", asked.target),
-            )),
+            Ok(opened) => opened.map_err(|error| (error.refusal(), error.cause())),
+            Err(_) => {
+                let said = format!("{} did not answer in time", asked.target);
+                Err((Refusal::Silent, Cause::of("timed-out", &said)))
+            }
         },
-        Err(reason) => {
+        Err(cause) => {
             asked.refuse(StatusCode::UNAUTHORIZED, Refusal::Refused);
-            return serve::refused(path, &entry, FlowKind::Refused, reason.clone());
+            return serve::denied(path, &entry, cause.clone());
         }
     };
     let app = match opened {
         Ok(Upstream::Tcp(app)) => app,
         Ok(other) => return other.abort(),
-        Err((refusal, reason)) => {
+        Err((refusal, cause)) => {
             asked.refuse(StatusCode::SERVICE_UNAVAILABLE, refusal);
-            return serve::refused(path, &entry, serve::kind_of(refusal), reason);
+            return serve::refused(path, &entry, serve::kind_of(refusal), cause);
         }
     };
     entry.connection().set_upstream(asked.target);
     match asked.join(pod) {
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
-            serve::attend(path, &entry, journey.guard.as_ref(), carried, || {
-                upstream::abort(&app)
-            })
-            .await;
+            let terms = Terms::of(
+                &path.store.load(),
+                entry.connection(),
+                journey.guard.as_ref(),
+                Some(credentials),
+            );
+            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);
-            serve::refused(path, &entry, FlowKind::Abandoned, error.to_string());
+            serve::refused(
+                path,
+                &entry,
+                FlowKind::Abandoned,
+                serve::abandoned(error.to_string()),
+            );
         }
     }
 }
@@ -363,14 +372,16 @@ async fn beginning(stream: &TcpStream) -> Beginning {
     }
 }
 
-type Tunnel = h2::server::Connection<TlsStream<TcpStream>, Bytes>;
+/// A connection, who is there, what it speaks, and what both proved.
+type Shaken = (
+    h2::server::Connection<TlsStream<TcpStream>, Bytes>,
+    PeerIdentity,
+    TunnelProtocol,
+    Arc<Credentials>,
+);
 
-/// Shakes hands as `identity`, within a deadline, and says who came and what it speaks.
-async fn handshake(
-    stream: TcpStream,
-    identity: &Identity,
-    taken: Alpn,
-) -> Result<(Tunnel, PeerIdentity, TunnelProtocol), MeshError> {
+/// Shakes hands as `identity`, within a deadline, and says who came.
+async fn handshake(stream: TcpStream, identity: &Identity, taken: Alpn) -> Result<Shaken, MeshError> {
     let config = identity
         .server_config(taken)
         .map_err(|error| MeshError::Tls(io::Error::other(error)))?;
@@ -380,9 +391,10 @@ async fn handshake(
             .await
             .map_err(MeshError::handshake)?;
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
+        let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
         let protocol = protocol::agreed(tls.get_ref().1.alpn_protocol()).ok_or(MeshError::NoProtocol)?;
         let connection = tuning::server().handshake(tls).await?;
-        Ok((connection, peer, protocol))
+        Ok((connection, peer, protocol, credentials))
     };
     tokio::time::timeout(tuning::HANDSHAKE, shake)
         .await
@@ -390,7 +402,8 @@ async fn handshake(
 }
 
 impl Asked {
-    /// Reads a request; answers it at once when it is none for this pod. `peer` is where the connection came from.
+    /// Reads a request; answers it at once when it is none for this pod, and says whom it asked for and what is wrong
+    /// with that. `peer` is where the connection came from.
     fn read(
         request: Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,

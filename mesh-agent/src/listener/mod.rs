@@ -12,10 +12,12 @@ mod admission;
 pub mod answer;
 pub mod held;
 mod journey;
+mod measure;
 mod mesh;
 mod requests;
 pub mod serve;
 pub mod socket;
+mod terms;
 
 pub use accept::PodListener;
 pub(crate) use journey::account_of;

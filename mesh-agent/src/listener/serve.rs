@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh_common::{
@@ -21,18 +21,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accept::{HeldRequest, PodListener},
     admission::Admission,
-    journey::{self, Journey, Leg, remember},
+    journey::{self, Journey, Leg},
+    measure::{Ends, Meters},
     mesh,
     requests::{self, ShelfKey},
+    terms::Terms,
 };
 use crate::{
     http::pool::Shelves,
     identity::CertificateStore,
-    inbound::{Denied, Gate, Guard, Proof},
+    inbound::{Gate, Guard, Proof},
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
-    telemetry::{ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side},
+    telemetry::{
+        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, Throttle,
+        metrics::{BROKEN, DRAINED, Metrics},
+    },
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
         tunnel::{self, pool::Pool},
@@ -57,6 +62,8 @@ pub struct DataPath {
     pub registry: Arc<Registry>,
     /// What became of connections.
     pub flows: Arc<FlowLog>,
+    /// What is counted of them.
+    pub meters: Meters,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
@@ -73,6 +80,8 @@ pub struct DataPath {
     pub tunnels: TaskTracker,
     /// Bounds the handshakes of other agents.
     pub(crate) admission: Admission,
+    /// Bounds what is logged of refused connections.
+    pub(crate) told: Throttle,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -91,6 +100,7 @@ pub struct Serving {
     pub open_ports: Arc<OpenPorts>,
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
+    pub metrics: Arc<Metrics>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
     pub tasks: TaskTracker,
@@ -106,6 +116,7 @@ impl DataPath {
             open_ports: parts.open_ports,
             registry: parts.registry,
             flows: parts.flows,
+            meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
@@ -113,6 +124,7 @@ impl DataPath {
             gate: Gate::default(),
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
+            told: Throttle::default(),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
@@ -186,7 +198,13 @@ pub(super) fn accepted(
     }
     let journey = match captured {
         Some(record) => journey::outbound(path, &listener.pod, client, &record),
-        _ => journey::inbound(path, &listener.pod, client, local, Proof::None),
+        None => {
+            let journey = journey::inbound(path, &listener.pod, client, local, Proof::None);
+            if journey.leg.is_err() {
+                journey::hold_from_now_on(path, &listener.pod, local);
+            }
+            journey
+        }
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
@@ -198,9 +216,9 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     let _active = journey.active;
     let leg = match journey.leg {
         Ok(leg) => leg,
-        Err(reason) => {
+        Err(cause) => {
             held.refuse(Refusal::Refused);
-            return refused(&path, &entry, FlowKind::Refused, reason);
+            return denied(&path, &entry, cause);
         }
     };
     let gave_up = cookie.map(|cookie| {
@@ -212,7 +230,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
         Some((gave_up, _forget)) => tokio::select! {
             dialled = leg.open(&path) => dialled,
             Ok(()) = gave_up => {
-                return refused(&path, &entry, FlowKind::Abandoned, "the client gave up".to_owned());
+                return refused(&path, &entry, FlowKind::Abandoned, abandoned("the client gave up"));
             }
             () = path.cut.cancelled() => return held.refuse(Refusal::Refused),
         },
@@ -224,13 +242,12 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     let upstream = match dialled {
         Ok(upstream) => upstream,
         Err(error) => {
+            leg.not_opened(&path);
             held.refuse(error.refusal());
-            return refused(&path, &entry, kind_of(error.refusal()), error.to_string());
+            return refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     };
-    if let Some(port) = leg.known_open() {
-        remember(&path, port);
-    }
+    leg.opened(&path);
     established(&entry, &leg);
     if let (Upstream::Tcp(upstream), Leg::Dial { .. }, Some(cookie)) = (&upstream, &leg, cookie) {
         path.dialer.tell_source(cookie, upstream);
@@ -246,7 +263,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
                 &path,
                 &entry,
                 FlowKind::Abandoned,
-                "the client was gone when its destination answered".to_owned(),
+                abandoned("the client was gone when its destination answered"),
             );
         }
     }
@@ -258,9 +275,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     let _active = journey.active;
     let leg = match journey.leg {
         Ok(leg) => leg,
-        Err(reason) => {
+        Err(cause) => {
             upstream::abort(&downstream);
-            return refused(&path, &entry, FlowKind::Refused, reason);
+            return denied(&path, &entry, cause);
         }
     };
     let dialled = tokio::select! {
@@ -273,13 +290,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
         }
         Err(error) => {
-            if let Some(port) = leg.known_open()
-                && let Err(error) = path.open_ports.remove(port)
-            {
-                tracing::debug!(%error, "a closed port is still taken for open");
-            }
+            leg.not_opened(&path);
             upstream::abort(&downstream);
-            refused(&path, &entry, kind_of(error.refusal()), error.to_string());
+            refused(&path, &entry, kind_of(error.refusal()), error.cause());
         }
     }
 }
@@ -307,76 +320,107 @@ async fn carry(
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
             };
+            let terms = Terms::of(&path.store.load(), connection, guard, None);
             attend(
                 path,
                 entry,
-                guard,
+                &terms,
                 upstream::relay(&downstream, &upstream, connection),
                 cut,
             )
             .await;
         }
-        Upstream::Tunnel(stream, _place) => {
+        Upstream::Tunnel(stream, place) => {
+            let credentials = Some(Arc::clone(place.credentials()));
+            let terms = Terms::of(&path.store.load(), connection, guard, credentials);
             let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
-            attend(path, entry, guard, carried, || upstream::abort(&downstream)).await;
+            attend(path, entry, &terms, carried, || upstream::abort(&downstream)).await;
         }
     }
 }
 
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
-/// drain is over or `guard` does not hold any more.
+/// drain is over or the `terms` do not hold any more.
 pub(super) async fn attend(
     path: &DataPath,
     entry: &Entry,
-    guard: Option<&Guard>,
+    terms: &Terms<'_>,
     carried: impl Future<Output = Ending>,
     cut: impl FnOnce(),
 ) {
     path.registry.count_accepted();
-    entry.connection().set_state(ConnectionState::Open);
-    record(path, entry, FlowKind::Opened, None, String::new());
-    let started = std::time::Instant::now();
-    let ending = tokio::select! {
-        ending = carried => ending,
+    let connection = entry.connection();
+    connection.set_state(ConnectionState::Open);
+    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
+    record(path, entry, FlowKind::Opened, None, None);
+    let started = Instant::now();
+    let broken = tokio::select! {
+        ending = carried => match ending {
+            Ending::Closed => None,
+            // The tunnel of a peer that is not believed any more goes as well, perhaps first.
+            Ending::Broken(error) => match terms.check(&path.store.load(), path.certificates.as_deref()) {
+                Ok(()) => Some(Cause::of(BROKEN, &error)),
+                Err(cause) => Some(no_longer_permitted(entry, cause)),
+            },
+        },
         () = path.cut.cancelled() => {
             cut();
-            Ending::Broken(std::io::Error::other("cut: the agent's time to drain was over"))
+            Some(Cause::new(DRAINED, "cut: the agent's time to drain was over"))
         }
-        denied = no_longer_allowed(path, guard) => {
+        cause = terms.broken(path) => {
             cut();
-            Ending::Broken(std::io::Error::other(denied))
+            Some(no_longer_permitted(entry, cause))
         }
     };
     let duration = Some(started.elapsed());
-    match ending {
-        Ending::Closed => record(path, entry, FlowKind::Closed, duration, String::new()),
-        Ending::Broken(error) => {
+    match broken {
+        None => record(path, entry, FlowKind::Closed, duration, None),
+        Some(cause) => {
             path.registry.count_failed();
-            record(path, entry, FlowKind::Reset, duration, error.to_string());
+            record(path, entry, FlowKind::Reset, duration, Some(cause));
         }
     }
 }
 
-/// Waits until a change of the configuration denies the connection.
-async fn no_longer_allowed(path: &DataPath, guard: Option<&Guard>) -> Denied {
-    let Some(guard) = guard else {
-        return std::future::pending().await;
-    };
-    let mut versions = path.store.subscribe();
-    loop {
-        if let Err(denied) = guard.check(&path.store.load()) {
-            return denied;
-        }
-        if versions.changed().await.is_err() {
-            // The store outlives every connection.
-            return std::future::pending().await;
-        }
-    }
+/// Says that an open connection ends because its terms do not hold any more.
+fn no_longer_permitted(entry: &Entry, cause: Cause) -> Cause {
+    let connection = entry.connection();
+    connection.set_unauthorized();
+    tracing::info!(
+        workload = %connection.workload.key,
+        client = %connection.client,
+        destination = %connection.original_destination,
+        peer = connection.peer().map(tracing::field::display),
+        reason = %cause,
+        "an open connection is not permitted any more"
+    );
+    cause
 }
 
-pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, reason: String) {
+/// Records, and logs, a connection that leads nowhere or must not be.
+pub(super) fn denied(path: &DataPath, entry: &Entry, cause: Cause) {
+    if let Some(left_out) = path.told.admit(Instant::now()) {
+        let connection = entry.connection();
+        tracing::warn!(
+            client = %connection.client,
+            workload = %connection.workload.key,
+            dialled = %connection.original_destination,
+            error = %cause,
+            left_out,
+            "a connection is refused"
+        );
+    }
+    refused(path, entry, FlowKind::Refused, cause);
+}
+
+pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, cause: Cause) {
     path.registry.count_refused();
-    record(path, entry, kind, None, reason);
+    record(path, entry, kind, None, Some(cause));
+}
+
+/// The client did not wait.
+pub(super) fn abandoned(text: impl Into<String>) -> Cause {
+    Cause::new("abandoned", text)
 }
 
 pub(super) fn record(
@@ -384,7 +428,7 @@ pub(super) fn record(
     entry: &Entry,
     kind: FlowKind,
     duration: Option<Duration>,
-    reason: String,
+    cause: Option<Cause>,
 ) {
     let subject = FlowSubject::Connection(Arc::clone(entry.connection()));
     path.flows.push(Flow {
@@ -392,7 +436,7 @@ pub(super) fn record(
         kind,
         subject,
         duration,
-        reason,
+        cause,
     });
 }
 

@@ -54,6 +54,17 @@ pub enum Unroutable {
     OwnListener,
 }
 
+impl Unroutable {
+    /// The reason in one word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoSuchPort => "no-such-port",
+            Self::NoEndpoint => "no-endpoint",
+            Self::OwnListener => "own-listener",
+        }
+    }
+}
+
 /// Decides where a connection to `dialled` goes.
 pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Plan {
     match snapshot.resolve(dialled) {

@@ -82,6 +82,16 @@ impl<'a> Decision<'a> {
     }
 }
 
+impl Verdict {
+    /// The verdict in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 impl Reason<'_> {
     /// The reason in one word, for metrics and filters.
     pub fn word(&self) -> &'static str {

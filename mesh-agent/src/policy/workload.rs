@@ -115,6 +115,14 @@ impl WorkloadPolicy {
         &self.unknown
     }
 
+    /// Whether some connection to this port may be denied.
+    pub fn may_deny(&self, port: u16) -> bool {
+        let lists = [&self.custom, &self.deny, &self.allow];
+        self.modes.at(port).mode == PeerMode::Strict
+            || !self.unknown.is_empty()
+            || lists.into_iter().flatten().any(|policy| policy.is_enforced())
+    }
+
     /// Whether the requests of a connection must be looked at to judge them: some policy, be it one that decides
     /// nothing, asks for something that only a request has, or a RequestAuthentication looks at tokens.
     pub fn needs_requests(&self) -> bool {

@@ -31,7 +31,7 @@ use crate::{
     },
     node::{Netns, Pod, PodTable, netns},
     state::Store,
-    telemetry::{FlowLog, Registry},
+    telemetry::{FlowLog, Registry, metrics::Metrics},
     upstream::Dialer,
 };
 
@@ -69,6 +69,8 @@ pub struct Shared {
     pub pods: Arc<PodTable>,
     /// What became of connections.
     pub flows: Arc<FlowLog>,
+    /// What is counted of them.
+    pub metrics: Arc<Metrics>,
     /// Keys and certificates, if the agent has an authority.
     pub certificates: Option<Arc<CertificateStore>>,
     /// The trust domain of this mesh.
@@ -190,6 +192,7 @@ impl Worker {
             open_ports: maps.open_ports,
             registry: Registry::new(number),
             flows: Arc::clone(&shared.flows),
+            metrics: Arc::clone(&shared.metrics),
             certificates: shared.certificates.clone(),
             trust_domain: shared.trust_domain.clone(),
             tasks: TaskTracker::new(),
@@ -286,6 +289,7 @@ impl State {
                 _ = sweep.tick() => {
                     self.path.pool.sweep(Instant::now());
                     self.path.shelves.sweep(Instant::now());
+                    self.path.meters.sweep();
                     continue;
                 }
             };

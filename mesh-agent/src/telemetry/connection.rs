@@ -4,15 +4,17 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
 use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 
+use super::metrics::{Flags, TcpMeter};
+
 /// Which way a connection runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From a workload of this node to elsewhere.
     Outbound,
@@ -20,6 +22,17 @@ pub enum Direction {
     Inbound,
     /// Between two workloads of this node, in one hop.
     Local,
+}
+
+/// What protects a connection between the two workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Nothing but what the applications do themselves; nobody proved who he is.
+    Plaintext,
+    /// Mutual TLS between two agents.
+    MutualTls,
+    /// It does not leave the node; the kernel proves who the client is.
+    SameNode,
 }
 
 /// What a dialled address stands for.
@@ -98,6 +111,16 @@ pub struct Connection {
     state: AtomicU8,
     to_upstream: AtomicU64,
     to_downstream: AtomicU64,
+    meter: OnceLock<Meter>,
+    unauthorized: AtomicBool,
+}
+
+/// A connection's meter, and what it has been told.
+#[derive(Debug)]
+struct Meter {
+    tcp: Arc<TcpMeter>,
+    to_upstream: AtomicU64,
+    to_downstream: AtomicU64,
 }
 
 /// What is known of a connection when its request arrives; see the fields of [`Connection`].
@@ -133,6 +156,8 @@ impl Connection {
             state: AtomicU8::new(opening.state as u8),
             to_upstream: AtomicU64::new(0),
             to_downstream: AtomicU64::new(0),
+            meter: OnceLock::new(),
+            unauthorized: AtomicBool::new(false),
         }
     }
 
@@ -158,6 +183,16 @@ impl Connection {
         let _ = self.peer.set(peer);
     }
 
+    /// What protects it; `None` while that is not known.
+    pub fn channel(&self) -> Option<Channel> {
+        match (self.direction, self.peer(), self.upstream()) {
+            (Direction::Local, ..) => Some(Channel::SameNode),
+            (_, Some(_), _) => Some(Channel::MutualTls),
+            (Direction::Inbound, None, _) | (Direction::Outbound, None, Some(_)) => Some(Channel::Plaintext),
+            (Direction::Outbound, None, None) => None,
+        }
+    }
+
     /// How far it is.
     pub fn state(&self) -> ConnectionState {
         match self.state.load(Ordering::Relaxed) {
@@ -181,6 +216,54 @@ impl Connection {
     /// Bytes carried so far.
     pub fn bytes(&self, side: Side) -> u64 {
         self.counter(side).load(Ordering::Relaxed)
+    }
+
+    /// Counts the connection as open in its series; the first call counts.
+    pub fn measure(&self, tcp: Arc<TcpMeter>) {
+        let meter = Meter {
+            tcp,
+            to_upstream: AtomicU64::new(0),
+            to_downstream: AtomicU64::new(0),
+        };
+        if self.meter.set(meter).is_ok()
+            && let Some(meter) = self.meter.get()
+        {
+            meter.tcp.opened();
+        }
+    }
+
+    /// Tells its series what was carried since the last time. Whoever asks for metrics calls this for each open
+    /// connection, so that bytes are not counted twice on their way.
+    pub fn tell_bytes(&self) {
+        let Some(meter) = self.meter.get() else {
+            return;
+        };
+        // Two may tell at once: each tells what is beyond what the other has told.
+        let fresh = |told: &AtomicU64, now: u64| now.saturating_sub(told.fetch_max(now, Ordering::Relaxed));
+        meter
+            .tcp
+            .received(fresh(&meter.to_upstream, self.bytes(Side::ToUpstream)));
+        meter
+            .tcp
+            .sent(fresh(&meter.to_downstream, self.bytes(Side::ToDownstream)));
+    }
+
+    /// Records that it ends because it is not permitted any more.
+    pub fn set_unauthorized(&self) {
+        self.unauthorized.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts the connection as closed in its series, if it was open.
+    pub(super) fn tell_end(&self) {
+        self.tell_bytes();
+        let flags = if self.unauthorized.load(Ordering::Relaxed) {
+            Flags::Unauthorized
+        } else {
+            Flags::None
+        };
+        if let Some(meter) = self.meter.get() {
+            meter.tcp.closed(flags);
+        }
     }
 
     fn counter(&self, side: Side) -> &AtomicU64 {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::broadcast;
 
-use super::{Connection, Process};
+use super::{Cause, Connection, Process, metrics::Metrics};
 
 /// Flows remembered.
 const REMEMBERED: usize = 4096;
@@ -27,8 +27,8 @@ pub struct Flow {
     pub subject: FlowSubject,
     /// How long the connection lived, where it has ended.
     pub duration: Option<Duration>,
-    /// Why, in words; empty where the kind says it all.
-    pub reason: String,
+    /// Why; nothing where the kind says it all.
+    pub cause: Option<Cause>,
 }
 
 /// Whom a flow is about.
@@ -75,22 +75,24 @@ pub enum FlowKind {
 /// The memory and the feed.
 #[derive(Debug)]
 pub struct FlowLog {
+    metrics: Arc<Metrics>,
     recent: Mutex<VecDeque<Arc<Flow>>>,
     live: broadcast::Sender<Arc<Flow>>,
 }
 
-impl Default for FlowLog {
-    fn default() -> Self {
+impl FlowLog {
+    /// An empty memory; what is pushed is counted in `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
+            metrics,
             recent: Mutex::default(),
             live: broadcast::Sender::new(WATCH_BUFFER),
         }
     }
-}
 
-impl FlowLog {
-    /// Remembers a flow and tells the watchers.
+    /// Counts and remembers a flow, and tells the watchers.
     pub fn push(&self, flow: Flow) {
+        self.metrics.count_flow(&flow);
         let flow = Arc::new(flow);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == REMEMBERED {

@@ -1,12 +1,18 @@
-//! What the agent remembers of the connections it carries: those open now, those of the recent past, and sums.
+//! What the agent remembers of the connections it carries: those open now, those of the recent past, and sums; and
+//! what it counts for [`metrics`].
 //!
 //! The data workers write, the admin API reads. Invariant: nothing here is written more than a few times a
 //! connection, except the byte counters, which are plain atomics of that one connection.
 
+mod cause;
 mod connection;
 mod flow;
+pub mod metrics;
 mod registry;
+mod throttle;
 
-pub use connection::{Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
+pub use cause::Cause;
+pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
 pub use flow::{Flow, FlowKind, FlowLog, FlowSubject};
 pub use registry::{Entry, Registry, Totals};
+pub use throttle::Throttle;

@@ -143,6 +143,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.connection.tell_end();
         let mut open = self.registry.lock();
         open.remove(&self.connection.id);
         let totals = &self.registry.totals;

@@ -69,6 +69,18 @@ pub enum Refusal {
     Silent,
 }
 
+impl Refusal {
+    /// The refusal in one word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Refused => "connection-refused",
+            Self::HostUnreachable => "host-unreachable",
+            Self::NetworkUnreachable => "network-unreachable",
+            Self::Silent => "timed-out",
+        }
+    }
+}
+
 impl Dialer {
     /// A dialer that writes records to this storage and source addresses to this map.
     pub fn new(records: SkStorage<MapData, SocketRecord>, sources: HashMap<MapData, u64, SockAddr>) -> Self {
@@ -206,6 +218,15 @@ impl DialError {
             Some(libc::ENETUNREACH) => Refusal::NetworkUnreachable,
             Some(libc::ETIMEDOUT) => Refusal::Silent,
             _ => Refusal::Refused,
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match (self.refusal(), self.source.raw_os_error()) {
+            (Refusal::Refused, Some(libc::ECONNREFUSED)) => Refusal::Refused.word(),
+            (Refusal::Refused, _) => "dial-failed",
+            (other, _) => other.word(),
         }
     }
 }

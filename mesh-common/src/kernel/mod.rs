@@ -73,6 +73,12 @@ pub struct ListenerEntry {
     pub worker: u32,
 }
 
+/// Value in `OPEN_PORTS`: requests to the port are let through at once.
+pub const PORT_LET_THROUGH: u32 = 1;
+
+/// Value in `OPEN_PORTS`: an application accepts there, but requests are held, since some may be denied.
+pub const PORT_HELD: u32 = 2;
+
 /// A TCP port of a pod on which an application was seen to accept, the key of `OPEN_PORTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@
 
 mod captured;
 mod checks;
+mod claims;
 mod corners;
 mod direct;
 mod harness;

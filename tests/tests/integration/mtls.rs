@@ -2,6 +2,12 @@
 //! and what cannot be protected is refused.
 
 mod credentials;
+mod flood;
+mod forged;
+mod interop;
+mod plaintext;
+pub(crate) mod refused;
+mod revocation;
 mod wire;
 
 use anyhow::{Context, Result, ensure};
@@ -41,7 +47,7 @@ fn secured(name: &str, check: impl FnOnce(&Mesh, &[Agent]) -> Result<()>) {
 }
 
 /// Starts the agents, and waits until the workloads of both nodes reach each other.
-fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
+pub(crate) fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
     let agents = mesh.start_agents()?;
     let _servers =
         ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", TRIAL_PORT).unwrap());
@@ -57,7 +63,7 @@ fn start(mesh: &Mesh) -> Result<Vec<Agent>> {
 }
 
 /// The reasons in an agent's flows that are refusals.
-fn refusals(agent: &Agent) -> Result<String> {
+pub(crate) fn refusals(agent: &Agent) -> Result<String> {
     Ok(agent
         .cli(&["flows", "--kind", "refused", "--last", "100", "-o", "json"])?
         .ok()?
@@ -200,7 +206,7 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
             }
         }
         wire::only_tls(&capture.finish()?, mesh)?;
-        for agent in &agents {
+        for (agent, node) in agents.iter().zip(mesh.nodes()) {
             let said = refusals(agent)?;
             ensure!(
                 said.contains("mTLS") && said.contains("leads to no root that we know"),
@@ -210,6 +216,13 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
                 said.contains("the peer refuses us"),
                 "the flows of the agent that was dialled do not say why: {said}"
             );
+            for (direction, reason) in [("outbound", "unknown-root"), ("inbound", "refused-by-peer")] {
+                let labels = [("direction", direction), ("reason", reason)];
+                let count = node
+                    .metrics()?
+                    .sum("nodemesh_connections_refused_total", &labels)?;
+                ensure!(count >= 2.0, "{direction} {reason}: {count} are counted");
+            }
             let log = agent.log();
             ensure!(
                 log.contains("a connection of another agent is refused")
@@ -298,4 +311,69 @@ fn unprotected_peers_are_refused(mesh: &Mesh, agent: &Agent) -> Result<()> {
     let said = refusals(agent)?;
     ensure!(said.contains("mTLS"), "the flows do not say why: {said}");
     Ok(())
+}
+
+#[test]
+fn metrics_tell_who_talked_to_whom_and_go_on_after_a_takeover() {
+    Mesh::scenario(standard("mtls-metrics"), |mesh| {
+        mesh.secure(&[])?;
+        let mut agents = start(mesh)?;
+        let to = at(mesh.pod("web").v4(), 7001);
+        let _server = traffic::serve(mesh.pod("web"), "identity", 7001)?;
+        churn::good(mesh, "near", &to, "web", 20)?;
+        let labels = |reporter| {
+            [
+                ("reporter", reporter),
+                ("source_workload", "near"),
+                ("source_principal", "spiffe://cluster.local/ns/default/sa/near"),
+                ("destination_workload", "web"),
+                (
+                    "destination_principal",
+                    "spiffe://cluster.local/ns/default/sa/web",
+                ),
+                ("connection_security_policy", "mutual_tls"),
+                ("request_protocol", "tcp"),
+                ("response_flags", "-"),
+            ]
+        };
+        for (node, reporter) in [("a", "source"), ("b", "destination")] {
+            let node = mesh.node(node);
+            let labels = labels(reporter);
+            wait_until(SOON, "the connections to be told as closed", || {
+                let closed = node
+                    .metrics()
+                    .and_then(|metrics| metrics.sum("istio_tcp_connections_closed_total", &labels));
+                closed.is_ok_and(|closed| closed >= 20.0)
+            })?;
+            let metrics = node.metrics()?;
+            for name in ["istio_tcp_connections_opened_total", "istio_tcp_sent_bytes_total"] {
+                let count = metrics.sum(name, &labels)?;
+                ensure!(count >= 20.0, "{reporter}: {name} is {count}");
+            }
+            ensure!(metrics.sum("nodemesh_pods", &[("state", "enrolled")])? > 0.0);
+            ensure!(metrics.text().ends_with("# EOF\n"));
+        }
+        // The successor has the address as soon as the other has let go.
+        let successor = agents[0].takeover(mesh.node("a"))?;
+        wait_until(SOON, "the successor's metrics", || {
+            mesh.node("a").metrics().is_ok_and(|metrics| {
+                metrics
+                    .sum("istio_tcp_connections_opened_total", &[])
+                    .is_ok_and(|opened| opened == 0.0)
+            })
+        })?;
+        churn::good(mesh, "near", &to, "web", 5)?;
+        let opened = mesh
+            .node("a")
+            .metrics()?
+            .sum("istio_tcp_connections_opened_total", &labels("source"))?;
+        ensure!(opened >= 5.0, "{opened} connections of the successor");
+        ensure!(
+            !successor.log().contains("--metrics-address"),
+            "{}",
+            successor.log()
+        );
+        drop(agents.remove(0));
+        Ok(())
+    });
 }

@@ -13,14 +13,15 @@ const PORT: u16 = 7401;
 const FILE: &str = "zz-policy.yaml";
 
 /// A policy of the namespace of all test pods, in force for the pods with this label.
-fn policy(name: &str, action: &str, app: &str, rules: &str) -> String {
+pub(crate) fn policy(name: &str, action: &str, app: &str, rules: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: {app}}}}}\n  action: {action}\n  rules: {rules}\n"
     )
 }
 
-fn strict(app: &str) -> String {
+/// A PeerAuthentication for the pods with this label: plaintext is refused.
+pub(crate) fn strict(app: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: strict-{app}, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: {app}}}}}\n  mtls: {{mode: STRICT}}\n"

@@ -203,6 +203,19 @@ const HOST_TOOLS: &[(&str, &str, &str)] = &[
     ("iperf3", "iperf3", "bulk load for the benchmarks"),
     ("wrk", "wrk", "HTTP/1.1 load for the benchmarks"),
     ("nghttp2-client", "h2load", "HTTP/2 load for the benchmarks"),
+    (
+        "qemu-system-x86",
+        "qemu-system-x86_64",
+        "the machines that test other kernels",
+    ),
+    (
+        "busybox-static",
+        "busybox",
+        "the first process of a test machine, and its shell",
+    ),
+    ("cpio", "cpio", "packs the file system of a test machine"),
+    ("kmod", "depmod", "finds out which modules of a kernel need which"),
+    ("xz-utils", "xz", "unpacks a kernel's modules"),
 ];
 
 /// What builds the kernel half: Debian's compiler only if nobody brought one along.

@@ -23,6 +23,7 @@ fn workload(name: &str, account: &str, node: &str, address: &str) -> Workload {
         ready: true,
         tunnel: Default::default(),
         policies: Vec::new(),
+        tunnel: Default::default(),
         locate: None,
     }
 }

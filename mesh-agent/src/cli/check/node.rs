@@ -4,13 +4,21 @@ use std::path::Path;
 
 use super::Check;
 use crate::{
-    admin::RunDir,
+    admin::{
+        RunDir,
+        proto::{CertificateHealth, CertificateProblem, ProblemSeverity, StatusRequest},
+    },
+    cli::{agent::AgentArgs, failure::Failure},
     config::{DirectorySource, Rejection},
 };
 
 /// Everything about this node's agent.
 pub(super) fn checks(run_dir: &Path, config: Option<&Path>) -> Vec<Check> {
-    let mut checks = vec![running(&RunDir::new(run_dir))];
+    let run_dir = RunDir::new(run_dir);
+    let mut checks = vec![running(&run_dir)];
+    if let Ok(Some(_)) = run_dir.holder() {
+        checks.extend(certificates(&AgentArgs::at(run_dir.path())));
+    }
     checks.extend(config.into_iter().flat_map(configuration));
     checks
 }
@@ -30,6 +38,35 @@ fn running(run_dir: &RunDir) -> Check {
             "choose another --run-dir, or run as root",
         ),
     }
+}
+
+/// What the running agent says of its certificates; nothing when it has no authority.
+fn certificates(agent: &AgentArgs) -> Vec<Check> {
+    const NAME: &str = "certificates";
+    let asked = agent.ask(|mut agent| async move {
+        Ok::<_, Failure>(agent.status(StatusRequest {}).await?.into_inner().certificates)
+    });
+    match asked {
+        Ok(Some(health)) => judged(NAME, health),
+        Ok(None) => Vec::new(),
+        Err(failure) => vec![Check::warning(
+            NAME,
+            format!("the running agent does not say: {failure}"),
+            "see whether it is starting, or hangs: `mesh-agent status`",
+        )],
+    }
+}
+
+fn judged(name: &str, health: CertificateHealth) -> Vec<Check> {
+    if health.problems.is_empty() {
+        let found = format!("{} of {} valid", health.valid, health.accounts);
+        return vec![Check::ok(name, found)];
+    }
+    let check = |problem: CertificateProblem| match problem.severity() {
+        ProblemSeverity::Failure => Check::failed(name, problem.text, problem.remedy),
+        _ => Check::warning(name, problem.text, problem.remedy),
+    };
+    health.problems.into_iter().map(check).collect()
 }
 
 /// Reads it as the agent would, and lists what it would reject.
@@ -72,6 +109,24 @@ mod tests {
         assert_eq!(running(&run_dir).outcome, Outcome::Ok);
         let _lock = AgentLock::acquire(&run_dir).unwrap();
         assert_eq!(running(&run_dir).outcome, Outcome::Warning);
+    }
+
+    #[test]
+    fn certificates_that_end_warn_and_those_that_have_ended_fail() {
+        let health = crate::admin::samples::status().certificates.unwrap();
+        let outcomes: Vec<_> = judged("certificates", health)
+            .iter()
+            .map(|check| check.outcome)
+            .collect();
+        assert_eq!(outcomes, [Outcome::Failed, Outcome::Warning]);
+        let well = CertificateHealth {
+            accounts: 2,
+            valid: 2,
+            ..CertificateHealth::default()
+        };
+        let checks = judged("certificates", well);
+        assert_eq!((checks.len(), checks[0].outcome), (1, Outcome::Ok));
+        assert_eq!(checks[0].found, "2 of 2 valid");
     }
 
     #[test]

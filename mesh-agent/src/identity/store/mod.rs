@@ -5,7 +5,10 @@
 //! lock. Invariants: there is one writer, the task; an identity that is still valid is replaced only by a newer one;
 //! keys of accounts that are no longer wanted are dropped.
 
+mod health;
 mod renew;
+
+pub use health::{Problem, Severity};
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -75,6 +78,7 @@ struct Slot {
 struct Record {
     schedule: Schedule,
     last_error: Option<LastError>,
+    failures_ever: u64,
 }
 
 /// What went wrong, and when.
@@ -101,6 +105,8 @@ pub struct CertificateState {
     pub due: SystemTime,
     /// Attempts that failed since the last that did not.
     pub failures: u32,
+    /// Attempts that failed since the account was wanted.
+    pub failures_ever: u64,
     /// Why the last of them failed; kept until one succeeds.
     pub last_error: Option<LastError>,
 }
@@ -170,11 +176,26 @@ impl CertificateStore {
         self.roots_error.load_full()
     }
 
+    /// When the first of the authorities in use ends: a root to believe, or what signed a certificate that is held.
+    pub fn authority_until(&self) -> Option<SystemTime> {
+        let bundle = self.bundle();
+        let roots = bundle.iter().flat_map(|bundle| bundle.roots());
+        let slots = self.slots.load();
+        let signers = slots
+            .values()
+            .filter_map(|slot| slot.identity.load().as_ref()?.signers_until());
+        roots.map(|root| root.facts.not_after).chain(signers).min()
+    }
+
     /// The state of every account, by name.
     pub fn states(&self) -> Vec<CertificateState> {
         let now = self.clock.now();
         let state = |(account, slot): (&ServiceAccountKey, &Arc<Slot>)| {
-            let Record { schedule, last_error } = Record::clone(&slot.record.load());
+            let Record {
+                schedule,
+                last_error,
+                failures_ever,
+            } = Record::clone(&slot.record.load());
             CertificateState {
                 account: account.clone(),
                 id: slot.id.clone(),
@@ -182,6 +203,7 @@ impl CertificateStore {
                 identity: slot.identity.load_full(),
                 due: schedule.due(),
                 failures: schedule.failures(),
+                failures_ever,
                 last_error,
             }
         };

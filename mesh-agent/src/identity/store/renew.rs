@@ -308,6 +308,7 @@ impl CertificateStore {
                 let message = told(&error);
                 slot.record(|record| {
                     record.schedule.failed(now, rand::random());
+                    record.failures_ever += 1;
                     let (failures, held) = (record.schedule.failures(), record.schedule.standing(now));
                     tracing::warn!(id = %slot.id, error = message, failures, ?held, "no new certificate");
                     record.last_error = Some(LastError { at: now, message });
@@ -325,6 +326,7 @@ impl Slot {
             record: ArcSwap::from_pointee(Record {
                 schedule: Schedule::new(now),
                 last_error: None,
+                failures_ever: 0,
             }),
         }
     }

@@ -274,3 +274,56 @@ async fn a_new_root_reaches_identities_at_once_and_leaves_soon() {
     assert!(meet(&alone, &behind, Expected::OurDomain).by_client.is_err());
     rig.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn problems_are_said_before_anything_fails() {
+    let rig = Rig::new(&["cart"]);
+    rig.store.obtained(&account("cart")).await;
+    assert_eq!(rig.store.problems(), []);
+    rig.mood(Mood::Down);
+    let worst = || rig.store.problems().first().map(|problem| problem.severity);
+    // Renewal is due between 0.4 and 0.6 of the life.
+    rig.pass(15 * HOUR).await;
+    assert_eq!(worst(), Some(Severity::Warning));
+    let texts: Vec<_> = rig
+        .store
+        .problems()
+        .into_iter()
+        .map(|problem| problem.text)
+        .collect();
+    assert!(
+        texts[0].starts_with("the certificate of shop/cart expires in 9h") && texts[0].contains("on fire"),
+        "{texts:?}"
+    );
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.starts_with("the roots cannot be refreshed"))
+    );
+    assert!(rig.store.current(&account("cart")).is_some(), "nothing fails yet");
+    assert!(rig.state().failures_ever > 0);
+    rig.pass(10 * HOUR).await;
+    assert_eq!(worst(), Some(Severity::Failure));
+    let failures = rig.state().failures_ever;
+    rig.mood(Mood::Well);
+    rig.pass(Duration::from_secs(60)).await;
+    assert_eq!(rig.store.problems(), []);
+    assert_eq!(rig.state().failures_ever, failures, "counted for ever");
+    rig.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_ends_soon_is_said() {
+    let rig = Rig::new(&["cart"]);
+    rig.store.obtained(&account("cart")).await;
+    // The root is made for 1000 hours: less than a third of that is left.
+    rig.pass(700 * HOUR).await;
+    let problems = rig.store.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].text.starts_with("the root ") && problems[0].text.contains("expires in 12days"),
+        "{problems:?}"
+    );
+    assert_eq!(problems[0].severity, Severity::Warning);
+    rig.end().await;
+}

@@ -84,7 +84,7 @@ fn wrong_trust_domain() {
     let mesh = Mesh::new("mesh", &Hand::at_noon());
     // Our own root would have to be tricked into this.
     let odd = mesh.odd_identity(|params| params.subject_alt_names = vec![uri("spiffe://moon/ns/a/sa/b")]);
-    let refusal = assert_refused_everywhere(&mesh, &odd, "trust_domain");
+    let refusal = assert_refused_everywhere(&mesh, &odd, "trust-domain");
     assert_eq!(
         refusal.to_string(),
         "spiffe://moon/ns/a/sa/b is not in our trust domain mesh"
@@ -96,14 +96,14 @@ fn no_or_several_or_strange_identities() {
     let mesh = Mesh::new("mesh", &Hand::at_noon());
     let dns = || SanType::DnsName("server.b.svc".try_into().unwrap());
     let none = mesh.odd_identity(|params| params.subject_alt_names = vec![dns()]);
-    assert_refused_everywhere(&mesh, &none, "no_identity");
+    assert_refused_everywhere(&mesh, &none, "no-identity");
     let nothing = mesh.odd_identity(|params| params.subject_alt_names.clear());
-    assert_refused_everywhere(&mesh, &nothing, "no_identity");
+    assert_refused_everywhere(&mesh, &nothing, "no-identity");
     let two = [A, B].map(|name| uri(&format!("spiffe://{name}")));
     let several = mesh.odd_identity(|params| params.subject_alt_names = two.to_vec());
-    assert_refused_everywhere(&mesh, &several, "several_identities");
+    assert_refused_everywhere(&mesh, &several, "several-identities");
     let strange = mesh.odd_identity(|params| params.subject_alt_names = vec![uri("https://b/\x1b[31m")]);
-    let refusal = assert_refused_everywhere(&mesh, &strange, "not_an_identity");
+    let refusal = assert_refused_everywhere(&mesh, &strange, "not-an-identity");
     assert!(!refusal.to_string().contains('\x1b'), "{refusal:?}");
 }
 
@@ -130,7 +130,7 @@ fn expired_and_not_yet_valid() {
         "the certificate of spiffe://mesh/ns/a/sa/client, or of its authority, expired at 2023-11-14T22:13:30Z"
     );
     let early = mesh.odd_identity(|params| params.not_before = (hand.now() + HOUR / 2).into());
-    assert_refused_everywhere(&mesh, &early, "not_yet_valid");
+    assert_refused_everywhere(&mesh, &early, "not-yet-valid");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn expired_authorities_prove_nothing() {
     assert!(meet(&client, &server, b()).by_server.is_ok());
     hand.advance(11 * HOUR);
     let refusal = meet(&client, &server, b()).by_client.unwrap_err();
-    assert!(matches!(refusal.label(), "expired" | "unknown_root"), "{refusal}");
+    assert!(matches!(refusal.label(), "expired" | "unknown-root"), "{refusal}");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn self_signed_and_unknown_roots() {
     let key = KeyPair::generate().unwrap();
     let params = mesh.odd_params(|_| ());
     let own = params.self_signed(&key).unwrap().into();
-    let refusal = assert_refused_everywhere(&mesh, &mesh.present(&key, vec![own]), "self_signed");
+    let refusal = assert_refused_everywhere(&mesh, &mesh.present(&key, vec![own]), "self-signed");
     assert!(refusal.to_string().contains("spiffe://mesh/ns/a/sa/odd"));
     // Same trust domain, same names, another root.
     let stranger = Mesh::new("mesh", &hand).identity(A);
@@ -177,11 +177,11 @@ fn self_signed_and_unknown_roots() {
             .by_client
             .unwrap_err()
             .label(),
-        "unknown_root"
+        "unknown-root"
     );
     let foreign = Mesh::new("mesh", &hand);
     let trusting = foreign.identity_for(A, HOUR, bundle(&[&mesh.root], 1));
-    assert_refused_everywhere(&mesh, &trusting, "unknown_root");
+    assert_refused_everywhere(&mesh, &trusting, "unknown-root");
 }
 
 #[test]
@@ -237,8 +237,8 @@ fn a_client_without_a_certificate() {
         server.server_config(ALPN).unwrap(),
         server.clock(),
     );
-    assert_eq!(met.by_server.unwrap_err().label(), "no_certificate");
-    assert_eq!(met.by_client.unwrap_err().label(), "refused_by_peer");
+    assert_eq!(met.by_server.unwrap_err().label(), "no-certificate");
+    assert_eq!(met.by_client.unwrap_err().label(), "refused-by-peer");
 }
 
 #[test]
@@ -345,6 +345,45 @@ fn roots_overlap() {
     let done = from_new.with_bundle(bundle(&[&new.root], 3));
     assert_eq!(
         meet(&done, &server_old, b()).by_client.unwrap_err().label(),
-        "unknown_root"
+        "unknown-root"
     );
+}
+
+#[test]
+fn what_was_proved_counts_as_long_as_its_root_is_believed() {
+    let hand = Hand::at_noon();
+    let (old, new) = (Mesh::new("mesh", &hand), Mesh::new("mesh", &hand));
+    let client = old.identity_for(A, HOUR, old.bundle());
+    let server = old.identity(B);
+    let [by_client, by_server] = credentials(&client, &server, b());
+    assert_eq!(by_server.until(), client.facts().not_after);
+    let both = bundle(&[&new.root, &old.root], 2);
+    // An expired certificate says nothing about who was there when the connection was made.
+    hand.advance(2 * HOUR);
+    for credentials in [&by_client, &by_server] {
+        assert!(credentials.check(&both).is_ok());
+    }
+    let dropped = bundle(&[&new.root], 3);
+    for credentials in [&by_client, &by_server] {
+        assert_eq!(credentials.check(&dropped).unwrap_err().label(), "unknown-root");
+        assert!(
+            credentials.check(&both).is_ok(),
+            "each version is judged for itself"
+        );
+    }
+}
+
+#[test]
+fn our_own_root_must_be_believed_as_well() {
+    let hand = Hand::at_noon();
+    let (old, new) = (Mesh::new("mesh", &hand), Mesh::new("mesh", &hand));
+    let both = bundle(&[&new.root, &old.root], 1);
+    let client = old.identity_for(A, HOUR, both.clone());
+    let server = new.identity_for(B, HOUR, both);
+    let [by_client, _] = credentials(&client, &server, b());
+    assert!(
+        by_client.check(&bundle(&[&new.root], 2)).is_err(),
+        "the client's own"
+    );
+    assert!(by_client.check(&bundle(&[&old.root], 3)).is_err(), "the server's");
 }

@@ -12,7 +12,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::identity::authority::Authority;
 use crate::identity::{
-    Clock, Expected, Facts, Identity, LeafKey, PeerIdentity, Refusal, Roots, TrustBundle, server_name,
+    Clock, Credentials, Expected, Facts, Identity, LeafKey, PeerIdentity, Refusal, Roots, TrustBundle,
+    server_name,
 };
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -167,6 +168,31 @@ pub(crate) fn meet(client: &Identity, server: &Identity, expected: Expected) -> 
         server.server_config(ALPN).unwrap(),
         server.clock(),
     )
+}
+
+/// What each side keeps of the other when `client` has dialled `server`.
+pub(crate) fn credentials(client: &Identity, server: &Identity, expected: Expected) -> [Arc<Credentials>; 2] {
+    let config = client.client_config(expected, ALPN).unwrap();
+    let mut dialled = ClientConnection::new(config, server_name([192, 0, 2, 1].into())).unwrap();
+    let mut accepted = ServerConnection::new(server.server_config(ALPN).unwrap()).unwrap();
+    while dialled.is_handshaking() || accepted.is_handshaking() {
+        let mut wire = Vec::new();
+        while dialled.wants_write() {
+            dialled.write_tls(&mut wire).unwrap();
+        }
+        feed(&wire, |wire| accepted.read_tls(wire));
+        accepted.process_new_packets().unwrap();
+        let mut wire = Vec::new();
+        while accepted.wants_write() {
+            accepted.write_tls(&mut wire).unwrap();
+        }
+        feed(&wire, |wire| dialled.read_tls(wire));
+        dialled.process_new_packets().unwrap();
+    }
+    [
+        Credentials::of_server(&dialled, client).unwrap(),
+        Credentials::of_client(&accepted, server).unwrap(),
+    ]
 }
 
 pub(crate) fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>, clock: &Clock) -> Met {

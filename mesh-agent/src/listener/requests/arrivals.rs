@@ -131,7 +131,7 @@ impl Arrivals {
             });
             entry.connection().set_upstream(*addressed);
             self.path.registry.count_accepted();
-            serve::record(&self.path, &entry, FlowKind::Opened, None, String::new());
+            serve::record(&self.path, &entry, FlowKind::Opened, None, None);
             entry
         });
     }
@@ -141,7 +141,7 @@ impl Drop for Arrivals {
     fn drop(&mut self) {
         self.shelf.clear();
         if let Some(entry) = self.entry.get() {
-            serve::record(&self.path, entry, FlowKind::Closed, None, String::new());
+            serve::record(&self.path, entry, FlowKind::Closed, None, None);
         }
     }
 }

@@ -22,6 +22,7 @@ use super::{
     accept::HeldRequest,
     journey,
     serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
 };
 use crate::{
     http,
@@ -87,8 +88,8 @@ pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) 
                 serve_routed(&owned, &entry, stream, routed.steer).await;
             }
             _ => {
-                let reason = "the client was gone when it was let in".to_owned();
-                serve::refused(&owned, &entry, FlowKind::Abandoned, reason);
+                let cause = serve::abandoned("the client was gone when it was let in");
+                serve::refused(&owned, &entry, FlowKind::Abandoned, cause);
             }
         }
     });
@@ -106,7 +107,8 @@ pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) 
 async fn serve_routed(path: &DataPath, entry: &crate::telemetry::Entry, stream: TcpStream, steer: Outbound) {
     let steer = Arc::new(steer);
     let served = http::server::serve(stream, &steer, &path.tasks, &path.leaving);
-    serve::attend(path, entry, None, served, || {}).await;
+    let terms = Terms::default();
+    serve::attend(path, entry, &terms, served, || {}).await;
 }
 
 /// Judges a request, and changes it as the judgement wants.

@@ -30,7 +30,10 @@ use crate::{
     node::Pod,
     outbound::{self, Chosen},
     state::Resolution,
-    upstream::tunnel::client::{Room, Tunnel},
+    upstream::{
+        session::{Room, Session},
+        tunnel::client::Tunnel,
+    },
 };
 
 /// How long a tunnel is taken without asking the pool: that costs more than a request should.
@@ -53,7 +56,7 @@ pub(super) struct Outbound {
 struct Remembered {
     addr: SocketAddr,
     expected: SpiffeId,
-    tunnel: Tunnel,
+    session: Session,
     since: Instant,
 }
 
@@ -96,8 +99,8 @@ impl Outbound {
         expected: &SpiffeId,
         protocol: TunnelProtocol,
     ) -> Result<Room, Fault> {
-        if let Some(tunnel) = self.remembered(addr, expected)
-            && let Ok(room) = tunnel.room().await
+        if let Some(session) = self.remembered(addr, expected)
+            && let Ok(room) = session.room().await
         {
             return Ok(room);
         }
@@ -109,12 +112,12 @@ impl Outbound {
             let tunnel = self
                 .path
                 .pool
-                .tunnel(&passage.key, establish)
+                .tunnel(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
                 .await
                 .map_err(|error| unreached(&error))?;
-            match tunnel.room().await {
+            match tunnel.session().room().await {
                 Ok(room) => {
-                    self.remember(addr, expected, tunnel);
+                    self.remember(addr, expected, tunnel.session());
                     return Ok(room);
                 }
                 Err(error) => {
@@ -129,25 +132,25 @@ impl Outbound {
         ))
     }
 
-    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Tunnel> {
+    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {
         let mut tunnels = self.lock();
         let at = tunnels
             .iter()
             .position(|one| one.addr == addr && one.expected == *expected)?;
-        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].tunnel.has_room() {
+        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].session.has_room() {
             tunnels.swap_remove(at);
             return None;
         }
-        Some(tunnels[at].tunnel.clone())
+        Some(tunnels[at].session.clone())
     }
 
-    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, tunnel: Tunnel) {
+    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, session: &Session) {
         let mut tunnels = self.lock();
         tunnels.retain(|one| one.addr != addr && one.since.elapsed() <= REMEMBERED);
         tunnels.push(Remembered {
             addr,
             expected: expected.clone(),
-            tunnel,
+            session: session.clone(),
             since: Instant::now(),
         });
     }
@@ -174,7 +177,7 @@ impl Steer for Outbound {
         let Chosen { way, peer, active } = self.choose()?;
         let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
         let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(&*peer), self.client, From::Any)
-            .map_err(|reason| Fault::new(Cause::Connect, reason))?;
+            .map_err(|cause| Fault::new(Cause::Connect, cause.to_string()))?;
         if let Some(guard) = &guard {
             authorize(&self.path, guard, &mut message.parts).await?;
         }

@@ -14,10 +14,7 @@ use crate::{
         fault::{Cause, Fault},
         pool::Shelf,
     },
-    listener::{
-        journey::{Leg, remember},
-        serve::DataPath,
-    },
+    listener::{journey::Leg, serve::DataPath},
     upstream::{Upstream, tunnel::tuning},
 };
 
@@ -54,13 +51,14 @@ impl Server for Target {
         let opened = tokio::time::timeout(tuning::CONNECT, self.leg.open(&self.path)).await;
         match opened {
             Ok(Ok(Upstream::Tcp(stream))) => {
-                if let Some(port) = self.leg.known_open() {
-                    remember(&self.path, port);
-                }
+                self.leg.opened(&self.path);
                 Ok(stream)
             }
             Ok(Ok(other)) => Err(not_tcp(other)),
-            Ok(Err(error)) => Err(unreached(&error)),
+            Ok(Err(error)) => {
+                self.leg.not_opened(&self.path);
+                Err(unreached(&error))
+            }
             Err(_) => {
                 let reason = format!("{} did not answer in time", self.leg.addr());
                 Err(Fault::new(Cause::Connect, reason))

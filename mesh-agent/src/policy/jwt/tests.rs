@@ -61,6 +61,7 @@ fn workload(rules: Vec<JwtRule>, cell: Option<Arc<KeyCell>>) -> WorkloadPolicy {
         ready: true,
         tunnel: Default::default(),
         policies: Vec::new(),
+        tunnel: Default::default(),
         locate: None,
     };
     let governing = Governing {

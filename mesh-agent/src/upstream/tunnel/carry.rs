@@ -99,23 +99,43 @@ async fn into_tunnel(
         send.reserve_capacity(CHUNK);
         let capacity = match poll_fn(|cx| send.poll_capacity(cx)).await {
             Some(capacity) => capacity.map_err(broken_tunnel)?,
-            None => return Err(io::ErrorKind::ConnectionReset.into()),
+            None => return nobody_hears(send).await,
         };
         buffer.reserve(capacity.min(CHUNK));
         let room = buffer.capacity().min(capacity);
         match tcp.try_read_buf(&mut bytes::BufMut::limit(&mut buffer, room)) {
             Ok(0) => {
                 send.reserve_capacity(0);
-                return send.send_data(Bytes::new(), true).map_err(broken_tunnel);
+                return match send.send_data(Bytes::new(), true) {
+                    Ok(()) => Ok(()),
+                    Err(_) => nobody_hears(send).await,
+                };
             }
             Ok(count) => {
                 connection.count(side, count as u64);
-                send.send_data(buffer.split().freeze(), false)
-                    .map_err(broken_tunnel)?;
+                if send.send_data(buffer.split().freeze(), false).is_err() {
+                    return nobody_hears(send).await;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => send.reserve_capacity(0),
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// The stream takes nothing more. That is in order when the other end has ended its way and then closed, which
+/// `RST_STREAM` without an error says (RFC 9113, 8.1): what it sent is still delivered, and what follows is lost, as it
+/// would be on a connection that the other end has closed.
+async fn nobody_hears(send: &mut SendStream<Bytes>) -> io::Result<()> {
+    let reset = poll_fn(|cx| match send.poll_reset(cx) {
+        Poll::Pending => Poll::Ready(None),
+        Poll::Ready(reset) => Poll::Ready(Some(reset)),
+    });
+    match reset.await {
+        Some(Ok(Reason::NO_ERROR)) => Ok(()),
+        Some(Ok(reason)) => Err(broken_tunnel(reason.into())),
+        Some(Err(error)) => Err(broken_tunnel(error)),
+        None => Err(io::ErrorKind::ConnectionReset.into()),
     }
 }
 

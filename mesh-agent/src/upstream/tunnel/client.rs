@@ -1,45 +1,30 @@
 //! The dialling side of a tunnel.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
-use h2::{
-    SendStream,
-    client::{ResponseFuture, SendRequest},
-};
 use http::{Method, Request, StatusCode, Uri};
 use mesh_common::model::{TunnelProtocol, Workload};
 use rustls::ClientConfig;
 use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::{Stream, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
+use super::{Stream, baggage, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
-    identity::{self, server_name},
-    upstream::{Refusal, in_order},
+    identity::{self, Credentials, Identity, server_name},
+    upstream::{
+        Refusal, in_order,
+        session::{Seat, Session},
+    },
 };
-
-/// Streams in one tunnel before another is established beside it.
-const STREAMS_MAX: usize = 100;
 
 /// An established tunnel; streams are opened in it.
 #[derive(Clone)]
 pub struct Tunnel {
     protocol: TunnelProtocol,
-    requests: SendRequest<Bytes>,
-    streams: Arc<AtomicUsize>,
+    session: Session,
+    credentials: Arc<Credentials>,
 }
 
 /// What a stream is asked for with.
@@ -54,12 +39,9 @@ pub struct Asking<'a> {
 }
 
 /// A stream's place in its tunnel.
-pub struct Place(Arc<AtomicUsize>);
-
-/// Room for one more stream.
-pub struct Room {
-    requests: SendRequest<Bytes>,
-    place: Place,
+pub struct Place {
+    _seat: Seat,
+    credentials: Arc<Credentials>,
 }
 
 /// Why there is no tunnel, or no stream in it.
@@ -116,11 +98,12 @@ pub enum TunnelError {
 }
 
 impl Tunnel {
-    /// Shakes hands over an established TCP connection. The tunnel lives as a task of `tasks` until nobody uses it.
+    /// Shakes hands over an established TCP connection, as `identity`, whose `config` says who must be there. The tunnel lives as a task of `tasks` until nobody uses it.
     pub async fn establish(
         tcp: TcpStream,
         addr: SocketAddr,
         protocol: TunnelProtocol,
+        identity: &Identity,
         config: Arc<ClientConfig>,
         tasks: &TaskTracker,
     ) -> Result<Self, TunnelError> {
@@ -134,43 +117,32 @@ impl Tunnel {
             if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
                 return Err(TunnelError::Protocol { addr, protocol });
             }
-            h2_over(tls, addr, protocol, tasks).await
+            let credentials = Credentials::of_server(tls.get_ref().1, identity)
+                .map_err(|source| TunnelError::Peer { addr, source })?;
+            let session = Session::over(tls, addr, tasks)
+                .await
+                .map_err(|source| TunnelError::Http { addr, source })?;
+            Ok(Self {
+                protocol,
+                session,
+                credentials,
+            })
         };
         tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
             .map_err(|_| TunnelError::TimedOut { addr })?
     }
 
-    /// An HTTP/2 connection in the clear, to a server that is known to speak it. Carries requests only.
-    pub async fn plain(tcp: TcpStream, addr: SocketAddr, tasks: &TaskTracker) -> Result<Self, TunnelError> {
-        in_order(&tcp);
-        let handshake = h2_over(tcp, addr, TunnelProtocol::default(), tasks);
-        tokio::time::timeout(tuning::HANDSHAKE, handshake)
-            .await
-            .map_err(|_| TunnelError::TimedOut { addr })?
-    }
-
-    /// Room for a request, or for a stream.
-    pub async fn room(&self) -> Result<Room, h2::Error> {
-        let place = Place::take(&self.streams);
-        let requests = self.requests.clone().ready().await?;
-        Ok(Room { requests, place })
-    }
-
-    /// True for a clone of this one.
-    pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.streams, &other.streams)
-    }
-
     /// Asks for a stream.
     pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
         let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
-        let place = Place::take(&self.streams);
-        let mut requests = self.requests.clone().ready().await.map_err(http)?;
-        let (response, send) = requests
-            .send_request(request(self.protocol, asking), false)
-            .map_err(http)?;
+        let room = self.session.room().await.map_err(http)?;
+        let (response, send, seat) = room.send(request(self.protocol, asking), false).map_err(http)?;
+        let place = Place {
+            _seat: seat,
+            credentials: Arc::clone(&self.credentials),
+        };
         let response = response.await.map_err(http)?;
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
@@ -184,49 +156,15 @@ impl Tunnel {
         Ok((Stream { send, recv }, place))
     }
 
-    /// Streams open or being opened.
-    pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+    /// What both ends proved.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
-    /// Whether another stream would not have to wait for one that ends.
-    pub fn has_room(&self) -> bool {
-        // A peer may allow fewer streams than we would open. One that allows none is not worth another tunnel.
-        let allowed = self.requests.current_max_send_streams().max(1);
-        self.streams() < allowed.min(STREAMS_MAX)
+    /// The connection that it is made of.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
-}
-
-/// Speaks HTTP/2 as the client over an established connection.
-async fn h2_over<T>(
-    io: T,
-    addr: SocketAddr,
-    protocol: TunnelProtocol,
-    tasks: &TaskTracker,
-) -> Result<Tunnel, TunnelError>
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let (requests, mut connection) = tuning::client()
-        .handshake(io)
-        .await
-        .map_err(|source| TunnelError::Http { addr, source })?;
-    let pings = connection.ping_pong();
-    tasks.spawn(async move {
-        tokio::select! {
-            ended = connection => if let Err(error) = ended {
-                tracing::debug!(%addr, %error, "an HTTP/2 connection broke");
-            },
-            () = keepalive::silent(pings) => {
-                tracing::warn!(%addr, "the other end of an HTTP/2 connection does not answer any more; its streams are reset");
-            }
-        }
-    });
-    Ok(Tunnel {
-        protocol,
-        requests,
-        streams: Arc::default(),
-    })
 }
 
 fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
@@ -241,40 +179,10 @@ fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
     request
 }
 
-impl Room {
-    /// Sends a request in it; `over` when it has no body.
-    pub fn send(
-        mut self,
-        request: Request<()>,
-        over: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>, Place), h2::Error> {
-        let (response, send) = self.requests.send_request(request, over)?;
-        Ok((response, send, self.place))
-    }
-
-    /// True when the other end takes extended CONNECT requests (RFC 8441). It says so at the beginning of a connection; on
-    /// one that was just made, waits a little for that.
-    pub async fn takes_extended_connect(&self) -> bool {
-        for _ in 0..tuning::SETTINGS_LOOKS {
-            if self.requests.is_extended_connect_protocol_enabled() {
-                return true;
-            }
-            tokio::time::sleep(tuning::SETTINGS_LOOK).await;
-        }
-        self.requests.is_extended_connect_protocol_enabled()
-    }
-}
-
 impl Place {
-    fn take(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// What both ends of the tunnel proved.
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 }
 
@@ -295,6 +203,19 @@ impl TunnelError {
             | Self::Protocol { .. }
             | Self::TimedOut { .. }
             | Self::Http { .. } => Refusal::Refused,
+        }
+    }
+
+    /// The reason in one word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Tls { .. } => "handshake",
+            Self::Peer { source, .. } => source.label(),
+            Self::Protocol { .. } => "no-protocol",
+            Self::TimedOut { .. } => "handshake-timed-out",
+            Self::Http { .. } => "tunnel-broken",
+            Self::Answered { status, .. } if *status == StatusCode::UNAUTHORIZED => "denied-by-peer",
+            Self::Answered { refusal, .. } => refusal.word(),
         }
     }
 

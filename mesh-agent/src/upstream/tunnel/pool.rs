@@ -48,18 +48,19 @@ struct Slot {
 }
 
 impl Pool {
-    /// A stream in a tunnel that exists or that `establish` makes.
+    /// A stream in a tunnel that exists and is still `good`, or that `establish` makes.
     pub async fn open<E, F>(
         &self,
         key: &Key,
         asking: Asking<'_>,
+        good: impl Fn(&Tunnel) -> bool,
         establish: impl Fn() -> F,
     ) -> Result<(Stream, Place), E>
     where
         F: Future<Output = Result<Tunnel, E>>,
         E: From<TunnelError>,
     {
-        let cell = self.slot(key);
+        let cell = self.good_slot(key, good);
         let fresh = !cell.initialized();
         let tunnel = cell.get_or_try_init(&establish).await?;
         match tunnel.open(asking).await {
@@ -77,19 +78,32 @@ impl Pool {
         }
     }
 
-    /// A tunnel to `key`'s destination that has room, one that exists or that `establish` makes. It may have broken since
-    /// it was used: whoever finds that out tells [`Pool::give_up`].
-    pub async fn tunnel<E, F>(&self, key: &Key, establish: impl Fn() -> F) -> Result<Tunnel, E>
+    /// A tunnel that has room, one that exists and is still `good`, or that `establish` makes. It may have broken since it was
+    /// used: whoever finds that out tells [`Pool::give_up`].
+    pub async fn tunnel<E, F>(
+        &self,
+        key: &Key,
+        good: impl Fn(&Tunnel) -> bool,
+        establish: impl Fn() -> F,
+    ) -> Result<Tunnel, E>
     where
         F: Future<Output = Result<Tunnel, E>>,
     {
-        self.slot(key).get_or_try_init(&establish).await.cloned()
+        self.good_slot(key, good)
+            .get_or_try_init(&establish)
+            .await
+            .cloned()
     }
 
     /// Gives up a tunnel that broke.
     pub fn give_up(&self, key: &Key, broken: &Tunnel) {
         if let Some(slots) = self.lock().get_mut(key) {
-            slots.retain(|slot| !slot.tunnel.get().is_some_and(|tunnel| tunnel.is(broken)));
+            slots.retain(|slot| {
+                !slot
+                    .tunnel
+                    .get()
+                    .is_some_and(|tunnel| tunnel.session().is(broken.session()))
+            });
         }
     }
 
@@ -104,17 +118,29 @@ impl Pool {
             slots.retain(|slot| {
                 // Somebody establishes it, or opens a stream in it.
                 let wanted = Arc::strong_count(&slot.tunnel) > 1;
-                let busy = slot.tunnel.get().is_some_and(|tunnel| tunnel.streams() > 0);
+                let busy = slot
+                    .tunnel
+                    .get()
+                    .is_some_and(|tunnel| tunnel.session().streams() > 0);
                 wanted || busy || now.saturating_duration_since(slot.used) < tuning::IDLE
             });
             !slots.is_empty()
         });
     }
 
+    fn good_slot(&self, key: &Key, good: impl Fn(&Tunnel) -> bool) -> Arc<OnceCell<Tunnel>> {
+        let mut cell = self.slot(key);
+        while cell.get().is_some_and(|tunnel| !good(tunnel)) {
+            self.forget(key, &cell);
+            cell = self.slot(key);
+        }
+        cell
+    }
+
     fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
         let mut tunnels = self.lock();
         let slots = tunnels.entry(key.clone()).or_default();
-        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(Tunnel::has_room);
+        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(|tunnel| tunnel.session().has_room());
         if let Some(slot) = slots.iter_mut().find(room) {
             slot.used = Instant::now();
             return Arc::clone(&slot.tunnel);

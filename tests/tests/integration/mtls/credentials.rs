@@ -132,7 +132,7 @@ fn the_root_rotates_under_load_and_no_connection_fails() {
 }
 
 /// Waits until every agent has heard of so many sets of roots.
-fn await_roots(agents: &[Agent], count: usize) -> Result<()> {
+pub(super) fn await_roots(agents: &[Agent], count: usize) -> Result<()> {
     for agent in agents {
         wait_until(SOON * 2, "new roots", || {
             agent.log().matches("roots changed").count() >= count
@@ -167,6 +167,9 @@ fn without_the_authority_nothing_fails_before_certificates_expire() {
         let left = end
             .duration_since(SystemTime::now())
             .context("renewal failed only after the end")?;
+        for (agent, node) in agents.iter().zip(mesh.nodes()) {
+            warns_before_the_end(agent, node)?;
+        }
         // The clients end in order while the certificates are still valid.
         std::thread::sleep(left.saturating_sub(Duration::from_secs(3)));
         for report in [outward.end()?, inward.end()?] {
@@ -185,12 +188,65 @@ fn without_the_authority_nothing_fails_before_certificates_expire() {
         .with_context(|| last.to_string())?;
         let said = refusals(&agents[0])?;
         ensure!(said.contains("certificate"), "the flows do not say why: {said}");
+        for command in ["status", "check"] {
+            let said = mesh.node("a").cli(&[command])?;
+            ensure!(
+                said.status.code() == Some(1) && said.stdout.contains("has expired"),
+                "{said}"
+            );
+        }
         authority.reveal()?;
         wait_until(SOON * 3, "connections to stand again", || {
             failing::connect(mesh.pod("client"), &to).is_ok_and(|report| report["connected"] == true)
         })?;
         churn::good(mesh, "client", &to, "web", 50)
     });
+}
+
+/// `status`, `check` and the metrics say that renewal fails, while the certificates are still valid.
+fn warns_before_the_end(agent: &Agent, node: &mesh_tests::Node) -> Result<()> {
+    let status = agent.ask(&["status"])?;
+    let health = &status["certificates"];
+    let problems = health["problems"].as_array().context("no problems")?;
+    let renewal = |problem: &serde_json::Value| {
+        problem["severity"] == "warning"
+            && problem["text"].as_str().is_some_and(|text| {
+                text.contains("expires in") && text.contains("attempts to renew it failed")
+            })
+    };
+    ensure!(problems.iter().any(renewal), "{status}");
+    ensure!(health["valid"] == health["accounts"], "{status}");
+    let said = node.cli(&["status"])?.ok()?.stdout;
+    ensure!(said.contains("attempts to renew it failed"), "{said}");
+    let check = node.cli(&["check", "-o", "json"])?;
+    let report = check.json()?;
+    let warned = report["checks"]
+        .as_array()
+        .context("no checks")?
+        .iter()
+        .any(|check| check["name"] == "certificates" && check["outcome"] == "warning");
+    ensure!(warned, "{check}");
+    let metrics = node.metrics()?;
+    let failures = metrics.sum("nodemesh_certificate_renewal_failures_total", &[])?;
+    ensure!(failures >= 1.0, "{failures} failures are counted");
+    ensure!(metrics.sum("nodemesh_roots_refresh_failing", &[])? == 1.0);
+    let account = if node.name() == "a" {
+        "default/client"
+    } else {
+        "default/web"
+    };
+    let expiry = metrics.sum(
+        "nodemesh_certificate_expiry_seconds",
+        &[("service_account", account)],
+    )?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)?
+        .as_secs_f64();
+    ensure!(
+        (now..now + 24.0).contains(&expiry),
+        "{account} ends at {expiry}, now is {now}"
+    );
+    Ok(())
 }
 
 /// When the first of the certificates expires that an agent has now, as its log says.

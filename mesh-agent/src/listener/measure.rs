@@ -1,0 +1,203 @@
+//! What a connection's metrics are named by.
+//!
+//! `serve` asks [`Meters`] once for each connection that opens; an engine that serves requests asks once for each
+//! connection and destination. Invariant: the same ends have the same labels as long as the configuration stays.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mesh_common::model::{ObjectKey, SpiffeId, TrustDomain, Workload};
+
+use super::journey::account_of;
+use crate::{
+    state::Snapshot,
+    telemetry::{
+        Connection, Destination, Direction,
+        metrics::{Metrics, Party, Protocol, Reporter, RequestMeter, Security, TcpMeter, Traffic},
+    },
+};
+
+/// Connections' ends that are remembered.
+const REMEMBERED: usize = 1024;
+
+/// One data worker's way to the series.
+pub struct Meters {
+    metrics: Arc<Metrics>,
+    trust_domain: TrustDomain,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Of the snapshot that labels were taken from.
+    version: u64,
+    tcp: HashMap<Key, Arc<TcpMeter>>,
+}
+
+/// Who talks to whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends<'a> {
+    /// Which way.
+    pub direction: Direction,
+    /// The enrolled workload on whose side the agent stands.
+    pub workload: &'a Workload,
+    /// Who dialled, if it is known.
+    pub client: Option<&'a ObjectKey>,
+    /// What was dialled.
+    pub destination: &'a Destination,
+    /// Who the other end proved to be.
+    pub peer: Option<&'a SpiffeId>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    direction: Direction,
+    workload: ObjectKey,
+    client: Option<ObjectKey>,
+    server: Option<ObjectKey>,
+    service: Option<ObjectKey>,
+    peer: Option<SpiffeId>,
+}
+
+impl Meters {
+    pub(super) fn new(metrics: Arc<Metrics>, trust_domain: TrustDomain) -> Self {
+        Self {
+            metrics,
+            trust_domain,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Everything that is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The meter of a TCP connection between these ends.
+    pub fn tcp(&self, snapshot: &Snapshot, ends: &Ends<'_>) -> Arc<TcpMeter> {
+        let key = ends.key();
+        let mut known = self.lock();
+        if known.version != snapshot.version() || known.tcp.len() >= REMEMBERED {
+            known.version = snapshot.version();
+            known.tcp.clear();
+        }
+        let meter = known.tcp.entry(key).or_insert_with(|| {
+            let labels = ends.labels(snapshot, &self.trust_domain, Protocol::Tcp);
+            Arc::new(self.metrics.tcp(labels))
+        });
+        Arc::clone(meter)
+    }
+
+    /// A meter of requests between these ends. To be kept as long as the connection that they come on.
+    pub fn requests(&self, snapshot: &Snapshot, ends: &Ends<'_>, protocol: Protocol) -> RequestMeter {
+        self.metrics
+            .requests(ends.labels(snapshot, &self.trust_domain, protocol))
+    }
+
+    /// Lets go of series that no connection needs.
+    pub fn sweep(&self) {
+        self.lock().tcp.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> From<&'a Connection> for Ends<'a> {
+    fn from(connection: &'a Connection) -> Self {
+        Self {
+            direction: connection.direction,
+            workload: &connection.workload,
+            client: connection.client_workload.as_ref(),
+            destination: &connection.destination,
+            peer: connection.peer(),
+        }
+    }
+}
+
+impl Ends<'_> {
+    fn key(&self) -> Key {
+        Key {
+            direction: self.direction,
+            workload: self.workload.key.clone(),
+            client: self.client.cloned(),
+            server: self.server().cloned(),
+            service: self.service().cloned(),
+            peer: self.peer.cloned(),
+        }
+    }
+
+    /// One for each side that the agent stands on: both, between pods of its node.
+    fn labels(&self, snapshot: &Snapshot, domain: &TrustDomain, protocol: Protocol) -> Vec<Traffic> {
+        let own = self.peer.and_then(|_| identity(domain, self.workload));
+        let known = |key: &ObjectKey| snapshot.workload(key).map(|entry| &*entry.workload);
+        let client = self.client.and_then(known);
+        let server = self.server().and_then(known);
+        let (source, destination, security) = match self.direction {
+            Direction::Outbound => (
+                Party::new(Some(self.workload), own.as_ref()),
+                Party::new(server, self.peer),
+                self.encrypted(),
+            ),
+            Direction::Inbound => (
+                Party::new(client, self.peer),
+                Party::new(Some(self.workload), own.as_ref()),
+                self.encrypted(),
+            ),
+            Direction::Local => {
+                let proved = server.and_then(|server| identity(domain, server));
+                (
+                    Party::new(Some(self.workload), self.peer),
+                    Party::new(server, proved.as_ref()),
+                    Security::SameNode,
+                )
+            }
+        };
+        let traffic = |reporter| Traffic {
+            reporter,
+            source: source.clone(),
+            destination: destination.clone(),
+            service: self.service().cloned(),
+            protocol,
+            security,
+        };
+        match self.direction {
+            Direction::Outbound => vec![traffic(Reporter::Source)],
+            Direction::Inbound => vec![traffic(Reporter::Destination)],
+            Direction::Local => vec![traffic(Reporter::Source), traffic(Reporter::Destination)],
+        }
+    }
+
+    /// Between nodes, whoever proved an identity did so under mutual TLS.
+    fn encrypted(&self) -> Security {
+        match self.peer {
+            Some(_) => Security::MutualTls,
+            None => Security::None,
+        }
+    }
+
+    fn server(&self) -> Option<&ObjectKey> {
+        match self.destination {
+            Destination::Service { endpoint, .. } => endpoint.as_ref().map(|(workload, _)| workload),
+            Destination::Workload(workload) => Some(workload),
+            Destination::Passthrough => None,
+        }
+    }
+
+    fn service(&self) -> Option<&ObjectKey> {
+        match self.destination {
+            Destination::Service { service, .. } => Some(service),
+            Destination::Workload(_) | Destination::Passthrough => None,
+        }
+    }
+}
+
+fn identity(domain: &TrustDomain, workload: &Workload) -> Option<SpiffeId> {
+    SpiffeId::new(domain, &account_of(workload)).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! What must hold as long as a connection lives.
+//!
+//! `serve` asks [`Terms`] again whenever the configuration or the roots change, and breaks the connection off when
+//! they do not hold any more. Invariant: who is at the other end was proved once; the terms are about whether that is
+//! still to be believed, and still permitted. A certificate that expires ends nothing, see SECURITY.md.
+
+use std::{net::IpAddr, sync::Arc};
+
+use mesh_common::model::{ObjectKey, ServiceAccountKey};
+
+use super::{journey::account_of, serve::DataPath};
+use crate::{
+    identity::{CertificateStore, Credentials},
+    inbound::Guard,
+    state::{Snapshot, WorkloadEntry},
+    telemetry::{Cause, Connection, Direction},
+};
+
+/// The terms of one connection.
+#[derive(Default)]
+pub(super) struct Terms<'a> {
+    /// The policies of the destination, where this agent stands before it.
+    guard: Option<&'a Guard>,
+    /// Who has proved to be whom.
+    parties: Vec<Party>,
+    /// By what, if not by the kernel.
+    credentials: Option<Arc<Credentials>>,
+}
+
+/// A workload that must be there, with this service account.
+struct Party {
+    place: Place,
+    account: ServiceAccountKey,
+}
+
+enum Place {
+    Address(IpAddr),
+    Workload(ObjectKey),
+}
+
+impl<'a> Terms<'a> {
+    /// The terms under which `connection` begins.
+    pub(super) fn of(
+        snapshot: &Snapshot,
+        connection: &Connection,
+        guard: Option<&'a Guard>,
+        credentials: Option<Arc<Credentials>>,
+    ) -> Self {
+        let mut parties = Vec::new();
+        if let Some(peer) = connection.peer() {
+            let own = &connection.workload;
+            parties.push(Party {
+                place: Place::Workload(own.key.clone()),
+                account: account_of(own),
+            });
+            let other = match connection.direction {
+                Direction::Outbound => connection.upstream().map(|addr| Party {
+                    place: Place::Address(addr.ip()),
+                    account: peer.account(),
+                }),
+                Direction::Inbound => Some(Party {
+                    place: Place::Address(connection.client.ip()),
+                    account: peer.account(),
+                }),
+                Direction::Local => guard.map(|guard| Party {
+                    place: Place::Workload(guard.workload.key.clone()),
+                    account: account_of(&guard.workload),
+                }),
+            };
+            // Whoever is let in from an address that is not its own workload's is not held to it later.
+            parties.extend(other.filter(|party| party.check(snapshot).is_ok()));
+        }
+        Self {
+            guard,
+            parties,
+            credentials,
+        }
+    }
+
+    /// The terms of a tunnel itself, whose streams have terms of their own.
+    pub(super) fn of_tunnel(credentials: Arc<Credentials>) -> Self {
+        Self {
+            credentials: Some(credentials),
+            ..Self::default()
+        }
+    }
+
+    /// Whether they hold.
+    pub(super) fn check(
+        &self,
+        snapshot: &Snapshot,
+        certificates: Option<&CertificateStore>,
+    ) -> Result<(), Cause> {
+        if let Some(guard) = self.guard {
+            guard
+                .check(snapshot)
+                .map_err(|denied| Cause::of(denied.word(), &denied))?;
+        }
+        for party in &self.parties {
+            party.check(snapshot)?;
+        }
+        if let Some(credentials) = &self.credentials
+            && let Some(bundle) = certificates.and_then(CertificateStore::bundle)
+        {
+            credentials
+                .check(&bundle)
+                .map_err(|refusal| Cause::of(refusal.label(), &refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a change breaks them.
+    pub(super) async fn broken(&self, path: &DataPath) -> Cause {
+        if self.guard.is_none() && self.parties.is_empty() && self.credentials.is_none() {
+            return std::future::pending().await;
+        }
+        let certificates = path.certificates.as_deref();
+        let mut versions = path.store.subscribe();
+        let mut changes = self
+            .credentials
+            .as_ref()
+            .and_then(|_| certificates.map(CertificateStore::changes));
+        loop {
+            if let Err(cause) = self.check(&path.store.load(), certificates) {
+                return cause;
+            }
+            let changed = async {
+                match &mut changes {
+                    Some(changes) => changes.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                changed = versions.changed() => changed.is_err(),
+                changed = changed => changed.is_err(),
+            };
+            if ended {
+                // Both stores outlive every connection.
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+impl Party {
+    fn check(&self, snapshot: &Snapshot) -> Result<(), Cause> {
+        let (entry, place): (_, &dyn std::fmt::Display) = match &self.place {
+            Place::Address(ip) => (snapshot.workload_at(*ip), ip),
+            Place::Workload(key) => (snapshot.workload(key), key),
+        };
+        let account = |entry: &Arc<WorkloadEntry>| account_of(&entry.workload);
+        let text = match entry.map(account) {
+            Some(account) if account == self.account => return Ok(()),
+            Some(account) => format!(
+                "{place} is service account {account} now, not {} any more",
+                self.account
+            ),
+            None => format!("{place} was service account {}, and is nobody now", self.account),
+        };
+        Err(Cause::new("identity-changed", text))
+    }
+}
+
+#[cfg(test)]
+mod tests;

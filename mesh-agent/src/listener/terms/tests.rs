@@ -1,0 +1,106 @@
+use mesh_common::model::{SpiffeId, TunnelProtocol, Workload};
+
+use super::*;
+use crate::{
+    config::Change,
+    state::Store,
+    telemetry::{ConnectionState, Destination, Opening, Registry},
+};
+
+fn workload(name: &str, account: &str, address: &str) -> Workload {
+    Workload {
+        key: ObjectKey::new("shop", name),
+        labels: [].into(),
+        service_account: account.to_owned(),
+        node: "a".to_owned(),
+        addresses: vec![address.parse().unwrap()],
+        ports: Vec::new(),
+        ready: true,
+        policies: Vec::new(),
+        tunnel: TunnelProtocol::default(),
+        locate: None,
+    }
+}
+
+fn client(account: &str) -> Workload {
+    workload("client", account, "10.0.0.1")
+}
+
+fn web(account: &str) -> Workload {
+    workload("web", account, "10.0.0.2")
+}
+
+/// A connection in the view of the agent of `workload`.
+fn connection(direction: Direction, workload: Workload, peer: Option<&str>) -> crate::telemetry::Entry {
+    let entry = Registry::new(0).open(Opening {
+        direction,
+        workload: Arc::new(workload),
+        client: "10.0.0.1:1000".parse().unwrap(),
+        client_workload: Some(ObjectKey::new("shop", "client")),
+        original_destination: "10.0.0.2:80".parse().unwrap(),
+        destination: Destination::Workload(ObjectKey::new("shop", "web")),
+        process: None,
+        peer: peer.map(|account| -> SpiffeId {
+            format!("spiffe://cluster.local/ns/shop/sa/{account}")
+                .parse()
+                .unwrap()
+        }),
+        state: ConnectionState::Open,
+    });
+    entry.connection().set_upstream("10.0.0.2:80".parse().unwrap());
+    entry
+}
+
+/// What is said of a connection that was opened under `before` after `change`.
+fn after(entry: &crate::telemetry::Entry, change: Change) -> Option<String> {
+    let store = Store::new();
+    store.apply(&[
+        Change::PutWorkload(client("client")),
+        Change::PutWorkload(web("web")),
+    ]);
+    let terms = Terms::of(&store.load(), entry.connection(), None, None);
+    assert_eq!(terms.check(&store.load(), None), Ok(()));
+    store.apply(&[change]);
+    terms.check(&store.load(), None).err().map(|cause| cause.text)
+}
+
+#[test]
+fn both_ends_must_stay_who_they_proved_to_be() {
+    let entries = [
+        connection(Direction::Outbound, client("client"), Some("web")),
+        connection(Direction::Inbound, web("web"), Some("client")),
+    ];
+    for entry in &entries {
+        for (change, said) in [
+            (
+                Change::PutWorkload(client("other")),
+                "is service account shop/other now",
+            ),
+            (
+                Change::PutWorkload(web("other")),
+                "is service account shop/other now",
+            ),
+            (Change::RemoveWorkload(client("client").key), "is nobody now"),
+            (Change::RemoveWorkload(web("web").key), "is nobody now"),
+        ] {
+            let text = after(entry, change.clone()).unwrap_or_default();
+            assert!(text.contains(said), "{change:?}: {text}");
+        }
+        let mut labelled = web("web");
+        labelled.labels.insert("a".to_owned(), "b".to_owned());
+        assert_eq!(after(entry, Change::PutWorkload(labelled)), None, "other changes");
+    }
+}
+
+#[test]
+fn who_proved_nothing_is_held_to_nothing() {
+    let entry = connection(Direction::Inbound, web("web"), None);
+    assert_eq!(after(&entry, Change::PutWorkload(client("other"))), None);
+}
+
+#[test]
+fn a_peer_let_in_from_another_address_than_its_workloads_is_not_held_to_it() {
+    let entry = connection(Direction::Inbound, web("web"), Some("gateway"));
+    assert_eq!(after(&entry, Change::PutWorkload(client("other"))), None);
+    assert!(after(&entry, Change::PutWorkload(web("other"))).is_some());
+}

@@ -1,0 +1,283 @@
+//! The file system of the test machines: the tests, the agent, and the programs that tests start, with their libraries.
+//!
+//! Packed once for all kernels as an archive that the kernel unpacks into memory; a kernel's modules are a second archive
+//! behind it. Everything has the path that it has on this machine, because the tests know where they were built.
+//! Invariant: what is packed comes from this checkout and from the packages of `cargo xtask setup`, nothing else.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::programs::{self, Linkage};
+
+use super::kernel::Kernel;
+use crate::process::{self, find_program};
+use crate::repo::Repo;
+
+/// What the tests start.
+const PROGRAMS: &[&str] = &[
+    "bpftool",
+    "curl",
+    "ip",
+    "mount",
+    "nginx",
+    "nsenter",
+    "redis-cli",
+    "redis-server",
+    "setarch",
+    "setpriv",
+    "ss",
+    "sysctl",
+    "tcpdump",
+    "unshare",
+];
+
+/// Debian's own interpreter; another one on the path would have its library elsewhere.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Parts of Python's library that no test uses.
+const PYTHON_WITHOUT: &[&str] = &[
+    "__pycache__",
+    "test",
+    "idlelib",
+    "tkinter",
+    "ensurepip",
+    "pydoc_data",
+    "lib2to3",
+];
+
+/// The first process of a test machine.
+const INIT: &str = include_str!("init.sh");
+
+/// An archive without modules.
+pub(crate) struct Image {
+    archive: PathBuf,
+    directory: PathBuf,
+}
+
+impl Image {
+    /// Builds the tests and packs everything.
+    pub(crate) fn pack(repo: &Repo, agent: &Path) -> Result<Self> {
+        let tests = integration_tests(repo)?;
+        let directory = repo.vm_dir();
+        let root = directory.join("root");
+        if root.exists() {
+            fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+        }
+        println!("  packing the file system of the machines");
+        let staging = Staging { root };
+        for place in [
+            "dev",
+            "proc",
+            "sys",
+            "tmp",
+            "run",
+            "etc",
+            "root",
+            "var/log/nginx",
+            "var/lib/nginx",
+            "modules",
+        ] {
+            fs::create_dir_all(staging.root.join(place))?;
+        }
+        staging.put("/bin/busybox", &program("busybox")?)?;
+        symlink("busybox", staging.root.join("bin/sh"))?;
+        for name in PROGRAMS {
+            staging.program(&program(name)?)?;
+        }
+        staging.python()?;
+        staging.stripped(agent)?;
+        staging.stripped(&tests)?;
+        staging.stripped(&programs::traffic()?)?;
+        for linkage in [Linkage::Glibc, Linkage::StaticMusl] {
+            staging.program(&programs::peer(linkage)?)?;
+        }
+        staging.tree(&repo.root().join("tests/programs"), &[])?;
+        staging.text(
+            "etc/passwd",
+            "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n",
+        )?;
+        staging.text("etc/group", "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\n")?;
+        staging.text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
+        staging.text(
+            "init.env",
+            &format!("AGENT='{}'\nTESTS='{}'\n", agent.display(), tests.display()),
+        )?;
+        staging.text("init", INIT)?;
+        fs::set_permissions(staging.root.join("init"), fs::Permissions::from_mode(0o755))?;
+        let archive = directory.join("base.cpio");
+        pack(&staging.root, &archive)?;
+        Ok(Self { archive, directory })
+    }
+
+    /// The archive with a kernel's modules behind it.
+    pub(crate) fn with_modules(&self, kernel: &Kernel) -> Result<PathBuf> {
+        let root = self.directory.join("modules");
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        fs::create_dir_all(root.join("modules"))?;
+        for (number, module) in kernel.modules()?.iter().enumerate() {
+            let target = root.join(format!("modules/{number:02}.ko"));
+            if module.extension().is_some_and(|extension| extension == "xz") {
+                let unpacked = File::create(&target)?;
+                let status = Command::new("xz")
+                    .arg("-dc")
+                    .arg(module)
+                    .stdout(unpacked)
+                    .status()?;
+                ensure!(status.success(), "xz cannot unpack {}", module.display());
+            } else {
+                fs::copy(module, &target)?;
+            }
+        }
+        let modules = self.directory.join("modules.cpio");
+        pack(&root, &modules)?;
+        let whole = self.directory.join("initrd.cpio");
+        fs::copy(&self.archive, &whole)?;
+        let mut end = File::options().append(true).open(&whole)?;
+        end.write_all(&fs::read(&modules)?)?;
+        Ok(whole)
+    }
+}
+
+/// A directory that is the root of the machines.
+struct Staging {
+    root: PathBuf,
+}
+
+impl Staging {
+    /// Where an absolute path is in here.
+    fn place(&self, path: &Path) -> Result<PathBuf> {
+        let place = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        Ok(place)
+    }
+
+    fn put(&self, path: impl AsRef<Path>, source: &Path) -> Result<()> {
+        let place = self.place(path.as_ref())?;
+        if !place.exists() {
+            fs::copy(source, &place).with_context(|| format!("cannot copy {}", source.display()))?;
+        }
+        Ok(())
+    }
+
+    fn text(&self, path: &str, text: &str) -> Result<()> {
+        fs::write(self.place(Path::new(path))?, text).with_context(|| format!("cannot write {path}"))
+    }
+
+    /// A program where it is, with the libraries that it is linked to.
+    fn program(&self, path: &Path) -> Result<()> {
+        self.put(path, path)?;
+        for library in libraries(path) {
+            self.put(&library, &library)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Staging::program`], without what only a debugger reads: it would fill the machine's memory.
+    fn stripped(&self, path: &Path) -> Result<()> {
+        let place = self.place(path)?;
+        process::output_of(Command::new("objcopy").arg("--strip-debug").arg(path).arg(&place))?;
+        for library in libraries(path) {
+            self.put(&library, &library)?;
+        }
+        Ok(())
+    }
+
+    /// A directory and what is in it; programs in it get their libraries.
+    fn tree(&self, path: &Path, without: &[&str]) -> Result<()> {
+        for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
+            let entry = entry?;
+            if without.iter().any(|name| *name == entry.file_name()) {
+                continue;
+            }
+            let path = entry.path();
+            if path.is_dir() {
+                self.tree(&path, without)?;
+            } else if path.extension().is_some_and(|extension| extension == "so") {
+                self.program(&path)?;
+            } else if path.is_file() {
+                self.put(&path, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn python(&self) -> Result<()> {
+        let python = Path::new(PYTHON);
+        let real = python
+            .canonicalize()
+            .with_context(|| format!("no {PYTHON}: install python3"))?;
+        self.program(&real)?;
+        self.put(python, &real)?;
+        let version = real.file_name().context("python has no name")?;
+        self.tree(&Path::new("/usr/lib").join(version), PYTHON_WITHOUT)
+    }
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    find_program(name).with_context(|| format!("no {name} on this machine: run `cargo xtask setup`"))
+}
+
+/// The libraries that a program is linked to, none for a static one.
+fn libraries(program: &Path) -> BTreeSet<PathBuf> {
+    let listed = process::output_of(Command::new("ldd").arg(program)).unwrap_or_default();
+    listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// Builds the integration tests and says where they are.
+fn integration_tests(repo: &Repo) -> Result<PathBuf> {
+    println!("  building the tests");
+    let mut cargo = repo.cargo();
+    cargo.args([
+        "test",
+        "--locked",
+        "--package",
+        "mesh-tests",
+        "--no-run",
+        "--quiet",
+        "--message-format=json",
+    ]);
+    let messages = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !messages.status.success() {
+        bail!("the tests do not compile; see `cargo test --package mesh-tests --no-run`");
+    }
+    String::from_utf8_lossy(&messages.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "integration")
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+        .context("cargo does not say where the integration tests are")
+}
+
+/// Packs a directory in the one format that kernels unpack.
+fn pack(root: &Path, archive: &Path) -> Result<()> {
+    let listed = process::output_of(Command::new("find").arg(".").current_dir(root))?;
+    let mut cpio = Command::new("cpio")
+        .args(["--create", "--format=newc", "--quiet", "--owner=+0:+0"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(File::create(archive).with_context(|| format!("cannot write {}", archive.display()))?)
+        .spawn()
+        .context("cannot start cpio: run `cargo xtask setup`")?;
+    cpio.stdin
+        .take()
+        .context("cpio has no input")?
+        .write_all(listed.as_bytes())?;
+    ensure!(cpio.wait()?.success(), "cpio cannot pack {}", root.display());
+    Ok(())
+}
