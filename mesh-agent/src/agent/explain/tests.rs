@@ -21,7 +21,6 @@ fn workload(name: &str, account: &str, node: &str, address: &str) -> Workload {
             app_protocol: None,
         }],
         ready: true,
-        tunnel: Default::default(),
         policies: Vec::new(),
         tunnel: Default::default(),
         locate: None,

@@ -11,7 +11,7 @@ mod server;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use mesh_common::kernel::SocketRecord;
+use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
 use tokio::net::TcpStream;
 
 pub(super) use arrivals::Arrivals;
@@ -29,7 +29,7 @@ use crate::{
     inbound::{Authorized, Guard, RequestDenied},
     node::Pod,
     outbound::speaks_http,
-    state::Resolution,
+    state::{Endpoint, Resolution},
     telemetry::{ConnectionState, Destination, Direction, FlowKind, Opening, Process},
     upstream,
 };
@@ -52,7 +52,9 @@ pub(super) fn routed(
     let Resolution::Service(backend) = snapshot.resolve(dialled) else {
         return None;
     };
-    if !speaks_http(&backend.port) {
+    // Requests in tunnels are our own agents' language: to others go bytes.
+    let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
+    if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
         return None;
     }
     let client = journey::shown(pod, src, dialled);
@@ -150,6 +152,6 @@ fn not_tcp(other: upstream::Upstream) -> http::fault::Fault {
     other.abort();
     http::fault::Fault::new(
         http::fault::Cause::Internal,
-        "a stream where a connection was expected",
+        "the endpoint is reached by HBONE now: connect again",
     )
 }

@@ -59,7 +59,6 @@ fn workload(rules: Vec<JwtRule>, cell: Option<Arc<KeyCell>>) -> WorkloadPolicy {
         addresses: Vec::new(),
         ports: Vec::new(),
         ready: true,
-        tunnel: Default::default(),
         policies: Vec::new(),
         tunnel: Default::default(),
         locate: None,
