@@ -433,12 +433,14 @@ for raw in (
 }
 
 #[test]
-fn clients_that_speak_http2_reach_servers_that_do() {
+fn no_request_is_lost_under_load_in_either_version() {
     let service = |name: &str| {
         Service::new(&format!("{name}-h2"))
             .selector("app", name)
             .port(80, NGINX)
             .app_protocol("kubernetes.io/h2c")
+            .port(81, NGINX_1)
+            .app_protocol("http")
     };
     let mesh = http_mesh("http-h2")
         .service(service("near"))
@@ -460,13 +462,20 @@ fn clients_that_speak_http2_reach_servers_that_do() {
             let load = ["-n", "3000", "-c", "4", "-m", "20", "-p", "h2c", at.as_str()];
             let load = client.run("h2load", &load)?.ok()?.stdout;
             ensure!(load.contains("3000 succeeded, 0 failed, 0 errored"), "{load}");
+            // nginx closes each connection after 1000 requests, and says so.
+            let at = format!("http://{}:81/body", mesh.service(&format!("{to}-h2")).v4());
+            let load = ["--h1", "-n", "10000", "-c", "64", "-m", "4", at.as_str()];
+            let load = client.run("h2load", &load)?.ok()?.stdout;
+            ensure!(load.contains("10000 succeeded, 0 failed, 0 errored"), "{load}");
         }
         Ok(())
     });
 }
 
-/// Where nginx listens.
+/// Where nginx listens for HTTP/2.
 const NGINX: u16 = 7802;
+/// Where it listens for HTTP/1.1.
+const NGINX_1: u16 = 7803;
 
 /// Starts an nginx that speaks HTTP/2 in a pod, and waits until it listens.
 fn nginx(mesh: &Mesh, pod: &str) -> Result<Process> {
@@ -478,7 +487,7 @@ fn nginx(mesh: &Mesh, pod: &str) -> Result<Process> {
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f;\n\
          uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; client_max_body_size 0;\n\
-         server {{ listen {NGINX} http2; listen [::]:{NGINX} http2;\n\
+         server {{ listen {NGINX} http2; listen [::]:{NGINX} http2; listen {NGINX_1}; listen [::]:{NGINX_1};\n\
          location / {{ add_header X-Version $server_protocol; return 200 \"from nginx\\n\"; }} }} }}\n"
     );
     let file = mesh.dir().join(format!("nginx-{pod}.conf"));
