@@ -183,11 +183,24 @@ impl Tunnel {
         })
     }
 
+    /// A place for one more stream; `None` when it would have to wait for another one's.
+    pub fn take_place(&self) -> Option<Place> {
+        let room = self.room();
+        let taken = self
+            .streams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| {
+                (streams < room).then_some(streams + 1)
+            });
+        taken.ok().map(|_| Place {
+            streams: Arc::clone(&self.streams),
+            credentials: Arc::clone(&self.credentials),
+        })
+    }
+
     /// Asks for a stream.
-    pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
+    pub async fn open(&self, asking: Asking<'_>, place: Place) -> Result<(Stream, Place), TunnelError> {
         let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
-        let place = Place::take(self);
         let mut requests = self.requests.clone().ready().await.map_err(http)?;
         let (response, send) = requests
             .send_request(request(self.protocol, asking), false)
@@ -217,9 +230,12 @@ impl Tunnel {
 
     /// Whether another stream would not have to wait for one that ends.
     pub fn has_room(&self) -> bool {
+        self.streams() < self.room()
+    }
+
+    fn room(&self) -> usize {
         // A peer may allow fewer streams than we would open. One that allows none is not worth another tunnel.
-        let allowed = self.requests.current_max_send_streams().max(1);
-        self.streams() < allowed.min(STREAMS_MAX)
+        self.requests.current_max_send_streams().clamp(1, STREAMS_MAX)
     }
 }
 
@@ -236,14 +252,6 @@ fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
 }
 
 impl Place {
-    fn take(tunnel: &Tunnel) -> Self {
-        tunnel.streams.fetch_add(1, Ordering::Relaxed);
-        Self {
-            streams: Arc::clone(&tunnel.streams),
-            credentials: Arc::clone(&tunnel.credentials),
-        }
-    }
-
     /// What both ends of the tunnel proved.
     pub fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials

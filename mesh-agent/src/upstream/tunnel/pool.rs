@@ -60,25 +60,29 @@ impl Pool {
         F: Future<Output = Result<Tunnel, E>>,
         E: From<TunnelError>,
     {
-        let mut cell = self.slot(key);
-        while cell.get().is_some_and(|tunnel| !good(tunnel)) {
-            self.forget(key, &cell);
-            cell = self.slot(key);
-        }
-        let fresh = !cell.initialized();
-        let tunnel = cell.get_or_try_init(&establish).await?;
-        match tunnel.open(asking).await {
-            Err(error) if error.is_broken() => {
+        loop {
+            let cell = self.slot(key);
+            if cell.get().is_some_and(|tunnel| !good(tunnel)) {
                 self.forget(key, &cell);
-                if fresh {
-                    return Err(error.into());
-                }
-                // The tunnel had gone meanwhile, and no stream was joined: a new tunnel is a first try.
-                let cell = self.slot(key);
-                let tunnel = cell.get_or_try_init(&establish).await?;
-                tunnel.open(asking).await.map_err(E::from)
+                continue;
             }
-            other => other.map_err(E::from),
+            let fresh = !cell.initialized();
+            let tunnel = cell.get_or_try_init(&establish).await?;
+            // Many may have waited for it: beyond its room they would wait on for a stream that ends.
+            let Some(place) = tunnel.take_place() else {
+                continue;
+            };
+            match tunnel.open(asking, place).await {
+                // The tunnel had gone meanwhile, and no stream was joined. The others beside it may have gone too; a
+                // new one is a first try.
+                Err(error) if error.is_broken() => {
+                    self.forget(key, &cell);
+                    if fresh {
+                        return Err(error.into());
+                    }
+                }
+                other => return other.map_err(E::from),
+            }
         }
     }
 
@@ -128,35 +132,4 @@ impl Pool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(source: u32) -> Key {
-        Key {
-            source,
-            protocol: TunnelProtocol::Nodemesh,
-            door: "10.0.0.1:80".parse().unwrap(),
-            expected: "spiffe://cluster.local/ns/a/sa/b".parse().unwrap(),
-            credentials: "01".to_owned(),
-        }
-    }
-
-    #[test]
-    fn places_of_tunnels_that_nobody_wants_go_after_a_while() {
-        let pool = Pool::default();
-        let wanted = pool.slot(&key(1));
-        drop(pool.slot(&key(2)));
-        assert!(
-            Arc::ptr_eq(&wanted, &pool.slot(&key(1))),
-            "one tunnel serves a key"
-        );
-        let now = Instant::now();
-        pool.sweep(now);
-        assert_eq!(pool.lock().len(), 2, "a place used a moment ago stays");
-        pool.sweep(now + tuning::IDLE * 2);
-        assert_eq!(pool.lock().keys().collect::<Vec<_>>(), [&key(1)]);
-        drop(wanted);
-        pool.sweep(now + tuning::IDLE * 2);
-        assert!(pool.lock().is_empty());
-    }
-}
+mod tests;
