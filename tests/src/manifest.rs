@@ -27,7 +27,14 @@ struct Port {
 pub struct Service {
     pub(crate) name: String,
     selector: BTreeMap<String, String>,
-    ports: Vec<(u16, u16)>,
+    ports: Vec<ServicePort>,
+}
+
+#[derive(Clone, Debug)]
+struct ServicePort {
+    port: u16,
+    target: u16,
+    app_protocol: Option<String>,
 }
 
 impl Pod {
@@ -136,7 +143,20 @@ impl Service {
     /// Sends `port` of the service to `target` of its pods.
     #[must_use]
     pub fn port(mut self, port: u16, target: u16) -> Self {
-        self.ports.push((port, target));
+        self.ports.push(ServicePort {
+            port,
+            target,
+            app_protocol: None,
+        });
+        self
+    }
+
+    /// Names the protocol of the port added last.
+    #[must_use]
+    pub fn app_protocol(mut self, protocol: &str) -> Self {
+        if let Some(port) = self.ports.last_mut() {
+            port.app_protocol = Some(protocol.to_owned());
+        }
         self
     }
 
@@ -154,10 +174,18 @@ impl Service {
         }
         yaml += &mapping("  ", "selector", &self.selector);
         yaml += "  ports:\n";
-        for (port, target) in &self.ports {
+        for ServicePort {
+            port,
+            target,
+            app_protocol,
+        } in &self.ports
+        {
             yaml += &format!(
                 "  - name: port-{port}\n    protocol: TCP\n    port: {port}\n    targetPort: {target}\n"
             );
+            if let Some(protocol) = app_protocol {
+                yaml += &format!("    appProtocol: {protocol}\n");
+            }
         }
         yaml
     }

@@ -49,6 +49,12 @@ pub fn serve_python(pod: &LivePod, how: &str, port: u16) -> Result<Process> {
     listening(server.args([how, &port.to_string(), pod.name()]).spawn()?, port)
 }
 
+/// Starts `http_server.py` in a pod, named after the pod, and waits until it listens.
+pub fn serve_http(pod: &LivePod, port: u16) -> Result<Process> {
+    let server = pod.command("python3").arg(programs::python("http_server.py"));
+    listening(server.args([&port.to_string(), pod.name()]).spawn()?, port)
+}
+
 /// Runs a client of `traffic` to its end and returns its report. Two minutes are enough for each of them.
 pub fn report(pod: &LivePod, args: &[&str]) -> Result<Value> {
     let client = pod

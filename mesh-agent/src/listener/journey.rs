@@ -3,19 +3,23 @@
 //! `serve` asks for a [`Journey`] once a connection and opens its [`Leg`]. Invariant: where a destination must be
 //! reached under mTLS there is no leg that reaches it in the clear.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
     model::{PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
 };
+use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
 use super::serve::DataPath;
 use crate::{
     balance::Active,
-    identity::Expected,
+    identity::{Expected, Identity},
     inbound::{self, Guard, Proof},
     kernel::tables::PortState,
     node::Pod,
@@ -88,58 +92,26 @@ pub(super) enum Leg {
 pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record: &SocketRecord) -> Journey {
     let dialled: SocketAddr = record.peer.into();
     let plan = outbound::resolve(&path.store.load(), &path.pods, dialled);
-    // What the application itself believes its address to be; an address that it only claims to have is not shown.
-    let shown = match pod.address_like(dialled.ip()) {
-        Some(own) if !pod.has_address(src.ip()) => SocketAddr::new(own, src.port()),
-        _ => src,
-    };
-    let mut guard = None;
-    let (direction, leg) = match plan.way {
-        Ok(Way::Direct(addr)) => {
-            let pod = Arc::clone(pod);
-            let leg = match plan.peer {
-                // Never in the clear where the mesh can do better: without a certificate it is refused.
-                Some(peer) if path.certificates.is_some() && takes_mtls(path, &peer, addr) => {
-                    SpiffeId::new(&path.trust_domain, &account_of(&peer))
-                        .map(|expected| Leg::Tunnel {
-                            pod,
-                            addr,
-                            client: shown,
-                            expected,
-                            protocol: peer.tunnel,
-                        })
-                        .map_err(|error| Cause::of("no-identity", &error))
-                }
-                _ => Ok(Leg::Dial {
-                    pod,
-                    addr,
-                    source: outbound::source_for(src, record.via.ip.into(), addr),
-                }),
+    let shown = shown(pod, src, dialled);
+    let (direction, leg, guard) = match plan.way {
+        Ok(way) => {
+            let direction = match &way {
+                Way::Direct(_) => Direction::Outbound,
+                Way::Local(..) => Direction::Local,
             };
-            (Direction::Outbound, leg)
-        }
-        Ok(Way::Local(target, addr)) => {
-            guard = local_guard(path, pod, &target, shown, addr);
-            let leg = match &guard {
-                Some(_) => Ok(Leg::Deliver {
-                    pod: target,
-                    addr,
-                    client: shown,
-                    inbound: false,
-                }),
-                None => Err(Cause::new(
-                    "no-identity",
-                    format!(
-                        "service account {} can have no identity",
-                        account_of(&pod.workload)
-                    ),
-                )),
+            let from = From::Client {
+                client: src,
+                listener: record.via.ip.into(),
             };
-            (Direction::Local, leg)
+            match leg_to(path, pod, way, plan.peer.as_deref(), shown, from) {
+                Ok((leg, guard)) => (direction, Ok(leg), guard),
+                Err(reason) => (direction, Err(reason), None),
+            }
         }
         Err(unroutable) => (
             Direction::Outbound,
             Err(Cause::of(unroutable.word(), &unroutable)),
+            None,
         ),
     };
     let opening = Opening {
@@ -165,6 +137,75 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
         guard,
     }
     .authorized(path)
+}
+
+/// What the application itself believes its address to be; an address that it only claims to have is not shown.
+pub(super) fn shown(pod: &Pod, src: SocketAddr, dialled: SocketAddr) -> SocketAddr {
+    match pod.address_like(dialled.ip()) {
+        Some(own) if !pod.has_address(src.ip()) => SocketAddr::new(own, src.port()),
+        _ => src,
+    }
+}
+
+/// From which address and port a leg into the network is dialled.
+#[derive(Clone, Copy)]
+pub(super) enum From {
+    /// As the client that was captured at `listener` would: with its own, if it chose one.
+    Client { client: SocketAddr, listener: IpAddr },
+    /// Whatever the kernel takes: the leg serves more than one connection.
+    Any,
+}
+
+/// The leg from `pod` along `way`, at whose end `peer` is; and what must hold on it, if it ends on this node.
+pub(super) fn leg_to(
+    path: &DataPath,
+    pod: &Arc<Pod>,
+    way: Way,
+    peer: Option<&Workload>,
+    shown: SocketAddr,
+    from: From,
+) -> Result<(Leg, Option<Guard>), Cause> {
+    match way {
+        Way::Direct(addr) => {
+            let pod = Arc::clone(pod);
+            let leg = match peer {
+                // Never in the clear where the mesh can do better: without a certificate it is refused.
+                Some(peer) if path.certificates.is_some() && takes_mtls(path, peer, addr) => Leg::Tunnel {
+                    pod,
+                    addr,
+                    client: shown,
+                    expected: SpiffeId::new(&path.trust_domain, &account_of(peer))
+                        .map_err(|error| Cause::of("no-identity", &error))?,
+                    protocol: peer.tunnel,
+                },
+                _ => Leg::Dial {
+                    pod,
+                    addr,
+                    source: match from {
+                        From::Client { client, listener } => outbound::source_for(client, listener, addr),
+                        From::Any => None,
+                    },
+                },
+            };
+            Ok((leg, None))
+        }
+        Way::Local(target, addr) => {
+            let guard = local_guard(path, pod, &target, shown, addr).ok_or_else(|| {
+                let account = account_of(&pod.workload);
+                Cause::new(
+                    "no-identity",
+                    format!("service account {account} can have no identity"),
+                )
+            })?;
+            let leg = Leg::Deliver {
+                pod: target,
+                addr,
+                client: shown,
+                inbound: false,
+            };
+            Ok((leg, Some(guard)))
+        }
+    }
 }
 
 /// The way of a connection steered to `pod`, from somebody who proved who it is, or did not.
@@ -309,6 +350,13 @@ impl Leg {
         }
     }
 
+    /// The pod at our end of it: the one that dials, or the one that is delivered to.
+    pub(super) fn pod(&self) -> &Arc<Pod> {
+        match self {
+            Self::Dial { pod, .. } | Self::Tunnel { pod, .. } | Self::Deliver { pod, .. } => pod,
+        }
+    }
+
     /// Where it leads.
     pub(super) fn addr(&self) -> SocketAddr {
         match self {
@@ -360,41 +408,70 @@ async fn tunnel_to(
     expected: &SpiffeId,
     protocol: TunnelProtocol,
 ) -> Result<Upstream, LegError> {
-    let account = account_of(&pod.workload);
-    let identity = path
-        .certificates
-        .as_ref()
-        .and_then(|store| store.current(&account))
-        .ok_or(LegError::NoCertificate(account))?;
-    let expects = Expected::OneOf(Arc::from([expected.clone()]));
-    let config = identity.client_config(expects, protocol::offer(protocol))?;
-    let door = protocol::door(protocol, asking.target);
-    let key = Key {
-        source: pod.number,
-        protocol,
-        door,
-        expected: expected.clone(),
-        credentials: identity.facts().serial.clone(),
-    };
-    // What both proved when it was made must be good for a new stream as well.
-    let bundle = identity.bundle();
-    let now = identity.clock().now();
-    let good = |tunnel: &Tunnel| {
-        let credentials = tunnel.credentials();
-        now <= credentials.until() && credentials.check(bundle).is_ok()
-    };
-    let establish = || async {
+    let passage = Passage::new(path, pod, asking.target, expected, protocol)?;
+    let good = |tunnel: &Tunnel| passage.is_good(tunnel);
+    let establish = || passage.establish(path, pod);
+    let (stream, place) = path.pool.open(&passage.key, asking, good, establish).await?;
+    Ok(Upstream::Tunnel(stream, place))
+}
+
+/// Whose tunnel leads to whom, and how it is made.
+pub(super) struct Passage {
+    pub(super) key: Key,
+    identity: Arc<Identity>,
+    config: Arc<ClientConfig>,
+}
+
+impl Passage {
+    /// From `pod` to `target`, with the pod's certificate of now.
+    pub(super) fn new(
+        path: &DataPath,
+        pod: &Pod,
+        target: SocketAddr,
+        expected: &SpiffeId,
+        protocol: TunnelProtocol,
+    ) -> Result<Self, LegError> {
+        let account = account_of(&pod.workload);
+        let identity = path
+            .certificates
+            .as_ref()
+            .and_then(|store| store.current(&account))
+            .ok_or(LegError::NoCertificate(account))?;
+        let expects = Expected::OneOf(Arc::from([expected.clone()]));
+        let config = identity.client_config(expects, protocol::offer(protocol))?;
+        let key = Key {
+            source: pod.number,
+            protocol,
+            door: protocol::door(protocol, target),
+            expected: expected.clone(),
+            credentials: identity.facts().serial.clone(),
+        };
+        Ok(Self {
+            key,
+            identity,
+            config,
+        })
+    }
+
+    /// Makes a tunnel.
+    pub(super) async fn establish(&self, path: &DataPath, pod: &Pod) -> Result<Tunnel, LegError> {
+        let Key { door, protocol, .. } = self.key;
         let tcp = path.dialer.dial_in_time(&pod.netns, door).await?;
         let footing = Footing {
             protocol,
-            identity: &identity,
-            config: Arc::clone(&config),
+            identity: &self.identity,
+            config: Arc::clone(&self.config),
             budget: &path.registry.budget_of(&pod.workload.key),
         };
-        Ok::<_, LegError>(Tunnel::establish(tcp, door, footing, &path.tunnels).await?)
-    };
-    let (stream, place) = path.pool.open(&key, asking, good, establish).await?;
-    Ok(Upstream::Tunnel(stream, place))
+        Ok(Tunnel::establish(tcp, door, footing, &path.tunnels).await?)
+    }
+
+    /// Whether what both ends proved when a tunnel was made is good for something new as well.
+    pub(super) fn is_good(&self, tunnel: &Tunnel) -> bool {
+        let credentials = tunnel.credentials();
+        self.identity.clock().now() <= credentials.until()
+            && credentials.check(self.identity.bundle()).is_ok()
+    }
 }
 
 /// A connection to an application of this node.

@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use super::{
     accept::{HeldRequest, PodListener, canonical},
     admission::Place,
     journey::{self, account_of, takes_mtls},
+    requests::Arrivals,
     serve::{self, ACCEPT_DEADLINE, DataPath},
     terms::Terms,
 };
@@ -42,6 +43,9 @@ use crate::{
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
+
+/// How often connections to the application that no request uses are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// How a connection from another agent begins.
 enum Beginning {
@@ -157,6 +161,10 @@ impl Arrived {
             handshake(stream, &identity, taken, &budget, &windows).await?;
         drop(place);
         is_at_home(path, &peer, protocol, *client)?;
+        let arrivals = Arrivals::new(path, pod, peer.id().clone(), *client, *addressed);
+        let mut sweep = tokio::time::interval(SWEEP);
+        // The version of the snapshot in which the peer was found at home.
+        let mut found = None;
         let mut silent = pin!(keepalive::silent(connection.ping_pong()));
         let mut expiry = pin!(expired(&identity, &credentials));
         let terms = Terms::of_tunnel(Arc::clone(&credentials));
@@ -174,6 +182,11 @@ impl Arrived {
                     windows.apply(&mut connection);
                     continue;
                 }
+                _ = sweep.tick() => {
+                    arrivals.sweep();
+                    continue;
+                }
+                () = path.cut.cancelled() => return Ok(()),
                 () = &mut silent => {
                     tracing::warn!(%client, "a tunnel's other end does not answer any more; its streams are reset");
                     return Ok(());
@@ -205,7 +218,15 @@ impl Arrived {
                 None => return Ok(()),
             };
             // The workload there may be another one since the tunnel was made.
-            is_at_home(path, &peer, protocol, *client)?;
+            let version = path.store.load().version();
+            if found != Some(version) {
+                is_at_home(path, &peer, protocol, *client)?;
+                found = Some(version);
+            }
+            if protocol == TunnelProtocol::Nodemesh && !is_for_stream(&request) {
+                arrivals.serve(request, respond);
+                continue;
+            }
             match Asked::read(request, respond, pod, *client, protocol) {
                 Ok(asked) => {
                     let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
@@ -274,6 +295,11 @@ fn is_at_home(
 async fn expired(identity: &Identity, credentials: &Credentials) {
     let left = credentials.until().duration_since(identity.clock().now());
     tokio::time::sleep(left.unwrap_or_default()).await;
+}
+
+/// Whether a request asks for a stream of bytes; else it is one to the application. An extended CONNECT (RFC 8441) is.
+fn is_for_stream(request: &Request<h2::RecvStream>) -> bool {
+    request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none()
 }
 
 /// The life of one stream.

@@ -5,7 +5,7 @@
 //! request to an application that is known to accept is let through at once, and the worker dials after the
 //! accept. [`accept`] joins both; [`journey`] says what a connection means,
 //! and [`serve`] is its life from there. Connections of other agents, each with many connections in it, are [`mesh`]'s;
-//! [`admission`] bounds how many of them shake hands at once.
+//! [`admission`] bounds how many of them shake hands at once. Where requests are led one by one, [`requests`] says where to.
 
 pub mod accept;
 mod admission;
@@ -14,6 +14,7 @@ pub mod held;
 mod journey;
 mod measure;
 mod mesh;
+mod requests;
 pub mod serve;
 pub mod socket;
 mod terms;

@@ -24,11 +24,13 @@ use super::{
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
+    requests::{self, ShelfKey},
     terms::Terms,
 };
 use crate::{
+    http::pool::Shelves,
     identity::CertificateStore,
-    inbound::{Guard, Proof},
+    inbound::{Gate, Guard, Proof},
     kernel::{raw::Loads, tables::OpenPorts},
     node::PodTable,
     state::Store,
@@ -70,6 +72,10 @@ pub struct DataPath {
     pub trust_domain: TrustDomain,
     /// Tunnels to other agents.
     pub pool: Pool,
+    /// Connections to servers that are spoken HTTP to, between two requests.
+    pub(crate) shelves: Shelves<ShelfKey>,
+    /// What is kept to judge requests.
+    pub(crate) gate: Gate,
     /// Owns the tunnels' tasks, in both directions.
     pub tunnels: TaskTracker,
     /// Bounds the handshakes of other agents.
@@ -114,6 +120,8 @@ impl DataPath {
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
+            shelves: Shelves::default(),
+            gate: Gate::default(),
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
             told: Throttle::default(),
@@ -155,6 +163,11 @@ pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
     if record.is_none() && mesh::is_from_mesh(path, pod, client, dst) {
         return mesh::held(path, held, client, dst);
     }
+    if let Some(record) = &record
+        && let Some(routed) = requests::routed(path, pod, client, record)
+    {
+        return requests::held(path, held, routed);
+    }
     let journey = match record {
         Some(record) => journey::outbound(path, pod, client, &record),
         None => journey::inbound(path, pod, client, dst, Proof::None),
@@ -177,11 +190,15 @@ pub(super) fn accepted(
     if record.is_none() && mesh::is_from_mesh(path, &listener.pod, client, local) {
         return mesh::accepted(path, listener, stream, client, local);
     }
-    let journey = match record {
-        Some(record) if record.kind == RecordKind::Captured as u32 => {
-            journey::outbound(path, &listener.pod, client, &record)
-        }
-        _ => {
+    let captured = record.filter(|record| record.kind == RecordKind::Captured as u32);
+    if let Some(record) = &captured
+        && let Some(routed) = requests::routed(path, &listener.pod, client, record)
+    {
+        return requests::accepted(path, stream, routed);
+    }
+    let journey = match captured {
+        Some(record) => journey::outbound(path, &listener.pod, client, &record),
+        None => {
             let journey = journey::inbound(path, &listener.pod, client, local, Proof::None);
             if journey.leg.is_err() {
                 journey::hold_from_now_on(path, &listener.pod, local);
@@ -406,7 +423,13 @@ pub(super) fn abandoned(text: impl Into<String>) -> Cause {
     Cause::new("abandoned", text)
 }
 
-fn record(path: &DataPath, entry: &Entry, kind: FlowKind, duration: Option<Duration>, cause: Option<Cause>) {
+pub(super) fn record(
+    path: &DataPath,
+    entry: &Entry,
+    kind: FlowKind,
+    duration: Option<Duration>,
+    cause: Option<Cause>,
+) {
     let subject = FlowSubject::Connection(Arc::clone(entry.connection()));
     path.flows.push(Flow {
         time: SystemTime::now(),

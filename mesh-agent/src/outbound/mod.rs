@@ -9,12 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::model::Workload;
+use mesh_common::model::{ServicePort, Workload};
 
 use crate::{
     balance::{self, Active},
     node::{Pod, PodTable},
-    state::{Resolution, Snapshot},
+    state::{Resolution, ServiceBackend, Snapshot},
     telemetry::Destination,
 };
 
@@ -113,6 +113,45 @@ pub fn resolve(snapshot: &Snapshot, pods: &PodTable, dialled: SocketAddr) -> Pla
             peer: None,
         },
     }
+}
+
+/// An endpoint of a service port, chosen for one request.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The way there.
+    pub way: Result<Way, Unroutable>,
+    /// The workload there.
+    pub peer: Arc<Workload>,
+    /// Keeps the request counted at its endpoint.
+    pub active: Active,
+}
+
+/// Chooses an endpoint for a request.
+pub fn choose(backend: &ServiceBackend, pods: &PodTable) -> Result<Chosen, Unroutable> {
+    let endpoint = balance::pick(&backend.endpoints, &mut rand::rng()).ok_or(Unroutable::NoEndpoint)?;
+    Ok(Chosen {
+        way: way_to(pods, endpoint.addr),
+        peer: Arc::clone(&endpoint.workload),
+        active: Active::on(&**endpoint),
+    })
+}
+
+/// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
+/// Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes.
+pub fn speaks_http(port: &ServicePort) -> bool {
+    let Some(protocol) = port.app_protocol.as_deref() else {
+        return false;
+    };
+    [
+        "http",
+        "grpc",
+        "kubernetes.io/h2c",
+        "kubernetes.io/ws",
+        "http2",
+        "h2c",
+    ]
+    .iter()
+    .any(|known| protocol.eq_ignore_ascii_case(known))
 }
 
 /// The source to dial from: the client's, if it bound one itself, else the kernel's choice. `listener` is the

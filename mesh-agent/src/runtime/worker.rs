@@ -148,6 +148,7 @@ impl Workers {
         for worker in self.iter() {
             worker.path.tasks.close();
             worker.path.pool.clear();
+            worker.path.shelves.clear();
         }
         for worker in self.iter() {
             worker.path.tasks.wait().await;
@@ -289,6 +290,7 @@ impl State {
                 command = inbox.recv() => command,
                 _ = sweep.tick() => {
                     self.path.pool.sweep(Instant::now());
+                    self.path.shelves.sweep(Instant::now());
                     self.path.meters.sweep();
                     continue;
                 }

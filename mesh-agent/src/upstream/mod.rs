@@ -5,6 +5,7 @@ pub(crate) use dial::{in_order, tune};
 mod buffer;
 mod dial;
 mod relay;
+pub mod session;
 pub mod tunnel;
 
 pub use dial::{DialError, Dialer, Refusal, Source};

@@ -14,6 +14,7 @@ mod claims;
 mod corners;
 mod direct;
 mod harness;
+mod http;
 mod mtls;
 mod outside;
 mod policy;

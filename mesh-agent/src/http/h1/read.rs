@@ -260,6 +260,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Poll::Ready(Ok(()))
     }
 
+    /// The half.
+    pub fn io(&self) -> &R {
+        &self.io
+    }
+
     /// The half and the bytes that were read but belong to no message: for a connection that leaves HTTP.
     pub fn into_parts(self) -> (R, BytesMut) {
         (self.io, self.buffer)

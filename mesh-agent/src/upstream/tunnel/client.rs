@@ -1,17 +1,7 @@
 //! The dialling side of a tunnel.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::{Method, Request, StatusCode, Uri};
 use mesh_common::model::{TunnelProtocol, Workload};
 use rustls::ClientConfig;
@@ -20,22 +10,21 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::{Stream, Windows, Wire, baggage, keepalive, protocol, read_refusal, tuning, write_forwarded};
+use super::{Stream, Wire, baggage, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
     identity::{self, Credentials, Identity, server_name},
     telemetry::Budget,
-    upstream::{Refusal, in_order},
+    upstream::{
+        Refusal, in_order,
+        session::{Seat, Session},
+    },
 };
-
-/// Streams in one tunnel before another is established beside it.
-const STREAMS_MAX: usize = 100;
 
 /// An established tunnel; streams are opened in it.
 #[derive(Clone)]
 pub struct Tunnel {
     protocol: TunnelProtocol,
-    requests: SendRequest<Bytes>,
-    streams: Arc<AtomicUsize>,
+    session: Session,
     credentials: Arc<Credentials>,
 }
 
@@ -64,7 +53,7 @@ pub struct Asking<'a> {
 
 /// A stream's place in its tunnel.
 pub struct Place {
-    streams: Arc<AtomicUsize>,
+    _seat: Seat,
     credentials: Arc<Credentials>,
 }
 
@@ -135,7 +124,6 @@ impl Tunnel {
             config,
             budget,
         } = footing;
-        let mut windows = Windows::of(budget);
         // A tunnel that ends tells so itself, with a GOAWAY.
         in_order(&tcp);
         let handshake = async {
@@ -149,49 +137,30 @@ impl Tunnel {
             }
             let credentials = Credentials::of_server(tls.get_ref().1, identity)
                 .map_err(|source| TunnelError::Peer { addr, source })?;
-            let (requests, connection) = tuning::client(budget, &windows)
-                .handshake(tls)
+            let session = Session::over(tls, addr, budget, tasks)
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })?;
-            Ok((requests, connection, credentials))
+            Ok(Self {
+                protocol,
+                session,
+                credentials,
+            })
         };
-        let (requests, mut connection, credentials) = tokio::time::timeout(tuning::HANDSHAKE, handshake)
+        tokio::time::timeout(tuning::HANDSHAKE, handshake)
             .await
-            .map_err(|_| TunnelError::TimedOut { addr })??;
-        let pings = connection.ping_pong();
-        tasks.spawn(async move {
-            let mut silent = pin!(keepalive::silent(pings));
-            let ended = loop {
-                tokio::select! {
-                    ended = &mut connection => break ended,
-                    () = windows.due() => windows.apply(&mut connection),
-                    () = &mut silent => {
-                        tracing::warn!(%addr, "a tunnel's other end does not answer any more; its streams are reset");
-                        return;
-                    }
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%addr, %error, "a tunnel broke");
-            }
-        });
-        Ok(Self {
-            protocol,
-            requests,
-            streams: Arc::default(),
-            credentials,
-        })
+            .map_err(|_| TunnelError::TimedOut { addr })?
     }
 
     /// Asks for a stream.
     pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
         let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
-        let place = Place::take(self);
-        let mut requests = self.requests.clone().ready().await.map_err(http)?;
-        let (response, send) = requests
-            .send_request(request(self.protocol, asking), false)
-            .map_err(http)?;
+        let room = self.session.room().await.map_err(http)?;
+        let (response, send, seat) = room.send(request(self.protocol, asking), false).map_err(http)?;
+        let place = Place {
+            _seat: seat,
+            credentials: Arc::clone(&self.credentials),
+        };
         let response = response.await.map_err(http)?;
         let (head, recv) = response.into_parts();
         if head.status != StatusCode::OK {
@@ -210,16 +179,9 @@ impl Tunnel {
         &self.credentials
     }
 
-    /// Streams open or being opened.
-    pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
-    }
-
-    /// Whether another stream would not have to wait for one that ends.
-    pub fn has_room(&self) -> bool {
-        // A peer may allow fewer streams than we would open. One that allows none is not worth another tunnel.
-        let allowed = self.requests.current_max_send_streams().max(1);
-        self.streams() < allowed.min(STREAMS_MAX)
+    /// The connection that it is made of.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 }
 
@@ -236,23 +198,9 @@ fn request(protocol: TunnelProtocol, asking: Asking<'_>) -> Request<()> {
 }
 
 impl Place {
-    fn take(tunnel: &Tunnel) -> Self {
-        tunnel.streams.fetch_add(1, Ordering::Relaxed);
-        Self {
-            streams: Arc::clone(&tunnel.streams),
-            credentials: Arc::clone(&tunnel.credentials),
-        }
-    }
-
     /// What both ends of the tunnel proved.
     pub fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

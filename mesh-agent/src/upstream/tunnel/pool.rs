@@ -60,11 +60,7 @@ impl Pool {
         F: Future<Output = Result<Tunnel, E>>,
         E: From<TunnelError>,
     {
-        let mut cell = self.slot(key);
-        while cell.get().is_some_and(|tunnel| !good(tunnel)) {
-            self.forget(key, &cell);
-            cell = self.slot(key);
-        }
+        let cell = self.good_slot(key, good);
         let fresh = !cell.initialized();
         let tunnel = cell.get_or_try_init(&establish).await?;
         match tunnel.open(asking).await {
@@ -82,6 +78,35 @@ impl Pool {
         }
     }
 
+    /// A tunnel that has room, one that exists and is still `good`, or that `establish` makes. It may have broken since it was
+    /// used: whoever finds that out tells [`Pool::give_up`].
+    pub async fn tunnel<E, F>(
+        &self,
+        key: &Key,
+        good: impl Fn(&Tunnel) -> bool,
+        establish: impl Fn() -> F,
+    ) -> Result<Tunnel, E>
+    where
+        F: Future<Output = Result<Tunnel, E>>,
+    {
+        self.good_slot(key, good)
+            .get_or_try_init(&establish)
+            .await
+            .cloned()
+    }
+
+    /// Gives up a tunnel that broke.
+    pub fn give_up(&self, key: &Key, broken: &Tunnel) {
+        if let Some(slots) = self.lock().get_mut(key) {
+            slots.retain(|slot| {
+                !slot
+                    .tunnel
+                    .get()
+                    .is_some_and(|tunnel| tunnel.session().is(broken.session()))
+            });
+        }
+    }
+
     /// Lets every tunnel go as soon as its streams have ended.
     pub fn clear(&self) {
         self.lock().clear();
@@ -93,17 +118,29 @@ impl Pool {
             slots.retain(|slot| {
                 // Somebody establishes it, or opens a stream in it.
                 let wanted = Arc::strong_count(&slot.tunnel) > 1;
-                let busy = slot.tunnel.get().is_some_and(|tunnel| tunnel.streams() > 0);
+                let busy = slot
+                    .tunnel
+                    .get()
+                    .is_some_and(|tunnel| tunnel.session().streams() > 0);
                 wanted || busy || now.saturating_duration_since(slot.used) < tuning::IDLE
             });
             !slots.is_empty()
         });
     }
 
+    fn good_slot(&self, key: &Key, good: impl Fn(&Tunnel) -> bool) -> Arc<OnceCell<Tunnel>> {
+        let mut cell = self.slot(key);
+        while cell.get().is_some_and(|tunnel| !good(tunnel)) {
+            self.forget(key, &cell);
+            cell = self.slot(key);
+        }
+        cell
+    }
+
     fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
         let mut tunnels = self.lock();
         let slots = tunnels.entry(key.clone()).or_default();
-        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(Tunnel::has_room);
+        let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(|tunnel| tunnel.session().has_room());
         if let Some(slot) = slots.iter_mut().find(room) {
             slot.used = Instant::now();
             return Arc::clone(&slot.tunnel);

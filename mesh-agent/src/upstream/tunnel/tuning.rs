@@ -16,11 +16,11 @@ pub(crate) const SEND_BUFFER: usize = 256 << 10;
 pub(crate) const SEALED: usize = 256 << 10;
 /// Streams that a peer may have open at once in one connection.
 pub(crate) const STREAMS: u32 = 200;
-/// Bytes of a request's headers as RFC 9113 (6.5.2) counts them; a larger one is answered 431.
+/// Bytes of the headers of a request for a stream, as RFC 9113 (6.5.2) counts them; a larger one is answered 431.
 pub(crate) const HEADER_LIST: usize = 16 << 10;
-/// Beyond this h2 does not keep headers: it answers 431 by itself, and ends the connection beyond four times as much.
+/// What an HTTP/1 head may have, counted in the same way. Beyond this h2 does not keep headers: it answers 431 by itself, and ends the connection beyond four times as much.
 /// That also bounds CONTINUATION frames, to five without an end.
-const HEADER_LIST_KEPT: u32 = 64 << 10;
+pub(crate) const HEADER_LIST_KEPT: u32 = 72 << 10;
 /// Streams opened and reset at once by the peer that were not looked at yet. Our own client opens no more than this
 /// in one tunnel, so only somebody who means it gets there.
 const PENDING_RESETS: usize = 100;
@@ -33,6 +33,9 @@ const FAULTS: usize = 100;
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
 /// TLS and HTTP/2 together must be done by then.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How often, and how many times, it is looked whether the peer's settings have come: h2 tells nobody.
+pub(crate) const SETTINGS_LOOK: Duration = Duration::from_millis(5);
+pub(crate) const SETTINGS_LOOKS: u32 = 200;
 /// The application that a stream asks for must have accepted by then. Connections within a pod take microseconds unless
 /// its queue is full.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
@@ -54,7 +57,9 @@ pub(crate) fn server(budget: &Budget, windows: &Windows) -> h2::server::Builder 
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .max_local_error_reset_streams(Some(FAULTS));
+        .max_local_error_reset_streams(Some(FAULTS))
+        // Switched protocols travel as extended CONNECT (RFC 8441).
+        .enable_connect_protocol();
     builder
 }
 

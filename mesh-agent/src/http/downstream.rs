@@ -1,0 +1,220 @@
+//! The side of whoever asked: one request's body comes from here, its answer goes here.
+//!
+//! Invariant: an answer that was begun and not finished ends as a reset, never as an end.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body::Frame;
+
+use super::{
+    Broken, Reader, Writer,
+    exchange::JOINED,
+    h1::{Asked, Framing, KeepAlive, Switch},
+    pump::{Last, Sink, Source},
+    streams::{self, is_empty},
+    upstream::Answered,
+    wire,
+};
+
+/// One request's place on the connection it came over.
+pub(super) enum Downstream<'a> {
+    H1(Turn<'a>),
+    H2(StreamPair),
+}
+
+/// A request's turn on an HTTP/1 connection.
+pub(super) struct Turn<'a> {
+    pub(super) reader: &'a mut Reader,
+    pub(super) writer: &'a mut Writer,
+    pub(super) asked: Asked,
+    /// Whether the connection goes on after this request, as far as is known.
+    pub(super) keep_alive: KeepAlive,
+}
+
+/// A request's stream on an HTTP/2 connection.
+pub(super) struct StreamPair {
+    pub(super) recv: RecvStream,
+    pub(super) respond: Respond,
+}
+
+/// How far the answer on a stream is.
+pub(super) enum Respond {
+    Unanswered(SendResponse<Bytes>),
+    Body(SendStream<Bytes>),
+    /// Answered in full by its head.
+    Over,
+}
+
+impl Downstream<'_> {
+    /// Passes an interim answer on.
+    pub(super) fn interim(&mut self, status: StatusCode, headers: HeaderMap) -> Result<(), Broken> {
+        match self {
+            Self::H1(turn) => Ok(turn.writer.interim(status, &headers, turn.asked)?),
+            Self::H2(pair) => match &mut pair.respond {
+                Respond::Unanswered(respond) => Ok(respond.send_informational(head(status, headers))?),
+                Respond::Body(_) | Respond::Over => Ok(()),
+            },
+        }
+    }
+
+    /// Begins the answer.
+    pub(super) fn respond(
+        &mut self,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Framing,
+    ) -> Result<(), Broken> {
+        match self {
+            Self::H1(turn) => {
+                turn.keep_alive =
+                    turn.writer
+                        .response(status, &headers, body, turn.asked, turn.keep_alive)?;
+                if is_empty(body) {
+                    turn.writer.finish(None)?;
+                }
+                Ok(())
+            }
+            Self::H2(pair) => {
+                let Respond::Unanswered(respond) = &mut pair.respond else {
+                    return Ok(());
+                };
+                let over = is_empty(body);
+                let send = respond.send_response(head(status, headers), over)?;
+                pair.respond = if over { Respond::Over } else { Respond::Body(send) };
+                Ok(())
+            }
+        }
+    }
+
+    /// Agrees to leave HTTP, and sees to it that the client knows.
+    pub(super) async fn switch(&mut self, answered: Answered) -> Result<(), Broken> {
+        let Answered {
+            status,
+            mut headers,
+            switch,
+            ..
+        } = answered;
+        match self {
+            Self::H1(turn) => {
+                if let Switch::Upgrade(protocol) = switch {
+                    headers.insert(header::UPGRADE, protocol);
+                }
+                turn.writer
+                    .response(status, &headers, Framing::None, turn.asked, KeepAlive::Keep)?;
+                turn.writer.flush().await?;
+            }
+            Self::H2(pair) => {
+                if let Switch::Upgrade(protocol) = switch {
+                    headers.remove(header::UPGRADE);
+                    wire::write_switched(&mut headers, protocol);
+                }
+                if let Respond::Unanswered(respond) = &mut pair.respond {
+                    pair.respond = Respond::Body(respond.send_response(head(JOINED, headers), false)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when whoever asked is gone. To be asked while nothing is read of the request.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        match self {
+            Self::H1(turn) => match ready!(turn.reader.poll_closed(cx)) {
+                Ok(()) => Poll::Ready(Broken::Closed),
+                Err(error) => Poll::Ready(error.into()),
+            },
+            Self::H2(pair) => {
+                let reset = match &mut pair.respond {
+                    Respond::Unanswered(respond) => ready!(respond.poll_reset(cx)),
+                    Respond::Body(send) => ready!(send.poll_reset(cx)),
+                    Respond::Over => return Poll::Pending,
+                };
+                Poll::Ready(match reset {
+                    Ok(reason) => Broken::Reset(reason),
+                    Err(error) => error.into(),
+                })
+            }
+        }
+    }
+
+    /// Breaks the exchange off. An HTTP/1 connection is not to be used any more, and resets when it is dropped.
+    pub(super) fn reset(&mut self, reason: Reason) {
+        match self {
+            Self::H1(turn) => turn.keep_alive = KeepAlive::Close,
+            Self::H2(pair) => match &mut pair.respond {
+                Respond::Unanswered(respond) => respond.send_reset(reason),
+                Respond::Body(send) => send.send_reset(reason),
+                Respond::Over => {}
+            },
+        }
+    }
+}
+
+impl Source for Downstream<'_> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::H1(turn) => turn
+                .reader
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(Broken::from))),
+            Self::H2(pair) => streams::poll_frame(&mut pair.recv, cx),
+        }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        if let Self::H2(pair) = self {
+            streams::release(&mut pair.recv, bytes);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::H1(turn) => turn.reader.is_body_done(),
+            Self::H2(pair) => pair.recv.is_end_stream(),
+        }
+    }
+}
+
+impl Sink for Downstream<'_> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+        last: Last,
+    ) -> Poll<Result<usize, Broken>> {
+        match self {
+            Self::H1(turn) => streams::poll_write(turn.writer, cx, data, last),
+            Self::H2(pair) => match &mut pair.respond {
+                Respond::Body(send) => streams::poll_send(send, cx, data, last),
+                Respond::Unanswered(_) | Respond::Over => Poll::Ready(Err(Broken::Closed)),
+            },
+        }
+    }
+
+    fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        match self {
+            Self::H1(turn) => Ok(turn.writer.finish(trailers.as_ref())?),
+            Self::H2(pair) => match &mut pair.respond {
+                Respond::Body(send) => streams::finish(send, trailers),
+                Respond::Unanswered(_) | Respond::Over => Err(Broken::Closed),
+            },
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match self {
+            Self::H1(turn) => turn.writer.poll_flush(cx).map_err(Broken::from),
+            Self::H2(_) => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+fn head(status: StatusCode, headers: HeaderMap) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,521 @@
+//! One request and its answer, from end to end.
+//!
+//! A downstream connection hands over each request; [`Steer`] says where it goes; this file opens the way, moves both
+//! messages at once in the one task, and answers by itself when there is nobody to answer.
+//!
+//! Invariant: nothing is sent again that a server may have seen, unless that is harmless; an answer is whole or visibly cut.
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
+
+use bytes::Bytes;
+use h2::Reason;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Broken, LIMITS,
+    downstream::Downstream,
+    fault::{Cause, Dialect, Fault, Signature},
+    h1::{Framing, KeepAlive, Switch, Target, hop_by_hop},
+    pool::{Connection, Repeat, Shelf},
+    pump::{Again, Last, Pump, PumpError, Sink, Source as _},
+    streams::is_empty,
+    upstream::{Answered, Heard, Upstream},
+    wire::{self, Spoken},
+};
+use crate::telemetry::Budget;
+use crate::upstream::session::{Room, Session};
+
+/// A request on its way.
+pub struct Message {
+    /// Its head, without what belongs to one connection.
+    pub parts: request::Parts,
+    /// What the client speaks.
+    pub spoken: Spoken,
+    pub(super) target: Target,
+    pub(super) body: Framing,
+    pub(super) switch: Switch,
+}
+
+/// Decides where requests go: the part of the way that the engine does not know.
+pub trait Steer: Send + Sync {
+    /// A server as [`Steer::steer`] names it.
+    type Server: Server;
+
+    /// Who signs the answers that the mesh makes.
+    fn signature(&self) -> &Signature;
+
+    /// Where this request goes. May change its head.
+    fn steer(&self, message: &mut Message) -> impl Future<Output = Result<Hop<Self::Server>, Fault>> + Send;
+}
+
+/// The next hop of a request.
+pub enum Hop<S> {
+    /// The agent of the destination, as a request in a tunnel to it.
+    Agent(Room),
+    /// Straight to a server, in the version that the client speaks.
+    Server(S),
+}
+
+/// A server that is spoken to directly.
+pub trait Server: Send + Sync {
+    /// Connections to it that may be used for this request.
+    fn shelf(&self) -> &Arc<Shelf>;
+
+    /// Owns the tasks of HTTP/2 connections to it.
+    fn connections(&self) -> &TaskTracker;
+
+    /// What its connections may hold.
+    fn budget(&self) -> Arc<Budget>;
+
+    /// Opens a connection to it.
+    fn connect(&self) -> impl Future<Output = Result<TcpStream, Fault>> + Send;
+}
+
+/// How an exchange ended.
+pub(super) enum Done {
+    /// With an answer.
+    Answered,
+    /// Before the answer was whole. An HTTP/1 connection downstream must be reset.
+    Broken(Broken),
+    /// Both sides left HTTP.
+    Switched(Box<Upstream>),
+}
+
+/// Why there is no answer yet.
+enum Unheard {
+    /// Whoever asked is gone, or breaks the rules.
+    Client(Broken),
+    /// Whoever was asked is gone, or breaks the rules.
+    Server(Broken),
+}
+
+/// What stops an exchange before an answer has begun.
+enum Stop {
+    /// The mesh answers.
+    Fault(Fault),
+    /// Nobody is there to read an answer.
+    Gone(Broken),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Serves one request.
+pub(super) async fn exchange<S: Steer>(steer: &S, message: Message, down: &mut Downstream<'_>) -> Done {
+    let dialect = Dialect::of(&message.parts.headers);
+    let method = message.parts.method.clone();
+    let mut request = if is_empty(message.body) {
+        Pump::flush_only()
+    } else {
+        Pump::new()
+    };
+    match forward(steer, message, down, &mut request).await {
+        Ok(done) => done,
+        Err(Stop::Gone(broken)) => {
+            down.reset(Reason::CANCEL);
+            Done::Broken(broken)
+        }
+        Err(Stop::Fault(fault)) => {
+            tracing::debug!(%fault, side = steer.signature().side().word(), "a request is answered by the mesh");
+            refuse(steer.signature(), &fault, dialect, &method, down).await
+        }
+    }
+}
+
+/// Answers in the name of the mesh.
+pub(super) async fn refuse(
+    signature: &Signature,
+    fault: &Fault,
+    dialect: Dialect,
+    method: &Method,
+    down: &mut Downstream<'_>,
+) -> Done {
+    let answer = signature.answer(fault, dialect);
+    let mut body = answer.body;
+    if *method == Method::HEAD {
+        body = Bytes::new();
+    }
+    // A client may go on sending a body that nobody reads.
+    if !down.is_done()
+        && let Downstream::H1(turn) = down
+    {
+        turn.keep_alive = KeepAlive::Close;
+    }
+    let framing = if *method == Method::HEAD {
+        Framing::None
+    } else {
+        Framing::Length(body.len() as u64)
+    };
+    let mut headers = answer.headers;
+    if !body.is_empty() {
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
+    }
+    let answered = async {
+        down.respond(answer.status, headers, framing)?;
+        while !body.is_empty() {
+            poll_fn(|cx| down.poll_data(cx, &mut body, Last::Yes)).await?;
+        }
+        poll_fn(|cx| down.poll_flush(cx)).await
+    };
+    match answered.await {
+        Ok(()) => Done::Answered,
+        Err(broken) => Done::Broken(broken),
+    }
+}
+
+async fn forward<S: Steer>(
+    steer: &S,
+    mut message: Message,
+    down: &mut Downstream<'_>,
+    request: &mut Pump,
+) -> Result<Done, Stop> {
+    match steer.steer(&mut message).await? {
+        Hop::Agent(room) => {
+            let mut up = ask_agent(room, message).await?;
+            let answered = match hear(down, &mut up, request).await {
+                Ok(answered) => answered,
+                Err(unheard) => return Err(unheard.stop(&mut up)),
+            };
+            let (done, _) = answer(down, up, request, answered).await;
+            Ok(done)
+        }
+        Hop::Server(server) => match message.spoken {
+            Spoken::Http1 => ask_http1(&server, &message, down, request).await,
+            Spoken::Http2 => ask_http2(&server, message, down, request).await,
+        },
+    }
+}
+
+/// Sends a request to another agent.
+async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
+    let Message {
+        mut parts,
+        body,
+        switch,
+        ..
+    } = message;
+    let method = parts.method.clone();
+    let sent = match switch {
+        Switch::Stay => Upstream::send(room, Request::from_parts(parts, ()), body, method),
+        Switch::Tunnel => return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into()),
+        Switch::Upgrade(protocol) => {
+            if !room.takes_extended_connect().await {
+                let reason = "the agent of the destination does not switch protocols";
+                return Err(Fault::new(Cause::Unavailable, reason).into());
+            }
+            extend(&mut parts, &protocol)?;
+            Upstream::send(room, Request::from_parts(parts, ()), Framing::Chunked, method)
+        }
+    };
+    sent.map_err(|broken| unsendable(&broken).into())
+}
+
+/// Makes an upgrade an extended CONNECT (RFC 8441), with everything else as it was.
+fn extend(parts: &mut request::Parts, protocol: &HeaderValue) -> Result<(), Fault> {
+    let bad = |what: &'static str| Fault::new(Cause::BadRequest, what);
+    let protocol = protocol
+        .to_str()
+        .map_err(|_| bad("the protocol to switch to is no token"))?;
+    parts.headers.remove(header::UPGRADE);
+    parts.extensions.insert(h2::ext::Protocol::from(protocol));
+    parts.method = Method::CONNECT;
+    parts.version = Version::HTTP_2;
+    if parts.uri.authority().is_none() {
+        let host = parts.headers.remove(header::HOST);
+        let host = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let mut uri = parts.uri.clone().into_parts();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority =
+            Some(http::uri::Authority::try_from(host).map_err(|_| bad("the Host header is malformed"))?);
+        parts.uri = Uri::from_parts(uri).map_err(|_| bad("the request target is malformed"))?;
+    }
+    Ok(())
+}
+
+async fn ask_http1<S: Server>(
+    server: &S,
+    message: &Message,
+    down: &mut Downstream<'_>,
+    request: &mut Pump,
+) -> Result<Done, Stop> {
+    let repeat = if message.parts.method.is_idempotent() {
+        Repeat::Harmless
+    } else {
+        Repeat::Harmful
+    };
+    let mut kept = server.shelf().take(repeat, Instant::now());
+    loop {
+        let reused = kept.is_some();
+        let connection = match kept.take() {
+            Some(connection) => connection,
+            None => Connection::new(server.connect().await?, LIMITS),
+        };
+        let mut up = Upstream::visit(
+            connection,
+            &message.parts,
+            message.target,
+            message.body,
+            &message.switch,
+        )
+        .map_err(|broken| unsendable(&broken))?;
+        let mut answered = match hear(down, &mut up, request).await {
+            Ok(answered) => answered,
+            // The server had closed it meanwhile.
+            Err(Unheard::Server(broken))
+                if reused && repeat == Repeat::Harmless && broken.is_silent() && !request.has_begun() =>
+            {
+                tracing::debug!(%broken, "a kept connection was closed; the request is sent again on another");
+                if request.is_done() {
+                    *request = Pump::flush_only();
+                }
+                continue;
+            }
+            Err(unheard) => return Err(unheard.stop(&mut up)),
+        };
+        hop_by_hop::strip(&mut answered.headers, &answered.switch);
+        wire::clean(&mut answered.headers);
+        let (done, up) = answer(down, up, request, answered).await;
+        if let Some(connection) = up.and_then(Upstream::reusable) {
+            server.shelf().put(connection, Instant::now());
+        }
+        return Ok(done);
+    }
+}
+
+async fn ask_http2<S: Server>(
+    server: &S,
+    message: Message,
+    down: &mut Downstream<'_>,
+    request: &mut Pump,
+) -> Result<Done, Stop> {
+    let Message { parts, body, .. } = message;
+    let method = parts.method.clone();
+    request.keep();
+    let mut again: Option<Again> = None;
+    loop {
+        let room = room_at(server).await?;
+        // A copy of the head, for servers that end a connection with requests on their way: they do so all the time.
+        let head = Request::from_parts(parts.clone(), ());
+        let mut up =
+            Upstream::send(room, head, body, method.clone()).map_err(|broken| unsendable(&broken))?;
+        let repeated = again.is_some();
+        if let Some(again) = again.take()
+            && !is_empty(body)
+        {
+            let late = again.unreleased;
+            if let Err(broken) = again.send(&mut up).await {
+                return Err(Stop::Fault(broken.of_server()));
+            }
+            down.release(late);
+        }
+        let mut answered = match hear(down, &mut up, request).await {
+            Ok(answered) => answered,
+            Err(Unheard::Server(broken)) if !repeated && broken.is_unprocessed() => {
+                tracing::debug!(%broken, "a request is sent again: its server did not look at it");
+                again = request.rewind();
+                if again.is_none() {
+                    return Err(Stop::Fault(broken.of_server()));
+                }
+                continue;
+            }
+            Err(unheard) => return Err(unheard.stop(&mut up)),
+        };
+        request.keep_no_more();
+        wire::clean(&mut answered.headers);
+        let (done, _) = answer(down, up, request, answered).await;
+        return Ok(done);
+    }
+}
+
+/// Room on an HTTP/2 connection to a server.
+async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
+    while let Some(shared) = server.shelf().shared(Instant::now()) {
+        match shared.room().await {
+            Ok(room) => return Ok(room),
+            // It ended, or is about to: requests on it go on, new ones go elsewhere.
+            Err(_) => server.shelf().give_up(&shared),
+        }
+    }
+    let unreached = |error: String| Fault::new(Cause::Connect, error);
+    let stream = server.connect().await?;
+    let addr = stream.peer_addr().map_err(|error| unreached(error.to_string()))?;
+    let connection = Session::plain(stream, addr, &server.budget(), server.connections())
+        .await
+        .map_err(|error| unreached(error.to_string()))?;
+    server.shelf().share(connection.clone(), Instant::now());
+    connection
+        .room()
+        .await
+        .map_err(|error| unreached(error.to_string()))
+}
+
+/// Moves the request until the answer begins. Interim answers are passed on.
+async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) -> Result<Answered, Unheard> {
+    let mut stopped: Option<Broken> = None;
+    poll_fn(|cx| {
+        loop {
+            if stopped.is_none() && !request.is_done() {
+                match request.poll(cx, down, up) {
+                    Poll::Pending | Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(PumpError::Source(broken))) => {
+                        return Poll::Ready(Err(Unheard::Client(broken)));
+                    }
+                    // The server may have answered before it stopped listening.
+                    Poll::Ready(Err(PumpError::Sink(broken))) => stopped = Some(broken),
+                }
+            }
+            match up.poll_heard(cx) {
+                Poll::Ready(Ok(Heard::Interim(status, headers))) => {
+                    if let Err(broken) = down.interim(status, headers) {
+                        return Poll::Ready(Err(Unheard::Client(broken)));
+                    }
+                    continue;
+                }
+                Poll::Ready(Ok(Heard::Answer(answered))) => return Poll::Ready(Ok(answered)),
+                Poll::Ready(Err(broken)) => {
+                    return Poll::Ready(Err(Unheard::Server(stopped.take().unwrap_or(broken))));
+                }
+                Poll::Pending => {}
+            }
+            if let Poll::Ready(Err(broken)) = down.poll_flush(cx) {
+                return Poll::Ready(Err(Unheard::Client(broken)));
+            }
+            if (stopped.is_some() || request.is_at_end())
+                && let Poll::Ready(broken) = down.poll_gone(cx)
+            {
+                return Poll::Ready(Err(Unheard::Client(broken)));
+            }
+            return Poll::Pending;
+        }
+    })
+    .await
+}
+
+/// Passes the answer on, and what is left of the request. Gives the upstream back when both are whole.
+async fn answer(
+    down: &mut Downstream<'_>,
+    mut up: Upstream,
+    request: &mut Pump,
+    answered: Answered,
+) -> (Done, Option<Upstream>) {
+    if answered.switch != Switch::Stay {
+        return match down.switch(answered).await {
+            Ok(()) => (Done::Switched(Box::new(up)), None),
+            Err(broken) => {
+                up.reset(Reason::CANCEL);
+                (Done::Broken(broken), None)
+            }
+        };
+    }
+    let body = match answered.body {
+        Framing::UntilClose => Framing::Chunked,
+        other => other,
+    };
+    let mut response = if is_empty(body) {
+        Pump::flush_only()
+    } else {
+        Pump::new()
+    };
+    let begun = down.respond(answered.status, answered.headers, body);
+    let carried = match begun {
+        Ok(()) => carry(down, &mut up, request, &mut response).await,
+        Err(broken) => Err(Unheard::Client(broken)),
+    };
+    match carried {
+        Ok(()) if request.is_done() => (Done::Answered, Some(up)),
+        // Answered early: what the client still sends has no reader.
+        Ok(()) => {
+            if let Downstream::H1(turn) = down {
+                turn.keep_alive = KeepAlive::Close;
+            }
+            (Done::Answered, None)
+        }
+        Err(Unheard::Client(broken)) => {
+            up.reset(Reason::CANCEL);
+            down.reset(Reason::CANCEL);
+            (Done::Broken(broken), None)
+        }
+        Err(Unheard::Server(broken)) => {
+            down.reset(broken.reason());
+            (Done::Broken(broken), None)
+        }
+    }
+}
+
+/// Moves both messages until the answer is whole, and the request too as long as the server takes it.
+async fn carry(
+    down: &mut Downstream<'_>,
+    up: &mut Upstream,
+    request: &mut Pump,
+    response: &mut Pump,
+) -> Result<(), Unheard> {
+    let (mut deaf, mut answered) = (false, false);
+    poll_fn(|cx| {
+        if !deaf && !request.is_done() {
+            match request.poll(cx, down, up) {
+                Poll::Pending | Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(PumpError::Source(broken))) => {
+                    return Poll::Ready(Err(Unheard::Client(broken)));
+                }
+                // The server wants no more of it; its answer counts.
+                Poll::Ready(Err(PumpError::Sink(_))) => deaf = true,
+            }
+        }
+        if !answered {
+            match response.poll(cx, up, down) {
+                Poll::Ready(Ok(())) => answered = true,
+                Poll::Ready(Err(PumpError::Source(broken))) => {
+                    return Poll::Ready(Err(Unheard::Server(broken)));
+                }
+                Poll::Ready(Err(PumpError::Sink(broken))) => {
+                    return Poll::Ready(Err(Unheard::Client(broken)));
+                }
+                Poll::Pending => {}
+            }
+        }
+        // A server may answer early and yet read on.
+        if answered && (deaf || request.is_done()) {
+            return Poll::Ready(Ok(()));
+        }
+        if !answered
+            && (deaf || request.is_at_end())
+            && let Poll::Ready(broken) = down.poll_gone(cx)
+        {
+            return Poll::Ready(Err(Unheard::Client(broken)));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Unheard {
+    /// What becomes of the request.
+    fn stop(self, up: &mut Upstream) -> Stop {
+        match self {
+            Self::Client(broken) => {
+                up.reset(Reason::CANCEL);
+                match broken.fault() {
+                    Some(fault) => Stop::Fault(fault),
+                    None => Stop::Gone(broken),
+                }
+            }
+            Self::Server(broken) => Stop::Fault(broken.of_server()),
+        }
+    }
+}
+
+/// A head that cannot be said in the version that is spoken upstream.
+fn unsendable(broken: &Broken) -> Fault {
+    Fault::new(
+        Cause::BadRequest,
+        format!("the request cannot be passed on: {broken}"),
+    )
+}
+
+/// The status with which a switch of protocols is agreed to, where streams leave HTTP instead of connections.
+pub(super) const JOINED: StatusCode = StatusCode::OK;

@@ -1,0 +1,205 @@
+//! Connections to servers that wait for another request.
+//!
+//! A [`Shelf`] holds those that serve one client's requests to one server: whoever takes from it decides by its key, or by
+//! owning it, that nobody rides another's connection. Invariant: a connection on a shelf carries no message, and one on which
+//! anything has arrived meanwhile is not used again.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::net::TcpStream;
+
+use super::{Reader, Writer, h1::Limits, io};
+use crate::upstream::session::Session;
+
+/// An unused connection goes after this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// A request that must not be sent twice takes only a connection used so recently that its server hardly closes it now.
+const FRESH: Duration = Duration::from_secs(1);
+/// Unused connections kept on one shelf.
+const IDLE_MAX: usize = 128;
+
+/// An HTTP/1 connection to a server.
+pub(super) struct Connection {
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
+    used: Instant,
+}
+
+/// Connections of one client to one server.
+#[derive(Default)]
+pub struct Shelf {
+    idle: Mutex<Vec<Connection>>,
+    shared: Mutex<Vec<Shared>>,
+}
+
+/// An HTTP/2 connection to a server.
+struct Shared {
+    connection: Session,
+    used: Instant,
+}
+
+/// The shelves of one data worker, by key.
+pub struct Shelves<K> {
+    shelves: Mutex<HashMap<K, Arc<Shelf>>>,
+}
+
+/// Whether a request may be sent again when its connection breaks before an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It may.
+    Harmless,
+    /// It may not: it could take effect twice.
+    Harmful,
+}
+
+impl Connection {
+    /// Over an established TCP connection.
+    pub(super) fn new(stream: TcpStream, limits: Limits) -> Self {
+        let (read, write) = io::split(stream);
+        Self {
+            reader: Reader::new(read, limits),
+            writer: Writer::new(write),
+            used: Instant::now(),
+        }
+    }
+
+    /// Nothing has arrived since the last answer: neither an end nor bytes that nobody asked for. Costs no system call:
+    /// the runtime knows.
+    fn is_quiet(&mut self) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
+        matches!(self.reader.poll_readable(&mut nobody), Poll::Pending)
+    }
+}
+
+impl Shelf {
+    /// An unused connection, the one used last.
+    pub(super) fn take(&self, repeat: Repeat, now: Instant) -> Option<Connection> {
+        let mut idle = lock(&self.idle);
+        while let Some(mut connection) = idle.pop() {
+            let patience = match repeat {
+                Repeat::Harmless => IDLE,
+                Repeat::Harmful => FRESH,
+            };
+            if now.saturating_duration_since(connection.used) > patience {
+                // Those below it are older still, but may serve others.
+                if repeat == Repeat::Harmful {
+                    idle.push(connection);
+                    return None;
+                }
+            } else if connection.is_quiet() {
+                return Some(connection);
+            }
+            connection.end();
+        }
+        None
+    }
+
+    /// Puts a connection back.
+    pub(super) fn put(&self, mut connection: Connection, now: Instant) {
+        connection.used = now;
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_MAX {
+            idle.push(connection);
+        } else {
+            connection.end();
+        }
+    }
+
+    /// A shared connection with room for another request.
+    pub(super) fn shared(&self, now: Instant) -> Option<Session> {
+        let mut shared = lock(&self.shared);
+        let one = shared.iter_mut().find(|one| one.connection.has_room())?;
+        one.used = now;
+        Some(one.connection.clone())
+    }
+
+    /// Keeps a shared connection.
+    pub(super) fn share(&self, connection: Session, now: Instant) {
+        lock(&self.shared).push(Shared {
+            connection,
+            used: now,
+        });
+    }
+
+    /// Gives up a shared connection that takes no requests any more.
+    pub(super) fn give_up(&self, broken: &Session) {
+        lock(&self.shared).retain(|one| !one.connection.is(broken));
+    }
+
+    /// Lets go of what was not used for a while, or was closed by its server.
+    pub fn sweep(&self, now: Instant) {
+        lock(&self.idle).retain_mut(|connection| {
+            let keep = now.saturating_duration_since(connection.used) < IDLE && connection.is_quiet();
+            if !keep {
+                connection.in_order();
+            }
+            keep
+        });
+        lock(&self.shared)
+            .retain(|one| one.connection.streams() > 0 || now.saturating_duration_since(one.used) < IDLE);
+    }
+
+    /// Lets everything go that carries no request.
+    pub fn clear(&self) {
+        lock(&self.idle).drain(..).for_each(Connection::end);
+        lock(&self.shared).clear();
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.idle).is_empty() && lock(&self.shared).is_empty()
+    }
+}
+
+impl Connection {
+    /// Its two halves.
+    pub(super) fn into_halves(self) -> (Reader, Writer) {
+        (self.reader, self.writer)
+    }
+
+    fn in_order(&self) {
+        self.reader.io().in_order();
+    }
+
+    /// Closes it in order.
+    fn end(self) {
+        self.in_order();
+    }
+}
+
+impl<K: Hash + Eq> Shelves<K> {
+    /// The shelf with this key.
+    pub fn shelf(&self, key: K) -> Arc<Shelf> {
+        Arc::clone(lock(&self.shelves).entry(key).or_default())
+    }
+
+    /// Lets go of what nobody uses.
+    pub fn sweep(&self, now: Instant) {
+        lock(&self.shelves).retain(|_, shelf| {
+            shelf.sweep(now);
+            Arc::strong_count(shelf) > 1 || !shelf.is_empty()
+        });
+    }
+
+    /// Lets everything go that carries no request.
+    pub fn clear(&self) {
+        lock(&self.shelves).drain().for_each(|(_, shelf)| shelf.clear());
+    }
+}
+
+impl<K> Default for Shelves<K> {
+    fn default() -> Self {
+        Self {
+            shelves: Mutex::default(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

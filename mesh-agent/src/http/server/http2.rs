@@ -1,0 +1,189 @@
+//! A connection that speaks HTTP/2, and single streams of one.
+//!
+//! Invariant: how many streams, resets and headers a client may have at once is bounded by the h2 crate's settings here.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{Method, Request, header};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::IDLE;
+use crate::{
+    http::{
+        downstream::{Downstream, Respond, StreamPair},
+        exchange::{Done, Message, Steer, exchange},
+        h1::{Framing, Switch, Target},
+        io::Rewound,
+        raw::{self, Raw},
+        upstream::length,
+        wire::{self, Spoken, Told},
+    },
+    upstream::Ending,
+};
+
+/// What one client's connection may take.
+mod tuning {
+    pub(super) const STREAM_WINDOW: u32 = 256 << 10;
+    pub(super) const CONNECTION_WINDOW: u32 = 4 << 20;
+    pub(super) const FRAME: u32 = 64 << 10;
+    pub(super) const STREAMS: u32 = 256;
+    pub(super) const SEND_BUFFER: usize = 256 << 10;
+    /// Streams that the client reset and that are still remembered; and those it reset before they were looked at
+    /// (CVE-2023-44487).
+    pub(super) const RESETS: usize = 32;
+}
+
+/// Serves a connection. Its streams are tasks of `tasks`.
+pub(super) async fn serve<S: Steer + 'static>(
+    stream: Rewound,
+    steer: &Arc<S>,
+    tasks: &TaskTracker,
+    leaving: &CancellationToken,
+) -> Ending {
+    stream.in_order();
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(tuning::STREAM_WINDOW)
+        .initial_connection_window_size(tuning::CONNECTION_WINDOW)
+        .max_frame_size(tuning::FRAME)
+        .max_header_list_size(crate::upstream::tunnel::tuning::HEADER_LIST_KEPT)
+        .max_concurrent_streams(tuning::STREAMS)
+        .max_concurrent_reset_streams(tuning::RESETS)
+        .max_pending_accept_reset_streams(tuning::RESETS)
+        .max_send_buffer_size(tuning::SEND_BUFFER)
+        .handshake(stream);
+    let mut connection = match tokio::time::timeout(super::HEAD, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return broken(error),
+        Err(_) => return broken("the HTTP/2 preface did not come in time"),
+    };
+    let mut going = false;
+    loop {
+        let idle = if connection.has_streams() {
+            Duration::MAX
+        } else {
+            IDLE
+        };
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(idle, connection.accept()) => accepted,
+            () = leaving.cancelled(), if !going => {
+                going = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        match accepted {
+            Ok(Some(Ok((request, respond)))) => {
+                let steer = Arc::clone(steer);
+                tasks.spawn(async move {
+                    let (mut parts, recv) = request.into_parts();
+                    wire::clean(&mut parts.headers);
+                    // Only agents switch protocols over HTTP/2, so far.
+                    if parts.extensions.remove::<h2::ext::Protocol>().is_some() {
+                        return;
+                    }
+                    let message = message(parts, Spoken::Http2, Switch::Stay, &recv);
+                    serve_message(&*steer, message, recv, respond).await;
+                });
+            }
+            Ok(Some(Err(error))) => return broken(error),
+            Ok(None) => return Ending::Closed,
+            Err(_) if going => return Ending::Closed,
+            Err(_) => {
+                going = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Serves a request that came from another agent, as a stream of a tunnel. `told` was taken from its headers.
+pub async fn serve_stream<S: Steer>(
+    steer: &S,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    told: Told,
+) {
+    let (mut parts, recv) = request.into_parts();
+    let switch = match parts.extensions.remove::<h2::ext::Protocol>() {
+        // What the other agent made of an upgrade.
+        Some(protocol) => {
+            parts.method = Method::GET;
+            match http::HeaderValue::try_from(protocol.as_str()) {
+                Ok(protocol) => {
+                    parts.headers.insert(header::UPGRADE, protocol.clone());
+                    Switch::Upgrade(protocol)
+                }
+                Err(_) => Switch::Stay,
+            }
+        }
+        None => Switch::Stay,
+    };
+    let message = message(parts, told.spoken, switch, &recv);
+    serve_message(steer, message, recv, respond).await;
+}
+
+async fn serve_message<S: Steer>(
+    steer: &S,
+    message: Message,
+    recv: RecvStream,
+    respond: SendResponse<Bytes>,
+) {
+    let mut down = Downstream::H2(StreamPair {
+        recv,
+        respond: Respond::Unanswered(respond),
+    });
+    match exchange(steer, message, &mut down).await {
+        Done::Answered => {}
+        Done::Broken(error) => tracing::debug!(%error, "a request broke off"),
+        Done::Switched(up) => {
+            let Downstream::H2(StreamPair {
+                recv,
+                respond: Respond::Body(send),
+            }) = down
+            else {
+                return;
+            };
+            if let Some(up) = Raw::upstream(*up)
+                && let Err(error) = raw::relay(Raw::stream(recv, send, None), up).await
+            {
+                tracing::debug!(%error, "a switched stream broke off");
+            }
+        }
+    }
+}
+
+fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &RecvStream) -> Message {
+    let body = if switch != Switch::Stay || recv.is_end_stream() {
+        match parts.headers.get(header::CONTENT_LENGTH) {
+            Some(_) => Framing::Length(0),
+            None => Framing::None,
+        }
+    } else {
+        match parts.headers.get(header::CONTENT_LENGTH).and_then(length) {
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        }
+    };
+    // Over HTTP/1 only an absolute target brings an authority along.
+    let target = match Target::of(&parts) {
+        Target::Origin
+            if spoken == Spoken::Http1 && switch == Switch::Stay && parts.uri.authority().is_some() =>
+        {
+            Target::Absolute
+        }
+        other => other,
+    };
+    Message {
+        parts,
+        spoken,
+        target,
+        body,
+        switch,
+    }
+}
+
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ending {
+    Ending::Broken(io::Error::other(error))
+}

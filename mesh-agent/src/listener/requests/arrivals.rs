@@ -1,0 +1,183 @@
+//! Requests that come in one tunnel from another agent.
+//!
+//! All of them are one client workload's to one port of one workload here: that is what a tunnel is for. So connections to
+//! the application are kept with the tunnel, and no other client ever rides them.
+//!
+//! Invariant: no request reaches the application before its peer's identity and the policies were asked about it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::Request;
+use mesh_common::model::SpiffeId;
+
+use super::{authorize, server::Target};
+use crate::{
+    http::{
+        exchange::{Hop, Message, Steer},
+        fault::{Cause, Fault, Side, Signature},
+        pool::Shelf,
+        server::serve_stream,
+        wire::Told,
+    },
+    inbound::{Guard, Proof},
+    listener::{
+        journey::Leg,
+        serve::{self, DataPath},
+    },
+    node::Pod,
+    telemetry::{ConnectionState, Destination, Direction, Entry, FlowKind, Opening},
+};
+
+/// The requests of one tunnel.
+pub(in crate::listener) struct Arrivals {
+    path: Arc<DataPath>,
+    pod: Arc<Pod>,
+    guard: Guard,
+    /// Present from the first request on: a tunnel need not have any.
+    entry: OnceLock<Entry>,
+    shelf: Arc<Shelf>,
+    signature: Signature,
+}
+
+/// One of them.
+struct Arrival<'a> {
+    arrivals: &'a Arrivals,
+    client: SocketAddr,
+}
+
+impl Arrivals {
+    /// Of a tunnel from `client`, which proved to be `peer`, to `addressed` in `pod`.
+    pub(in crate::listener) fn new(
+        path: &Arc<DataPath>,
+        pod: &Arc<Pod>,
+        peer: SpiffeId,
+        client: SocketAddr,
+        addressed: SocketAddr,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(pod),
+            guard: Guard {
+                workload: Arc::clone(&pod.workload),
+                proof: Proof::Certificate(peer),
+                client,
+                addressed,
+            },
+            entry: OnceLock::new(),
+            shelf: Arc::default(),
+            signature: Signature::new(pod.workload.node.as_str().into(), Side::Destination),
+        })
+    }
+
+    /// Serves a request as a task of its own.
+    pub(in crate::listener) fn serve(
+        self: &Arc<Self>,
+        mut request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
+        self.enter();
+        let arrivals = Arc::clone(self);
+        self.path.spawn(async move {
+            let told = Told::take(request.headers_mut());
+            // An agent speaks for the pod its connection comes from, and for no other address.
+            let peer = arrivals.guard.client;
+            let client = told
+                .client
+                .filter(|client| client.ip() == peer.ip())
+                .unwrap_or(peer);
+            let arrival = Arrival {
+                arrivals: &arrivals,
+                client,
+            };
+            serve_stream(&arrival, request, respond, told).await;
+        });
+    }
+
+    /// Lets go of connections to the application that were not used for a while.
+    pub(in crate::listener) fn sweep(&self) {
+        self.shelf.sweep(std::time::Instant::now());
+    }
+
+    /// Makes the tunnel a connection that can be looked at.
+    fn enter(&self) {
+        self.entry.get_or_init(|| {
+            let Guard {
+                client,
+                addressed,
+                proof,
+                ..
+            } = &self.guard;
+            let client_workload = self
+                .path
+                .store
+                .load()
+                .workload_at(client.ip())
+                .map(|entry| entry.workload.key.clone());
+            let entry = self.path.registry.open(Opening {
+                direction: Direction::Inbound,
+                workload: Arc::clone(&self.pod.workload),
+                client: *client,
+                client_workload,
+                original_destination: *addressed,
+                destination: Destination::Workload(self.pod.workload.key.clone()),
+                process: None,
+                peer: proof.id().cloned(),
+                state: ConnectionState::Open,
+            });
+            entry.connection().set_upstream(*addressed);
+            self.path.registry.count_accepted();
+            serve::record(&self.path, &entry, FlowKind::Opened, None, None);
+            entry
+        });
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.shelf.clear();
+        if let Some(entry) = self.entry.get() {
+            serve::record(&self.path, entry, FlowKind::Closed, None, None);
+        }
+    }
+}
+
+impl Steer for Arrival<'_> {
+    type Server = Target;
+
+    fn signature(&self) -> &Signature {
+        &self.arrivals.signature
+    }
+
+    async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
+        let Arrivals {
+            path,
+            pod,
+            guard,
+            shelf,
+            ..
+        } = self.arrivals;
+        if !pod.has_address(guard.addressed.ip()) || pod.is_own_listener(guard.addressed) {
+            return Err(Fault::new(
+                Cause::Connect,
+                format!("{} is no port of workload {}", guard.addressed, pod.workload.key),
+            ));
+        }
+        authorize(path, guard, &mut message.parts).await?;
+        Ok(Hop::Server(Target {
+            path: Arc::clone(path),
+            shelf: Arc::clone(shelf),
+            leg: Leg::Deliver {
+                pod: Arc::clone(pod),
+                addr: guard.addressed,
+                client: self.client,
+                inbound: true,
+            },
+            _active: None,
+        }))
+    }
+}

@@ -1,0 +1,157 @@
+//! Where requests are led one by one: connections to service ports that speak HTTP, and requests in tunnels.
+//!
+//! `serve` asks [`routed`] about each captured connection before it looks for an endpoint; `mesh` gives the requests of a
+//! tunnel to [`Arrivals`]. Both steer the engine in `http`, which does the rest.
+//!
+//! Invariant: each request is judged at its destination before the application hears of it, wherever it came from.
+
+mod arrivals;
+mod outbound;
+mod server;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
+use tokio::net::TcpStream;
+
+pub(super) use arrivals::Arrivals;
+pub(crate) use server::ShelfKey;
+
+use self::outbound::Outbound;
+use super::{
+    accept::HeldRequest,
+    journey,
+    serve::{self, ACCEPT_DEADLINE, DataPath},
+    terms::Terms,
+};
+use crate::{
+    http,
+    inbound::{Authorized, Guard, RequestDenied},
+    node::Pod,
+    outbound::speaks_http,
+    state::{Endpoint, Resolution},
+    telemetry::{ConnectionState, Destination, Direction, FlowKind, Opening, Process},
+    upstream,
+};
+
+/// A connection whose requests are led one by one.
+pub(super) struct Routed {
+    opening: Opening,
+    steer: Outbound,
+}
+
+/// What a captured connection is when its requests are led one by one; `None` when it is not.
+pub(super) fn routed(
+    path: &Arc<DataPath>,
+    pod: &Arc<Pod>,
+    src: SocketAddr,
+    record: &SocketRecord,
+) -> Option<Routed> {
+    let dialled: SocketAddr = record.peer.into();
+    let snapshot = path.store.load();
+    let Resolution::Service(backend) = snapshot.resolve(dialled) else {
+        return None;
+    };
+    // Requests in tunnels are our own agents' language: to others go bytes.
+    let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
+    if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
+        return None;
+    }
+    let client = journey::shown(pod, src, dialled);
+    let opening = Opening {
+        direction: Direction::Outbound,
+        workload: Arc::clone(&pod.workload),
+        client,
+        client_workload: Some(pod.workload.key.clone()),
+        original_destination: dialled,
+        destination: Destination::Service {
+            service: backend.service.key.clone(),
+            endpoint: None,
+        },
+        process: Some(Process {
+            pid: record.pid,
+            comm: record.comm,
+        }),
+        peer: None,
+        state: ConnectionState::Held,
+    };
+    let steer = Outbound::new(path, pod, client, dialled);
+    Some(Routed { opening, steer })
+}
+
+/// Serves a held connection: lets it in at once. Its destination is there; whether an endpoint is, each request learns.
+pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) {
+    let owned = Arc::clone(path);
+    path.spawn(async move {
+        let entry = owned.registry.open(routed.opening);
+        match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
+            Ok(Some(stream)) => {
+                drop(held);
+                serve_routed(&owned, &entry, stream, routed.steer).await;
+            }
+            _ => {
+                let cause = serve::abandoned("the client was gone when it was let in");
+                serve::refused(&owned, &entry, FlowKind::Abandoned, cause);
+            }
+        }
+    });
+}
+
+/// Serves a connection that was let through at once.
+pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) {
+    let owned = Arc::clone(path);
+    path.spawn(async move {
+        let entry = owned.registry.open(routed.opening);
+        serve_routed(&owned, &entry, stream, routed.steer).await;
+    });
+}
+
+async fn serve_routed(path: &DataPath, entry: &crate::telemetry::Entry, stream: TcpStream, steer: Outbound) {
+    let steer = Arc::new(steer);
+    let served = http::server::serve(stream, &steer, &path.tasks, &path.leaving);
+    let terms = Terms::default();
+    serve::attend(path, entry, &terms, served, || {}).await;
+}
+
+/// Judges a request, and changes it as the judgement wants.
+async fn authorize(
+    path: &DataPath,
+    guard: &Guard,
+    parts: &mut ::http::request::Parts,
+) -> Result<(), http::fault::Fault> {
+    match guard.authorize(&path.store, &path.gate, parts).await {
+        Ok(authorized) => {
+            Authorized::apply(authorized, parts);
+            Ok(())
+        }
+        Err(denied) => Err(denial(&denied)),
+    }
+}
+
+/// The answer to a request that may not be.
+fn denial(denied: &RequestDenied) -> http::fault::Fault {
+    use http::fault::{Cause, Fault, Side};
+    let cause = match denied {
+        RequestDenied::Forbidden { .. } => Cause::Denied,
+        RequestDenied::Unauthenticated { .. } => Cause::Unauthenticated,
+        RequestDenied::BadPath(_) => Cause::BadRequest,
+        RequestDenied::NoKeys(_) | RequestDenied::Unknown(_) => Cause::Unavailable,
+    };
+    Fault::new(cause, denied.to_string())
+        .at(Side::Destination)
+        .challenge(denied.challenge().cloned())
+}
+
+/// The answer when a leg does not stand.
+fn unreached(error: &journey::LegError) -> http::fault::Fault {
+    http::fault::Fault::new(http::fault::Cause::Connect, error.to_string())
+}
+
+/// Breaks off what must not stand.
+fn not_tcp(other: upstream::Upstream) -> http::fault::Fault {
+    other.abort();
+    http::fault::Fault::new(
+        http::fault::Cause::Internal,
+        "the endpoint is reached by HBONE now: connect again",
+    )
+}

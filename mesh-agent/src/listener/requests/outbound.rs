@@ -1,0 +1,213 @@
+//! Where the requests of one captured connection go.
+//!
+//! Invariant: each request goes by one snapshot, and where a destination must be reached under mTLS there is no way that
+//! reaches it in the clear.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, header};
+use mesh_common::model::{SpiffeId, TunnelProtocol};
+
+use super::{
+    authorize,
+    server::{ShelfKey, Target},
+    unreached,
+};
+use crate::{
+    http::{
+        exchange::{Hop, Message, Steer},
+        fault::{Cause, Fault, Side, Signature},
+        wire::{Told, client_value},
+    },
+    listener::{
+        journey::{self, From, Leg, Passage},
+        serve::DataPath,
+    },
+    node::Pod,
+    outbound::{self, Chosen},
+    state::Resolution,
+    upstream::{
+        session::{Room, Session},
+        tunnel::client::Tunnel,
+    },
+};
+
+/// How long a tunnel is taken without asking the pool: that costs more than a request should.
+const REMEMBERED: Duration = Duration::from_secs(2);
+
+/// Steers the requests of one connection.
+pub(super) struct Outbound {
+    path: Arc<DataPath>,
+    pod: Arc<Pod>,
+    /// The client as the application knows itself, and as other agents are told.
+    client: SocketAddr,
+    told: HeaderValue,
+    /// What was dialled.
+    dialled: SocketAddr,
+    signature: Signature,
+    tunnels: Mutex<Vec<Remembered>>,
+}
+
+/// A tunnel used a moment ago.
+struct Remembered {
+    addr: SocketAddr,
+    expected: SpiffeId,
+    session: Session,
+    since: Instant,
+}
+
+impl Outbound {
+    /// For a connection from `pod`.
+    pub(super) fn new(path: &Arc<DataPath>, pod: &Arc<Pod>, client: SocketAddr, dialled: SocketAddr) -> Self {
+        Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(pod),
+            client,
+            told: client_value(client),
+            dialled,
+            signature: Signature::new(pod.workload.node.as_str().into(), Side::Source),
+            tunnels: Mutex::default(),
+        }
+    }
+
+    /// The endpoint for a request.
+    fn choose(&self) -> Result<Chosen, Fault> {
+        let snapshot = self.path.store.load();
+        let Resolution::Service(backend) = snapshot.resolve(self.dialled) else {
+            return Err(Fault::new(
+                Cause::NoPort,
+                format!("{} is no port of a service any more", self.dialled),
+            ));
+        };
+        outbound::choose(backend, &self.path.pods).map_err(|unroutable| {
+            let service = &backend.service.key;
+            Fault::new(
+                Cause::NoEndpoint,
+                format!("service {service}, port {}: {unroutable}", backend.port.port),
+            )
+        })
+    }
+
+    /// Room in a tunnel.
+    async fn room(
+        &self,
+        addr: SocketAddr,
+        expected: &SpiffeId,
+        protocol: TunnelProtocol,
+    ) -> Result<Room, Fault> {
+        if let Some(session) = self.remembered(addr, expected)
+            && let Ok(room) = session.room().await
+        {
+            return Ok(room);
+        }
+        let passage = Passage::new(&self.path, &self.pod, addr, expected, protocol)
+            .map_err(|error| unreached(&error))?;
+        let establish = || passage.establish(&self.path, &self.pod);
+        // One that broke since it was used is replaced: nothing was sent in it.
+        for _ in 0..2 {
+            let tunnel = self
+                .path
+                .pool
+                .tunnel(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
+                .await
+                .map_err(|error| unreached(&error))?;
+            match tunnel.session().room().await {
+                Ok(room) => {
+                    self.remember(addr, expected, tunnel.session());
+                    return Ok(room);
+                }
+                Err(error) => {
+                    tracing::debug!(%addr, %error, "a tunnel takes no requests any more");
+                    self.path.pool.give_up(&passage.key, &tunnel);
+                }
+            }
+        }
+        Err(Fault::new(
+            Cause::Connect,
+            format!("the tunnel to {addr} broke twice"),
+        ))
+    }
+
+    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {
+        let mut tunnels = self.lock();
+        let at = tunnels
+            .iter()
+            .position(|one| one.addr == addr && one.expected == *expected)?;
+        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].session.has_room() {
+            tunnels.swap_remove(at);
+            return None;
+        }
+        Some(tunnels[at].session.clone())
+    }
+
+    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, session: &Session) {
+        let mut tunnels = self.lock();
+        tunnels.retain(|one| one.addr != addr && one.since.elapsed() <= REMEMBERED);
+        tunnels.push(Remembered {
+            addr,
+            expected: expected.clone(),
+            session: session.clone(),
+            since: Instant::now(),
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Remembered>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Steer for Outbound {
+    type Server = Target;
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
+        // HTTP/1.0 knows no Host, but the versions that are spoken from here do.
+        if message.parts.uri.authority().is_none() && !message.parts.headers.contains_key(header::HOST) {
+            let host = HeaderValue::try_from(self.dialled.to_string())
+                .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
+            message.parts.headers.insert(header::HOST, host);
+        }
+        let Chosen { way, peer, active } = self.choose()?;
+        let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
+        let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(&*peer), self.client, From::Any)
+            .map_err(|cause| Fault::new(Cause::Connect, cause.to_string()))?;
+        if let Some(guard) = &guard {
+            authorize(&self.path, guard, &mut message.parts).await?;
+        }
+        match leg {
+            Leg::Tunnel {
+                addr,
+                expected,
+                protocol: TunnelProtocol::Nodemesh,
+                ..
+            } => {
+                let room = self.room(addr, &expected, TunnelProtocol::Nodemesh).await?;
+                Told::write(&mut message.parts.headers, message.spoken, &self.told);
+                Ok(Hop::Agent(room))
+            }
+            leg => {
+                let key = ShelfKey {
+                    source: self.pod.number,
+                    target: match &leg {
+                        Leg::Deliver { pod, .. } => Some(pod.number),
+                        Leg::Dial { .. } | Leg::Tunnel { .. } => None,
+                    },
+                    addr: leg.addr(),
+                };
+                Ok(Hop::Server(Target {
+                    path: Arc::clone(&self.path),
+                    shelf: self.path.shelves.shelf(key),
+                    leg,
+                    _active: Some(active),
+                }))
+            }
+        }
+    }
+}

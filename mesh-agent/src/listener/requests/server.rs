@@ -1,0 +1,73 @@
+//! Servers that are spoken to directly: applications of this node, and what is reached without an agent of ours at its
+//! side.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+
+use super::{not_tcp, unreached};
+use crate::{
+    balance::Active,
+    http::{
+        exchange::Server,
+        fault::{Cause, Fault},
+        pool::Shelf,
+    },
+    listener::{journey::Leg, serve::DataPath},
+    telemetry::Budget,
+    upstream::{Upstream, tunnel::tuning},
+};
+
+/// Whose connections to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ShelfKey {
+    /// The agent's number of the pod that asks.
+    pub(super) source: u32,
+    /// The agent's number of the pod that is asked, when it is on this node.
+    pub(super) target: Option<u32>,
+    /// Its address and port.
+    pub(super) addr: SocketAddr,
+}
+
+/// A server, for one request.
+pub(in crate::listener) struct Target {
+    pub(super) path: Arc<DataPath>,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) leg: Leg,
+    /// Keeps the request counted at its endpoint.
+    pub(super) _active: Option<Active>,
+}
+
+impl Server for Target {
+    fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    fn connections(&self) -> &TaskTracker {
+        &self.path.tunnels
+    }
+
+    fn budget(&self) -> Arc<Budget> {
+        self.path.registry.budget_of(&self.leg.pod().workload.key)
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Fault> {
+        let opened = tokio::time::timeout(tuning::CONNECT, self.leg.open(&self.path)).await;
+        match opened {
+            Ok(Ok(Upstream::Tcp(stream))) => {
+                self.leg.opened(&self.path);
+                Ok(stream)
+            }
+            Ok(Ok(other)) => Err(not_tcp(other)),
+            Ok(Err(error)) => {
+                self.leg.not_opened(&self.path);
+                Err(unreached(&error))
+            }
+            Err(_) => {
+                let reason = format!("{} did not answer in time", self.leg.addr());
+                Err(Fault::new(Cause::Connect, reason))
+            }
+        }
+    }
+}

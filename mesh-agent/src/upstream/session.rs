@@ -1,0 +1,163 @@
+//! An HTTP/2 connection that we opened, and how many streams it carries.
+//!
+//! A tunnel is one under mutual TLS; the HTTP engine opens others in the clear, to servers that speak HTTP/2. Invariant: the
+//! number of streams is that of the [`Seat`]s that live.
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    in_order,
+    tunnel::{Windows, keepalive, tuning},
+};
+use crate::telemetry::Budget;
+
+/// Streams in one connection before another is established beside it.
+const STREAMS_MAX: usize = 100;
+
+/// An established connection; streams are opened in it.
+#[derive(Clone)]
+pub struct Session {
+    requests: SendRequest<Bytes>,
+    streams: Arc<AtomicUsize>,
+}
+
+/// A stream's place in its connection.
+pub struct Seat(Arc<AtomicUsize>);
+
+/// Room for one more stream.
+pub struct Room {
+    requests: SendRequest<Bytes>,
+    seat: Seat,
+}
+
+impl Session {
+    /// Speaks HTTP/2 over an established connection, which lives as a task of `tasks` until nobody uses it.
+    /// `budget` is what its streams may hold.
+    pub async fn over<T>(
+        io: T,
+        addr: SocketAddr,
+        budget: &Budget,
+        tasks: &TaskTracker,
+    ) -> Result<Self, h2::Error>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut windows = Windows::of(budget);
+        let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
+        let pings = connection.ping_pong();
+        tasks.spawn(async move {
+            let mut silent = pin!(keepalive::silent(pings));
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut connection => break ended,
+                    () = windows.due() => windows.apply(&mut connection),
+                    () = &mut silent => {
+                        tracing::warn!(
+                            %addr,
+                            "the other end of an HTTP/2 connection does not answer any more; its streams are reset"
+                        );
+                        return;
+                    }
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%addr, %error, "an HTTP/2 connection broke");
+            }
+        });
+        Ok(Self {
+            requests,
+            streams: Arc::default(),
+        })
+    }
+
+    /// In the clear, to a server that is known to speak HTTP/2.
+    pub async fn plain(
+        tcp: TcpStream,
+        addr: SocketAddr,
+        budget: &Budget,
+        tasks: &TaskTracker,
+    ) -> Result<Self, h2::Error> {
+        in_order(&tcp);
+        Self::over(tcp, addr, budget, tasks).await
+    }
+
+    /// Room for a stream, as soon as the peer allows one more.
+    pub async fn room(&self) -> Result<Room, h2::Error> {
+        let seat = Seat::take(&self.streams);
+        let requests = self.requests.clone().ready().await?;
+        Ok(Room { requests, seat })
+    }
+
+    /// Streams open or being opened.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether another stream would not have to wait for one that ends.
+    pub fn has_room(&self) -> bool {
+        // A peer may allow fewer streams than we would open. One that allows none is not worth another connection.
+        let allowed = self.requests.current_max_send_streams().max(1);
+        self.streams() < allowed.min(STREAMS_MAX)
+    }
+
+    /// True for a clone of this one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.streams, &other.streams)
+    }
+}
+
+impl Room {
+    /// Sends a request in it; `over` when it has no body.
+    pub fn send(
+        mut self,
+        request: Request<()>,
+        over: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>, Seat), h2::Error> {
+        let (response, send) = self.requests.send_request(request, over)?;
+        Ok((response, send, self.seat))
+    }
+
+    /// True when the other end takes extended CONNECT requests (RFC 8441). It says so at the beginning of a connection; on
+    /// one that was just made, waits a little for that.
+    pub async fn takes_extended_connect(&self) -> bool {
+        for _ in 0..tuning::SETTINGS_LOOKS {
+            if self.requests.is_extended_connect_protocol_enabled() {
+                return true;
+            }
+            tokio::time::sleep(tuning::SETTINGS_LOOK).await;
+        }
+        self.requests.is_extended_connect_protocol_enabled()
+    }
+}
+
+impl Seat {
+    fn take(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
