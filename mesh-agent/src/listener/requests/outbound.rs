@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, header};
+use http::HeaderValue;
 use mesh_common::model::{SpiffeId, TunnelProtocol};
 
 use super::{
-    authorize,
+    authorize, name_host,
     server::{ShelfKey, Target},
     unreached,
 };
@@ -170,12 +170,7 @@ impl Steer for Outbound {
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
-        // HTTP/1.0 knows no Host, but the versions that are spoken from here do.
-        if message.parts.uri.authority().is_none() && !message.parts.headers.contains_key(header::HOST) {
-            let host = HeaderValue::try_from(self.dialled.to_string())
-                .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
-            message.parts.headers.insert(header::HOST, host);
-        }
+        name_host(message, self.dialled)?;
         let Chosen { way, peer, active } = self.choose()?;
         let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
         let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(&*peer), self.client, From::Any)
