@@ -7,9 +7,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderValue, header};
-
-use super::{copies::Copies, led::Led, server::Target, ways::Ways};
+use super::{copies::Copies, led::Led, name_host, server::Target, ways::Ways};
 use crate::{
     http::{
         course::{Course, Deadline, Onward},
@@ -146,12 +144,7 @@ impl Steer for Outbound {
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, Led>, Fault> {
-        // HTTP/1.0 knows no Host, but the versions that are spoken from here do.
-        if message.parts.uri.authority().is_none() && !message.parts.headers.contains_key(header::HOST) {
-            let host = HeaderValue::try_from(self.dialled.to_string())
-                .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
-            message.parts.headers.insert(header::HOST, host);
-        }
+        name_host(message, self.dialled)?;
         let (chosen, mut led, deadline) = match self.plan(message)? {
             Plan::Answer(answer) => return Ok(Course::Answer(answer)),
             Plan::Onward {
