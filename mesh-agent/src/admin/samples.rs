@@ -5,8 +5,8 @@ use super::proto::{
     Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
     ExplainReply, ExplainedBackend, ExplainedPolicy, ExplainedRoute, ExplainedRule, ExplainedSource,
     ExplainedWay, Flow, FlowKind, Path, Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject,
-    RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule, Service, StatusReply, Totals,
-    WorkerStatus, Workload,
+    RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule, Service, StatusReply,
+    TokenIssuer, Totals, WorkerStatus, Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -458,6 +458,34 @@ pub(crate) fn policies() -> Vec<Policy> {
             remark: "no external authorizer: denies what it selects".into(),
             ..Policy::default()
         },
+        Policy {
+            kind: PolicyKind::RequestAuthentication.into(),
+            key: "shop/tokens".into(),
+            scope: "namespace shop".into(),
+            rules: 3,
+            workloads: vec!["shop/web-1".into()],
+            issuers: vec![
+                TokenIssuer {
+                    issuer: "https://accounts.test".into(),
+                    url: "https://accounts.test/keys".into(),
+                    keys: 2,
+                    fetched_at: NOW - 90 * SECOND,
+                    ..TokenIssuer::default()
+                },
+                TokenIssuer {
+                    issuer: "ci".into(),
+                    keys: 1,
+                    ..TokenIssuer::default()
+                },
+                TokenIssuer {
+                    issuer: "https://away.test".into(),
+                    url: "https://away.test/keys".into(),
+                    error: "https://away.test/keys: answered with 503".into(),
+                    ..TokenIssuer::default()
+                },
+            ],
+            ..Policy::default()
+        },
     ]
 }
 
@@ -562,6 +590,7 @@ pub(crate) fn explained_request() -> ExplainReply {
                 "query beta = 1".into(),
             ],
             filters: vec!["rewrite: path prefix becomes /v1".into()],
+            timeouts: vec!["the whole request: 5s".into(), "one try: 2s".into()],
             backends: vec![
                 backend("shop/web-v1:80", 90),
                 ExplainedBackend {

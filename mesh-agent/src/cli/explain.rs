@@ -197,6 +197,7 @@ impl ExplainedRoute {
             matches => fact(facts, "Wants", matches.to_vec()),
         }
         fact(facts, "Filters", self.filters.clone());
+        fact(facts, "Timeouts", self.timeouts.clone());
         let sum = self.weights();
         let backends = self.backends.iter().flat_map(|backend| backend.lines(sum));
         fact(facts, "Backends", backends);

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     admin::proto::{ExplainReply, ExplainedWay},
     http::fault::Cause,
+    listener::backend_of,
     outbound::Unroutable,
     routing::{Backend, FilterFailure, FilterOutcome, Filters, MatchedPath, NoBackend, RouteTable, Rule},
     state::ServiceBackend,
@@ -167,9 +168,7 @@ impl World<'_> {
         apply(&backend.filters, &mut led.parts, path)?;
         let port = &backend.port;
         let missing = |cause, reason: Unroutable| Answer::by(cause, reason.to_string());
-        let found = self
-            .snapshot
-            .service_port(&port.service, port.port, dialled.family)
+        let found = backend_of(self.snapshot, port, dialled.family)
             .ok_or_else(|| missing(Cause::NoBackend, Unroutable::NoSuchPort))?;
         let ways = self.ways_to(source, found, led.load());
         match ways.is_empty() {

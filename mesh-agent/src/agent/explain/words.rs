@@ -1,7 +1,10 @@
 //! Parts of routes in words.
 
+use std::time::Duration;
+
 use mesh_common::model::{
-    BackendRef, HeaderModifier, NamedMatch, PathMatch, PathModifier, RouteFilter, RouteMatch, TextMatch,
+    BackendRef, HeaderModifier, NamedMatch, PathMatch, PathModifier, RouteFilter, RouteMatch, RouteTimeouts,
+    TextMatch,
 };
 
 use crate::{
@@ -52,7 +55,19 @@ pub(super) fn ruled(rule: &Rule) -> ExplainedRoute {
             .flat_map(|rule| rule.filters.iter().map(filter))
             .collect(),
         backends: Vec::new(),
+        timeouts: limits(&rule.timeouts),
     }
+}
+
+fn limits(timeouts: &RouteTimeouts) -> Vec<String> {
+    let limit = |what: &str, limit: Option<Duration>| {
+        limit.map(|limit| format!("{what}: {}", humantime::format_duration(limit)))
+    };
+    let whole = limit("the whole request", timeouts.request);
+    whole
+        .into_iter()
+        .chain(limit("one try", timeouts.backend_request))
+        .collect()
 }
 
 /// A backend as it is shown.
