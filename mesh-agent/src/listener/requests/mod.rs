@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 pub(super) use arrivals::Arrivals;
 pub(super) use copies::COPIES_MAX;
 pub(super) use inspected::Inspected;
+pub(crate) use outbound::backend_of;
 pub(crate) use server::ShelfKey;
 
 use self::outbound::Outbound;

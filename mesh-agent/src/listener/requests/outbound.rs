@@ -166,7 +166,7 @@ impl Steer for Outbound {
 }
 
 /// The port that a backend of a route means. Its service need not have addresses of the family that was dialled.
-pub(super) fn backend_of<'s>(
+pub(crate) fn backend_of<'s>(
     snapshot: &'s Snapshot,
     port: &BackendPort,
     family: Family,
