@@ -110,6 +110,7 @@ const SERIALIZED: &[&str] = &[
     "ListConnectionsReply",
     "Connection",
     "Flow",
+    "Request",
     "DrainReply",
     "SetLogLevelReply",
 ];

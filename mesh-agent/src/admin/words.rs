@@ -82,6 +82,8 @@ words! {
         Reset = "reset",
         Abandoned = "abandoned",
         Dropped = "dropped",
+        Denied = "denied",
+        Failed = "failed",
     }
 }
 

@@ -5,11 +5,13 @@
 //!
 //! Invariant: each request is judged at its destination before the application hears of it, wherever it came from.
 
+mod account;
 mod arrivals;
 mod copies;
 mod led;
 mod outbound;
 mod server;
+mod standing;
 mod ways;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -30,7 +32,7 @@ use super::{
 };
 use crate::{
     http,
-    inbound::{Authorized, Guard, RequestDenied},
+    inbound::{Authorized, Guard, KeptRequest, RequestDenied},
     node::Pod,
     outbound::speaks_http,
     state::{Endpoint, Resolution},
@@ -116,23 +118,30 @@ pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) 
     });
 }
 
-async fn serve_routed(path: &DataPath, entry: &crate::telemetry::Entry, stream: TcpStream, steer: Outbound) {
+async fn serve_routed(
+    path: &DataPath,
+    entry: &crate::telemetry::Entry,
+    stream: TcpStream,
+    mut steer: Outbound,
+) {
+    steer.connection = Some(Arc::clone(entry.connection()));
     let steer = Arc::new(steer);
     let served = http::server::serve(stream, &steer, &path.tasks, &path.leaving);
     let terms = Terms::default();
     serve::attend(path, entry, &terms, served, || {}).await;
 }
 
-/// Judges a request, and changes it as the judgement wants.
+/// Judges a request, and changes it as the judgement wants. Says what to judge it by later on.
 async fn authorize(
     path: &DataPath,
     guard: &Guard,
     parts: &mut ::http::request::Parts,
-) -> Result<(), http::fault::Fault> {
+) -> Result<KeptRequest, http::fault::Fault> {
     match guard.authorize(&path.store, &path.gate, parts).await {
         Ok(authorized) => {
+            let kept = guard.keep(&path.store.load(), &authorized, parts);
             Authorized::apply(authorized, parts);
-            Ok(())
+            Ok(kept)
         }
         Err(denied) => Err(denial(&denied)),
     }
@@ -140,14 +149,23 @@ async fn authorize(
 
 /// The answer to a request that may not be.
 fn denial(denied: &RequestDenied) -> http::fault::Fault {
-    use http::fault::{Cause, Fault, Side};
+    use http::fault::{Cause, Fault, Judgement, Side};
     let cause = match denied {
         RequestDenied::Forbidden { .. } => Cause::Denied,
         RequestDenied::Unauthenticated { .. } => Cause::Unauthenticated,
         RequestDenied::BadPath(_) => Cause::BadRequest,
         RequestDenied::NoKeys(_) | RequestDenied::Unknown(_) => Cause::Unavailable,
     };
+    let (policy, rule) = match denied {
+        RequestDenied::Forbidden { policy, rule, .. } => (policy.clone(), *rule),
+        _ => (None, None),
+    };
     Fault::new(cause, denied.to_string())
+        .judged(Judgement {
+            word: denied.word(),
+            policy,
+            rule,
+        })
         .at(Side::Destination)
         .challenge(denied.challenge().cloned())
 }
