@@ -21,6 +21,7 @@ pub mod h1;
 pub mod mirror;
 pub mod pool;
 pub mod server;
+pub mod trail;
 pub mod wire;
 
 mod broken;

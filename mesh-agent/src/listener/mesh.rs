@@ -363,6 +363,7 @@ async fn serve_stream(
                 journey.guard.as_ref(),
                 Some(credentials),
             );
+            serve::measure(path, &entry);
             serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
         }
         Err(error) => {

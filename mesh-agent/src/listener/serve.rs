@@ -51,6 +51,9 @@ use crate::{
 /// unless the client is gone.
 pub(super) const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Flows of requests in a second, for each worker.
+const REQUEST_FLOWS: u32 = 200;
+
 /// What one data worker's connections share.
 pub struct DataPath {
     /// What the mesh looks like.
@@ -87,6 +90,8 @@ pub struct DataPath {
     pub(crate) admission: Admission,
     /// Bounds what is logged of refused connections.
     pub(crate) told: Throttle,
+    /// Bounds the flows of requests.
+    pub(crate) told_requests: Throttle,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -131,6 +136,7 @@ impl DataPath {
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
             told: Throttle::default(),
+            told_requests: Throttle::of(REQUEST_FLOWS),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
@@ -357,6 +363,7 @@ async fn carry(
     upstream: Upstream,
 ) {
     let connection = entry.connection();
+    measure(path, entry);
     match upstream {
         Upstream::Tcp(upstream) if let Some(inspected) = inspected => {
             inspected.serve(path, entry, downstream, Some(upstream)).await;
@@ -385,6 +392,12 @@ async fn carry(
     }
 }
 
+/// Counts a connection whose bytes are carried as they are; where requests are led one by one, these are counted.
+pub(super) fn measure(path: &DataPath, entry: &Entry) {
+    let connection = entry.connection();
+    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
+}
+
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
 /// drain is over or the `terms` do not hold any more.
 pub(super) async fn attend(
@@ -397,7 +410,6 @@ pub(super) async fn attend(
     path.registry.count_accepted();
     let connection = entry.connection();
     connection.set_state(ConnectionState::Open);
-    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
     let started = Instant::now();
     let broken = tokio::select! {

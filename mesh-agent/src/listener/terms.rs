@@ -48,7 +48,7 @@ pub(super) struct Terms<'a> {
 }
 
 /// A workload that must be there, with this service account.
-struct Party {
+pub(super) struct Party {
     place: Place,
     account: ServiceAccountKey,
 }
@@ -69,23 +69,15 @@ impl<'a> Terms<'a> {
         let mut parties = Vec::new();
         if let Some(peer) = connection.peer() {
             let own = &connection.workload;
-            parties.push(Party {
-                place: Place::Workload(own.key.clone()),
-                account: account_of(own),
-            });
+            parties.push(Party::workload(&own.key, account_of(own)));
             let other = match connection.direction {
-                Direction::Outbound => connection.upstream().map(|addr| Party {
-                    place: Place::Address(addr.ip()),
-                    account: peer.account(),
-                }),
-                Direction::Inbound => Some(Party {
-                    place: Place::Address(connection.client.ip()),
-                    account: peer.account(),
-                }),
-                Direction::Local => guard.map(|guard| Party {
-                    place: Place::Workload(guard.workload.key.clone()),
-                    account: account_of(&guard.workload),
-                }),
+                Direction::Outbound => connection
+                    .upstream()
+                    .map(|addr| Party::address(addr.ip(), peer.account())),
+                Direction::Inbound => Some(Party::address(connection.client.ip(), peer.account())),
+                Direction::Local => {
+                    guard.map(|guard| Party::workload(&guard.workload.key, account_of(&guard.workload)))
+                }
             };
             // Whoever is let in from an address that is not its own workload's is not held to it later.
             parties.extend(other.filter(|party| party.check(snapshot).is_ok()));
@@ -202,7 +194,20 @@ impl<'a> Terms<'a> {
 }
 
 impl Party {
-    fn check(&self, snapshot: &Snapshot) -> Result<(), Cause> {
+    /// The workload at this address.
+    pub(super) fn address(ip: IpAddr, account: ServiceAccountKey) -> Self {
+        let place = Place::Address(ip);
+        Self { place, account }
+    }
+
+    /// The workload of this name.
+    pub(super) fn workload(key: &ObjectKey, account: ServiceAccountKey) -> Self {
+        let place = Place::Workload(key.clone());
+        Self { place, account }
+    }
+
+    /// Whether it is there.
+    pub(super) fn check(&self, snapshot: &Snapshot) -> Result<(), Cause> {
         let (entry, place): (_, &dyn std::fmt::Display) = match &self.place {
             Place::Address(ip) => (snapshot.workload_at(*ip), ip),
             Place::Workload(key) => (snapshot.workload(key), key),

@@ -29,6 +29,7 @@ use crate::{
         io::{Transport, split},
         mirror::Copies,
         raw::{self, Raw},
+        trail::{Attached, Attended},
         wire::{self, Spoken},
     },
     upstream::Ending,
@@ -61,13 +62,16 @@ pub(super) async fn serve<S: Steer>(
         } else {
             head.keep_alive
         };
+        let message = message(head);
+        let mut attended = Attended::new(steer, &message);
         let mut down = Downstream::H1(Turn {
             reader: &mut reader,
             writer: &mut writer,
             asked,
             keep_alive,
+            trail: &mut attended.trail,
         });
-        let done = exchange(steer, message(head), &mut down).await;
+        let done = exchange(steer, message, &mut down).await;
         let Downstream::H1(Turn { keep_alive, .. }) = down else {
             return broken("a request changed its connection");
         };
@@ -79,7 +83,7 @@ pub(super) async fn serve<S: Steer>(
                 let Some(up) = Raw::upstream(*up) else {
                     return broken("the server switched without an answer");
                 };
-                return match raw::relay(Raw::connection(reader, writer), up).await {
+                return match raw::relay(Raw::connection(reader, writer), up, &mut attended.trail).await {
                     Ok(()) => Ending::Closed,
                     Err(error) => broken(error),
                 };
@@ -117,6 +121,7 @@ fn message(head: RequestHead) -> Message {
         target,
         body,
         switch,
+        attached: Attached::default(),
         copies: Copies::default(),
     }
 }
@@ -162,11 +167,14 @@ async fn refuse_head<S: Steer>(
     let Some(fault) = error.fault() else {
         return broken(error);
     };
+    let mut attended = Attended::unread(steer);
+    attended.trail.faulted(fault.clone());
     let mut down = Downstream::H1(Turn {
         reader: &mut reader,
         writer: &mut writer,
         asked: Asked::of(&Method::GET, &Switch::Stay),
         keep_alive: KeepAlive::Close,
+        trail: &mut attended.trail,
     });
     match refuse(steer.signature(), &fault, Dialect::Http, &Method::GET, &mut down).await {
         Done::Answered => end(reader, writer).await,

@@ -16,10 +16,12 @@ use bytes::BytesMut;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
+    account::{self, Parties},
     authorize,
     look::{Caution, Found, look},
     name_host,
     server::Target,
+    standing::{Other, Standing},
 };
 use crate::{
     http::{
@@ -28,6 +30,7 @@ use crate::{
         exchange::{Hop, Message, Steer},
         fault::{Fault, Side, Signature},
         pool::Shelf,
+        trail::Trail,
     },
     identity::Credentials,
     inbound::{Guard, Reading},
@@ -36,7 +39,7 @@ use crate::{
         serve::{self, DataPath},
         terms::Terms,
     },
-    telemetry::{self, Entry},
+    telemetry::{self, Connection, Entry},
     upstream::{self, Ending, relay, tunnel},
 };
 
@@ -56,7 +59,9 @@ pub(in crate::listener) struct Inspected {
 /// Steers its requests.
 struct Inspecting {
     path: Arc<DataPath>,
-    guard: Guard,
+    connection: Arc<Connection>,
+    parties: Parties,
+    guard: Arc<Guard>,
     leg: Leg,
     shelf: Arc<Shelf>,
     signature: Signature,
@@ -120,7 +125,7 @@ impl Inspected {
             () = path.leaving.cancelled(), if app.is_none() => Ok(Found::Nothing),
         };
         match looked {
-            Ok(Found::Requests) => self.engage(path, client, seen, app).await,
+            Ok(Found::Requests) => self.engage(path, entry, client, seen, app).await,
             Ok(Found::Bytes) => self.pass(path, entry, terms, client, seen, app).await,
             Ok(Found::Nothing) => {
                 client.close();
@@ -141,6 +146,7 @@ impl Inspected {
     async fn engage(
         &self,
         path: &Arc<DataPath>,
+        entry: &Entry,
         client: Transport,
         seen: BytesMut,
         app: Option<TcpStream>,
@@ -151,7 +157,9 @@ impl Inspected {
         }
         let steer = Arc::new(Inspecting {
             path: Arc::clone(path),
-            guard: self.guard.clone(),
+            connection: Arc::clone(entry.connection()),
+            parties: Parties::default(),
+            guard: Arc::new(self.guard.clone()),
             leg: self.leg.clone(),
             shelf: Arc::clone(&shelf),
             signature: Signature::new(self.guard.workload.node.as_str().into(), Side::Destination),
@@ -191,7 +199,7 @@ impl Inspected {
         }
         let Some(app) = app else {
             // The port is declared to speak HTTP: the engine says what is wrong.
-            return self.engage(path, client, seen, None).await;
+            return self.engage(path, entry, client, seen, None).await;
         };
         self.guard.report(&snapshot, path.meters.metrics());
         let Some(client) = client.into_plain() else {
@@ -235,9 +243,28 @@ impl Steer for Inspecting {
         &self.signature
     }
 
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        Some(&self.connection)
+    }
+
+    fn over(&self, trail: &Trail) {
+        let ends = self.parties.of(&self.path, &self.connection);
+        account::over(&self.path, self.connection(), trail, &ends);
+    }
+
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
         name_host(message, self.guard.addressed)?;
-        authorize(&self.path, &self.guard, &mut message.parts).await?;
+        let version = self.path.store.load().version();
+        let kept = authorize(&self.path, &self.guard, &mut message.parts).await?;
+        let standing = Standing {
+            path: Arc::clone(&self.path),
+            version,
+            own: Arc::clone(&self.connection.workload),
+            // The terms of the connection hold both ends to what they proved.
+            other: Other::Unproved,
+            guard: Some((Arc::clone(&self.guard), kept)),
+        };
+        message.attached.revoked = Some(standing.watch());
         let hop = Hop::Server(Target {
             path: Arc::clone(&self.path),
             shelf: Arc::clone(&self.shelf),

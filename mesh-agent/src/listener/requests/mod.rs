@@ -6,6 +6,7 @@
 //!
 //! Invariant: each request is judged at its destination before the application hears of it, wherever it came from.
 
+mod account;
 mod arrivals;
 mod copies;
 mod inspected;
@@ -13,6 +14,7 @@ mod led;
 mod look;
 mod outbound;
 mod server;
+mod standing;
 mod ways;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -38,9 +40,9 @@ use crate::{
     http::{
         self,
         exchange::Message,
-        fault::{Cause, Fault, Side},
+        fault::{Cause, Fault, Judgement, Side},
     },
-    inbound::{Authorized, Guard, RequestDenied},
+    inbound::{Authorized, Guard, KeptRequest, RequestDenied},
     node::Pod,
     outbound::speaks_http,
     state::{Endpoint, Resolution},
@@ -126,7 +128,13 @@ pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) 
     });
 }
 
-async fn serve_routed(path: &DataPath, entry: &crate::telemetry::Entry, stream: TcpStream, steer: Outbound) {
+async fn serve_routed(
+    path: &DataPath,
+    entry: &crate::telemetry::Entry,
+    stream: TcpStream,
+    mut steer: Outbound,
+) {
+    steer.connection = Some(Arc::clone(entry.connection()));
     let steer = Arc::new(steer);
     let served = http::server::serve(stream, bytes::BytesMut::new(), &steer, &path.tasks, &path.leaving);
     let terms = Terms::default();
@@ -144,12 +152,17 @@ fn name_host(message: &mut Message, dialled: SocketAddr) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Judges a request, and changes it as the judgement wants.
-async fn authorize(path: &DataPath, guard: &Guard, parts: &mut ::http::request::Parts) -> Result<(), Fault> {
+/// Judges a request, and changes it as the judgement wants. Says what to judge it by later on.
+async fn authorize(
+    path: &DataPath,
+    guard: &Guard,
+    parts: &mut ::http::request::Parts,
+) -> Result<KeptRequest, Fault> {
     match guard.authorize(&path.store, &path.gate, parts).await {
         Ok(authorized) => {
+            let kept = guard.keep(&path.store.load(), &authorized, parts);
             Authorized::apply(authorized, parts);
-            Ok(())
+            Ok(kept)
         }
         Err(denied) => Err(denial(&denied)),
     }
@@ -163,7 +176,16 @@ fn denial(denied: &RequestDenied) -> Fault {
         RequestDenied::BadPath(_) => Cause::BadRequest,
         RequestDenied::NoKeys(_) | RequestDenied::Unknown(_) => Cause::Unavailable,
     };
+    let (policy, rule) = match denied {
+        RequestDenied::Forbidden { policy, rule, .. } => (policy.clone(), *rule),
+        _ => (None, None),
+    };
     Fault::new(cause, denied.to_string())
+        .judged(Judgement {
+            word: denied.word(),
+            policy,
+            rule,
+        })
         .at(Side::Destination)
         .challenge(denied.challenge().cloned())
 }
