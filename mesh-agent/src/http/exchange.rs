@@ -125,7 +125,7 @@ enum Stage {
     /// Nobody has answered.
     Unanswered,
     /// The client hears an answer: there can be no other.
-    Answering,
+    Answering { body: Framing },
 }
 
 /// Serves one request.
@@ -167,7 +167,7 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
         Err(late) if charge.stage == Stage::Unanswered => refused(steer, &late, dialect, &method, down).await,
         Err(late) => {
             tracing::debug!(fault = %late, "an answer is broken off");
-            cut(steer.signature(), &late, dialect, down)
+            cut(steer.signature(), &late, dialect, charge.stage, down)
         }
     }
 }
@@ -184,9 +184,19 @@ async fn refused<S: Steer>(
 }
 
 /// Breaks off an answer that was begun.
-fn cut(signature: &Signature, fault: &Fault, dialect: Dialect, down: &mut Downstream<'_>) -> Done {
-    // A status other than OK at its end cannot be taken for the end of a whole answer.
-    if dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
+fn cut(
+    signature: &Signature,
+    fault: &Fault,
+    dialect: Dialect,
+    stage: Stage,
+    down: &mut Downstream<'_>,
+) -> Done {
+    // A status other than OK at its end cannot be taken for the end of a whole answer. One whose length was said has to be reset.
+    let open = stage
+        == Stage::Answering {
+            body: Framing::Chunked,
+        };
+    if open && dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
         return Done::Answered;
     }
     down.reset(Reason::CANCEL);
@@ -482,7 +492,7 @@ async fn answer<E: Escort>(
     mut answered: Answered,
     charge: &mut Charge<E>,
 ) -> (Done, Option<Upstream>) {
-    charge.stage = Stage::Answering;
+    charge.stage = Stage::Answering { body: answered.body };
     charge.escort.answered(answered.status, &mut answered.headers);
     if answered.switch != Switch::Stay {
         return match down.switch(answered).await {
