@@ -136,7 +136,7 @@ enum Stage {
     /// Nobody has answered.
     Unanswered,
     /// The client hears an answer: there can be no other.
-    Answering,
+    Answering { body: Framing },
 }
 
 /// Serves one request.
@@ -197,7 +197,7 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
         Err(fault) => {
             tracing::debug!(%fault, "an answer is broken off");
             down.trail().faulted(fault.clone());
-            cut(steer.signature(), &fault, dialect, down)
+            cut(steer.signature(), &fault, dialect, charge.stage, down)
         }
     }
 }
@@ -215,9 +215,19 @@ async fn refused<S: Steer>(
 }
 
 /// Breaks off an answer that was begun.
-fn cut(signature: &Signature, fault: &Fault, dialect: Dialect, down: &mut Downstream<'_>) -> Done {
-    // A status other than OK at its end cannot be taken for the end of a whole answer.
-    if dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
+fn cut(
+    signature: &Signature,
+    fault: &Fault,
+    dialect: Dialect,
+    stage: Stage,
+    down: &mut Downstream<'_>,
+) -> Done {
+    // A status other than OK at its end cannot be taken for the end of a whole answer. One whose length was said has to be reset.
+    let open = stage
+        == Stage::Answering {
+            body: Framing::Chunked,
+        };
+    if open && dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
         return Done::Answered;
     }
     down.reset(Reason::CANCEL);
@@ -513,7 +523,7 @@ async fn answer<E: Escort>(
     mut answered: Answered,
     charge: &mut Charge<E>,
 ) -> (Done, Option<Upstream>) {
-    charge.stage = Stage::Answering;
+    charge.stage = Stage::Answering { body: answered.body };
     down.trail().heard(&answered.headers);
     charge.escort.answered(answered.status, &mut answered.headers);
     if answered.switch != Switch::Stay {

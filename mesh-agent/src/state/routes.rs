@@ -26,6 +26,9 @@ impl Snapshot {
         port: u16,
         client_namespace: Option<&str>,
     ) -> Option<&Arc<RouteTable>> {
+        if self.attached.is_empty() {
+            return None;
+        }
         self.attached.get(service)?.table(port, client_namespace)
     }
 

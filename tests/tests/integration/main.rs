@@ -21,4 +21,5 @@ mod outside;
 mod policy;
 mod refusals;
 mod restart;
+mod routes;
 mod sustained;
