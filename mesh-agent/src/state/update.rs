@@ -85,9 +85,9 @@ impl Snapshot {
         true
     }
 
-    fn put_workload(&mut self, workload: &Workload, touched: &mut Touched) {
+    fn put_workload(&mut self, workload: &Arc<Workload>, touched: &mut Touched) {
         let current = self.workloads.get(&workload.key).cloned();
-        if current.as_ref().is_some_and(|entry| *entry.workload == *workload) {
+        if current.as_ref().is_some_and(|entry| entry.workload == *workload) {
             return;
         }
         if let Some(entry) = &current {
@@ -99,7 +99,7 @@ impl Snapshot {
             .map(|entry| Arc::clone(&entry.load))
             .unwrap_or_default();
         let entry = Arc::new(WorkloadEntry {
-            workload: Arc::new(workload.clone()),
+            workload: Arc::clone(workload),
             load,
             answer: Answer::default(),
         });
@@ -116,9 +116,9 @@ impl Snapshot {
         }
     }
 
-    fn put_service(&mut self, service: &Service, touched: &mut Touched) {
+    fn put_service(&mut self, service: &Arc<Service>, touched: &mut Touched) {
         let current = self.services.get(&service.key).cloned();
-        if current.as_ref().is_some_and(|entry| *entry.service == *service) {
+        if current.as_ref().is_some_and(|entry| entry.service == *service) {
             return;
         }
         if let Some(entry) = &current {
@@ -127,7 +127,7 @@ impl Snapshot {
         touched.services.entry(service.key.clone()).or_insert(current);
         // Without backends for now: `refresh` works them out once all changes are in place.
         let entry = Arc::new(ServiceEntry {
-            service: Arc::new(service.clone()),
+            service: Arc::clone(service),
             backends: Vec::new(),
         });
         for ip in &service.cluster_ips {

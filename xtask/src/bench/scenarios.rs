@@ -6,6 +6,7 @@ mod connections;
 mod handshakes;
 mod memory;
 mod round_trips;
+mod scale;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::Process;
@@ -69,6 +70,10 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     handshakes::SCENARIO,
     memory::STREAMS,
     memory::WORKLOADS,
+    scale::SMALL,
+    scale::MIDDLE,
+    scale::LARGE,
+    scale::LARGE_FILE,
 ];
 
 /// Plain networking, and the agents in both modes.

@@ -59,7 +59,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
         locate,
     };
     Ok(Parsed {
-        object: Arc::new(Object::Workload(workload)),
+        object: Object::Workload(Arc::new(workload)),
         claims,
         ignored: Vec::new(),
     })

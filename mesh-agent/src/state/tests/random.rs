@@ -26,12 +26,12 @@ impl World {
         let mut changes = Vec::new();
         for (key, workload) in &self.workloads {
             if before.workloads.get(key) != Some(workload) {
-                changes.push(Change::PutWorkload(workload.clone()));
+                changes.push(Change::PutWorkload(workload.clone().into()));
             }
         }
         for (key, service) in &self.services {
             if before.services.get(key) != Some(service) {
-                changes.push(Change::PutService(service.clone()));
+                changes.push(Change::PutService(service.clone().into()));
             }
         }
         let gone = |key: &&ObjectKey| !self.workloads.contains_key(*key);
