@@ -17,6 +17,7 @@
 //! would be in use had every object been settled again at each of them.
 
 mod files;
+mod pool;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use mesh_common::model::RouteKind;
 
 use self::files::{ParsedDocument, ParsedFile, parse};
+use self::pool::Pool;
 use super::object::{Entry, Id, Identity, Kind, Object};
 use super::{Change, Rejection};
 
@@ -60,6 +62,7 @@ pub struct Directory {
     /// Who has or wants an address: an object in use once, and once more for each of its documents.
     claims: HashMap<IpAddr, Vec<Arc<Id>>>,
     remarks: BTreeMap<Spot, Remarks>,
+    pool: Pool,
 }
 
 /// One name, and who has it.
@@ -125,7 +128,7 @@ impl Directory {
         }
         let mut names = HashSet::new();
         let files: Vec<&File> = files.iter().filter(|file| names.insert(&file.name)).collect();
-        for (file, parsed) in parse(&files, |file| self.files.get(&*file.name)) {
+        for (file, parsed) in parse(&files, &mut self.pool, |file| self.files.get(&*file.name)) {
             self.replace(&file.name, parsed, &mut touched);
         }
         self.settle(touched)
@@ -219,6 +222,8 @@ impl Directory {
                     let at = slot
                         .definitions
                         .partition_point(|known| known.spot() < definition.spot());
+                    // Nearly always the only one.
+                    slot.definitions.reserve_exact(1);
                     slot.definitions.insert(at, definition);
                     touched.insert(id);
                 }

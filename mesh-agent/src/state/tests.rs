@@ -35,7 +35,7 @@ fn key(text: &str) -> ObjectKey {
 fn workload(name: &str, pairs: &str, addresses: &str) -> Workload {
     Workload {
         key: key(name),
-        labels: labels(pairs),
+        labels: labels(pairs).into(),
         service_account: "default".to_owned(),
         node: "node-a".to_owned(),
         addresses: ips(addresses),

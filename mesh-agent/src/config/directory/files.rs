@@ -13,6 +13,7 @@ use std::thread;
 use super::super::document::{self, Document};
 use super::super::object::{Entry, Id, Identity, entries};
 use super::File;
+use super::pool::Pool;
 
 /// A file as it was last read.
 #[derive(Debug, Default)]
@@ -42,6 +43,7 @@ pub(super) struct ParsedDocument {
 /// Parses the files that differ from the known ones; the others are left out.
 pub(super) fn parse<'f, 'k>(
     files: &[&'f File],
+    pool: &mut Pool,
     known: impl Fn(&File) -> Option<&'k ParsedFile>,
 ) -> Vec<(&'f File, ParsedFile)> {
     let drafts: Vec<_> = files
@@ -50,7 +52,10 @@ pub(super) fn parse<'f, 'k>(
         .collect();
     let missing = drafts.iter().flat_map(|(_, draft)| &draft.pieces);
     let texts: Vec<&str> = missing.filter_map(|piece| piece.text()).collect();
-    let mut fresh = all_entries(&texts).into_iter();
+    let mut fresh = all_entries(&texts).into_iter().map(|mut entries| {
+        entries.iter_mut().for_each(|entry| pool.share(entry));
+        entries
+    });
     drafts
         .into_iter()
         .map(|(file, draft)| (file, draft.finish(&mut fresh)))

@@ -674,7 +674,9 @@ fn any_files() -> impl Strategy<Value = Vec<File>> {
 fn names(file: &File) -> Vec<String> {
     let text = file.content.as_deref().unwrap_or_default();
     let name = |document: &str| Some(document.split_once("name: ")?.1.split_once(',')?.0.to_owned());
-    let documents = text.split("---\n").filter(|document| !document.contains("kind: Workloads"));
+    let documents = text
+        .split("---\n")
+        .filter(|document| !document.contains("kind: Workloads"));
     documents.filter_map(name).collect()
 }
 

@@ -112,7 +112,7 @@ fn a_short_workload_gets_the_defaults() {
         workload(text),
         Workload {
             key: ObjectKey::new("default", "web-1"),
-            labels: BTreeMap::new(),
+            labels: BTreeMap::new().into(),
             service_account: "default".to_owned(),
             node: "node-a".to_owned(),
             addresses: vec!["10.1.0.10".parse().unwrap()],

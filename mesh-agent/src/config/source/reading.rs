@@ -38,7 +38,7 @@ struct SeenFile {
 
 /// What changes whenever a file does: device, inode, length, times of modification and change in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(u64, u64, u64, i128, i128);
+pub(super) struct Stamp(u64, u64, u64, i64, i64);
 
 /// What one look found.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ struct Look<'a> {
     seen: &'a Seen,
     differences: BTreeMap<PathBuf, Option<Result<String, String>>>,
     stamps: Vec<(PathBuf, Option<Stamp>)>,
-    now: i128,
+    now: i64,
 }
 
 impl Look<'_> {
@@ -218,19 +218,20 @@ enum Trust {
 
 impl Stamp {
     /// None if the file was changed so recently that another change could leave the same stamp.
-    fn of(metadata: &Metadata, now: i128) -> Option<Self> {
-        let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * SECOND + i128::from(nanoseconds);
+    fn of(metadata: &Metadata, now: i64) -> Option<Self> {
+        let time =
+            |seconds: i64, nanoseconds: i64| seconds.saturating_mul(SECOND).saturating_add(nanoseconds);
         let modified = time(metadata.mtime(), metadata.mtime_nsec());
         let changed = time(metadata.ctime(), metadata.ctime_nsec());
-        let is_old = modified.max(changed) + RECENT < now;
+        let is_old = modified.max(changed).saturating_add(RECENT) < now;
         is_old.then(|| Self(metadata.dev(), metadata.ino(), metadata.len(), modified, changed))
     }
 }
 
-const SECOND: i128 = 1_000_000_000;
+const SECOND: i64 = 1_000_000_000;
 
 /// Coarser than the clock of any file system that is worth the name.
-const RECENT: i128 = 2 * SECOND;
+const RECENT: i64 = 2 * SECOND;
 
 /// No list of objects is larger.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -263,11 +264,11 @@ fn error(path: &Path, source: io::Error) -> SourceError {
     }
 }
 
-fn nanoseconds(time: SystemTime) -> i128 {
+fn nanoseconds(time: SystemTime) -> i64 {
     let since = time
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
-    i128::try_from(since).unwrap_or(i128::MAX)
+    i64::try_from(since).unwrap_or(i64::MAX)
 }
 
 fn hash(content: &Result<String, String>) -> u64 {

@@ -63,9 +63,11 @@ enum Layout {
 }
 
 /// How many changes there are, one after the other.
-const CHANGES: usize = 20;
+const CHANGES: usize = 40;
 /// How long the agent is left alone after each change before it is asked.
 const PAUSE: Duration = Duration::from_millis(400);
+/// How long after the start the agent has settled.
+const REST: Duration = Duration::from_secs(12);
 const SOON: Duration = Duration::from_secs(300);
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -84,6 +86,8 @@ fn measure(stage: &Stage, size: Size, layout: Layout) -> Result<Sample> {
     let Started { agent, seconds, cpu } = start(node, size.0 + 1)?;
     let with = agent.resident_bytes()? as f64;
 
+    // What was written just before the start is read once more.
+    sleep(REST);
     let lone = PAUSE * u32::try_from(CHANGES)?;
     let before = cpu_seconds(node.agent_cgroup())?;
     sleep(lone);
