@@ -221,7 +221,7 @@ impl Snapshot {
     }
 
     /// The services that select a workload.
-    fn selecting(&self, workload: &Workload) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+    pub(super) fn selecting(&self, workload: &Workload) -> impl Iterator<Item = &Arc<ServiceEntry>> {
         let candidates = self.selectors.candidates(workload).into_iter();
         candidates
             .filter_map(|key| self.services.get(key))
