@@ -13,6 +13,7 @@ mod checks;
 mod claims;
 mod corners;
 mod direct;
+mod explained;
 mod harness;
 mod http;
 mod mtls;
