@@ -198,7 +198,7 @@ fn python(mesh: &Mesh, to: &str, program: &str) -> Result<()> {
     Ok(())
 }
 
-const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
 import json, socket, struct, sys, time
 def connect(port=80):
     sock = socket.create_connection((sys.argv[1], port), timeout=20)
