@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     checks::SOON,
-    http::{curl, http_mesh, start, url},
+    http::{curl, http_mesh, start},
 };
 
 /// Requests to `far` go by a route, and a policy of the other node denies some. Those to `near` have no route.
@@ -91,7 +91,7 @@ const fn case(
     }
 }
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 22] = [
     case("far", "GET", "/api/x?y=1", "", 200, Some(("far", "/api/x?y=1"))),
     case(
         "far",
@@ -116,12 +116,31 @@ const CASES: [Case; 17] = [
     case("far", "GET", "/gone", "", 500, None),
     case("near", "GET", "/", "Authorization: Bearer nonsense", 401, None),
     case("near", "POST", "/", "", 403, None),
+    // The other port speaks bytes to the client's agent.
+    case("near:81", "GET", "/x", "", 200, Some(("near", "/x"))),
+    case("near:81", "POST", "/x", "", 403, None),
+    case(
+        "far:81",
+        "GET",
+        "/nothing/x",
+        "",
+        200,
+        Some(("far", "/nothing/x")),
+    ),
+    case("far:81", "GET", "/admin/x", "", 403, None),
+    case("far:81", "DELETE", "/", "", 403, None),
 ];
 
 impl Case {
+    /// What is dialled.
+    fn at(&self, mesh: &Mesh) -> String {
+        let (service, port) = self.to.split_once(':').unwrap_or((self.to, "80"));
+        format!("{}:{port}", mesh.service(service).v4())
+    }
+
     /// Sends the request: the status of the answer, and whoever gave it.
     fn sent(&self, mesh: &Mesh) -> Result<(u64, Value)> {
-        let at = url(mesh, self.to, self.path);
+        let at = format!("http://{}{}", self.at(mesh), self.path);
         let mut args = vec!["--path-as-is", "-X", self.method, "-w", "\n%{http_code}"];
         if !self.header.is_empty() {
             args.extend(["-H", self.header]);
@@ -134,7 +153,7 @@ impl Case {
 
     /// Asks the client's agent about it.
     fn explained(&self, mesh: &Mesh) -> Result<(Output, Value)> {
-        let at = format!("{}:80", mesh.service(self.to).v4());
+        let at = self.at(mesh);
         let mut args = vec!["explain", "default/client", &at, "-o", "json"];
         args.extend(["--method", self.method, "--path", self.path]);
         if !self.header.is_empty() {
