@@ -14,6 +14,7 @@ mod claims;
 mod clients;
 mod corners;
 mod direct;
+mod explained;
 mod harness;
 mod http;
 mod mtls;
