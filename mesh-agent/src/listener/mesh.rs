@@ -363,7 +363,7 @@ async fn serve_stream(
                 journey.guard.as_ref(),
                 Some(credentials),
             );
-            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
+            serve::attend(path, &entry, &terms, pin!(carried), || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);

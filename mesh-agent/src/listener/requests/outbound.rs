@@ -5,7 +5,7 @@
 //!
 //! Invariant: no request sees half a change of the configuration; one whose route cannot be followed is not sent on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use super::{copies::Copies, led::Led, name_host, server::Target, ways::Ways};
 use crate::{
@@ -156,7 +156,7 @@ impl Steer for Outbound {
         let Chosen { way, peer, active } = chosen;
         led.count(active);
         let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
-        let hop = Deadline::bound(deadline, self.ways.open(way, &peer, message)).await??;
+        let hop = Deadline::bound(deadline, pin!(self.ways.open(way, &peer, message))).await??;
         Ok(Course::Onward(Onward {
             hop,
             escort: led,
