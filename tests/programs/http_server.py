@@ -1,6 +1,8 @@
 """An HTTP/1.1 server that says what it was asked, and misbehaves on request.
 
-http_server.py PORT NAME
+http_server.py PORT NAME [SECONDS]
+
+Each answer begins after so many seconds.
 """
 
 import base64
@@ -26,6 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     name = ""
     connections = 0
+    delay = 0.0
     lock = threading.Lock()
 
     def setup(self):
@@ -80,6 +83,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
 
     def do_any(self):
+        time.sleep(Handler.delay)
         path, _, argument = self.path.lstrip("/").partition("/")
         if path == "early":
             self.answer(413, b"too much\n", [("Connection", "close")])
@@ -154,6 +158,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 gone = True
             print(json.dumps({"gone": gone}), flush=True)
             self.close_connection = True
+        elif path == "drip":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while True:
+                self.wfile.write(b"5\r\ndrip\n\r\n")
+                time.sleep(0.05)
         elif path == "status":
             self.answer(int(argument), b"")
         else:
@@ -190,6 +201,7 @@ class Server(http.server.ThreadingHTTPServer):
 def main():
     port = int(sys.argv[1])
     Handler.name = sys.argv[2]
+    Handler.delay = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     server = Server(("::", port), Handler)
     print(json.dumps({"listening": port}), flush=True)
     server.serve_forever()

@@ -16,6 +16,7 @@ mod direct;
 mod harness;
 mod http;
 mod mtls;
+mod observed;
 mod outside;
 mod policy;
 mod refusals;
