@@ -27,7 +27,7 @@ use super::{
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
-    requests::{self, ShelfKey},
+    requests::{self, Inspected, ShelfKey},
     terms::Terms,
 };
 use crate::{
@@ -224,6 +224,7 @@ pub(super) fn accepted(
 }
 
 async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey, cookie: Option<u64>) {
+    let mut inspected = Inspected::of(&journey, None);
     let entry = path.registry.open(journey.opening);
     let _active = journey.active;
     let leg = match journey.leg {
@@ -233,6 +234,21 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
             return denied(&path, &entry, cause);
         }
     };
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        // Nothing leads to the application before a request may.
+        return match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
+            Ok(Some(downstream)) => {
+                drop(held);
+                inspected.serve(&path, &entry, downstream, None).await;
+            }
+            _ => refused(
+                &path,
+                &entry,
+                FlowKind::Abandoned,
+                abandoned("the client was gone when it was let in"),
+            ),
+        };
+    }
     let gave_up = cookie.map(|cookie| {
         let (sender, gave_up) = oneshot::channel();
         path.dialling().insert(cookie, sender);
@@ -267,7 +283,15 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
         Ok(Some(downstream)) => {
             drop(held);
-            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
+            carry(
+                &path,
+                &entry,
+                journey.guard.as_ref(),
+                inspected,
+                downstream,
+                upstream,
+            )
+            .await;
         }
         _ => {
             upstream.abort();
@@ -282,6 +306,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
 }
 
 pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Journey) {
+    let mut inspected = Inspected::of(&journey, None);
     let entry = path.registry.open(journey.opening);
     entry.connection().set_state(ConnectionState::Connecting);
     let _active = journey.active;
@@ -292,6 +317,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             return denied(&path, &entry, cause);
         }
     };
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        return inspected.serve(&path, &entry, downstream, None).await;
+    }
     let dialled = tokio::select! {
         dialled = leg.open(&path) => dialled,
         () = path.cut.cancelled() => return upstream::abort(&downstream),
@@ -299,7 +327,15 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     match dialled {
         Ok(upstream) => {
             established(&entry, &leg);
-            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
+            carry(
+                &path,
+                &entry,
+                journey.guard.as_ref(),
+                inspected,
+                downstream,
+                upstream,
+            )
+            .await;
         }
         Err(error) => {
             leg.not_opened(&path);
@@ -317,18 +353,22 @@ fn established(entry: &Entry, leg: &Leg) {
     }
 }
 
-/// Both sides stand: carries bytes until the end.
+/// Both sides stand: carries bytes until the end, or has what may be requests looked at.
 async fn carry(
-    path: &DataPath,
+    path: &Arc<DataPath>,
     entry: &Entry,
     guard: Option<&Guard>,
+    inspected: Option<Inspected>,
     downstream: TcpStream,
     upstream: Upstream,
 ) {
     let connection = entry.connection();
-    measure(path, entry);
     match upstream {
+        Upstream::Tcp(upstream) if let Some(inspected) = inspected => {
+            inspected.serve(path, entry, downstream, Some(upstream)).await;
+        }
         Upstream::Tcp(upstream) => {
+            measure(path, entry);
             let cut = || {
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
@@ -344,6 +384,7 @@ async fn carry(
             .await;
         }
         Upstream::Tunnel(stream, place) => {
+            measure(path, entry);
             let credentials = Some(Arc::clone(place.credentials()));
             let terms = Terms::of(&path.store.load(), connection, guard, credentials);
             let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);

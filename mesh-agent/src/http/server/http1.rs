@@ -14,7 +14,6 @@ use bytes::BytesMut;
 use http::Method;
 use tokio::{
     io::AsyncReadExt as _,
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,7 +26,7 @@ use crate::{
         exchange::{Done, Message, Steer, exchange, refuse},
         fault::Dialect,
         h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
-        io::split,
+        io::{Transport, split},
         mirror::Copies,
         raw::{self, Raw},
         trail::{Attached, Attended},
@@ -42,12 +41,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection of which `seen` was read.
 pub(super) async fn serve<S: Steer>(
-    stream: TcpStream,
+    client: Transport,
     seen: BytesMut,
     steer: &S,
     leaving: &CancellationToken,
 ) -> Ending {
-    let (read, write) = split(stream);
+    let (read, write) = split(client);
     let mut reader = Reader::with_buffered(read, seen, LIMITS);
     let mut writer = Writer::new(write);
     let mut patience = Patience::new(IDLE);

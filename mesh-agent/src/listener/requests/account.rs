@@ -5,15 +5,40 @@
 //! counted.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
 
 use crate::{
     http::{fault::Cause as Why, trail::Trail},
     listener::serve::DataPath,
+    state::Snapshot,
     telemetry::{Cause, Connection, Flow, FlowKind, FlowSubject, RequestEnds, RequestFlow, escaped},
 };
+
+/// Between whom the requests of one connection go that all have the same ends, by one version of the snapshot.
+#[derive(Default)]
+pub(super) struct KnownEnds(Mutex<Option<(u64, Arc<RequestEnds>)>>);
+
+impl KnownEnds {
+    /// What they are now; `find` is asked once for each version.
+    pub(super) fn now(
+        &self,
+        path: &DataPath,
+        find: impl FnOnce(&Snapshot) -> Arc<RequestEnds>,
+    ) -> Arc<RequestEnds> {
+        let snapshot = path.store.load();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((version, ends)) if *version == snapshot.version() => Arc::clone(ends),
+            _ => {
+                let ends = find(&snapshot);
+                *known = Some((snapshot.version(), Arc::clone(&ends)));
+                ends
+            }
+        }
+    }
+}
 
 /// Counts a request between these ends, and tells of it if it failed.
 pub(super) fn over(path: &DataPath, connection: Option<&Arc<Connection>>, trail: &Trail, ends: &RequestEnds) {

@@ -7,7 +7,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use http::Request;
 use mesh_common::model::{ObjectKey, SpiffeId};
 
 use super::{
-    account, authorize,
+    account::{self, KnownEnds},
+    authorize,
     server::Target,
     standing::{Other, Standing},
 };
@@ -50,8 +51,7 @@ pub(in crate::listener) struct Arrivals {
     guard: Arc<Guard>,
     /// Present from the first request on: a tunnel need not have any.
     entry: OnceLock<Entry>,
-    /// Between whom its requests go, by which version of the snapshot.
-    ends: Mutex<Option<(u64, Arc<RequestEnds>)>>,
+    ends: KnownEnds,
     shelf: Arc<Shelf>,
     signature: Signature,
 }
@@ -80,7 +80,7 @@ impl Arrivals {
                 client,
                 addressed,
             }),
-            ends: Mutex::default(),
+            ends: KnownEnds::default(),
             entry: OnceLock::new(),
             shelf: Arc::default(),
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Destination),
@@ -124,28 +124,19 @@ impl Arrivals {
 
     /// Between whom its requests go.
     fn ends(&self) -> Arc<RequestEnds> {
-        let snapshot = self.path.store.load();
-        let mut known = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((version, ends)) = &*known
-            && *version == snapshot.version()
-        {
-            return Arc::clone(ends);
-        }
-        let client = self.client_workload(&snapshot);
-        let destination = Destination::Workload(self.pod.workload.key.clone());
-        let ends = Ends {
-            direction: Direction::Inbound,
-            workload: &self.pod.workload,
-            client: client.as_ref(),
-            destination: &destination,
-            peer: self.guard.proof.id(),
-        };
-        let ends = self
-            .path
-            .meters
-            .requests(&snapshot, &ends, Some(self.guard.addressed));
-        *known = Some((snapshot.version(), Arc::clone(&ends)));
-        ends
+        self.ends.now(&self.path, |snapshot| {
+            let client = self.client_workload(snapshot);
+            let destination = Destination::Workload(self.pod.workload.key.clone());
+            let ends = Ends {
+                direction: Direction::Inbound,
+                workload: &self.pod.workload,
+                client: client.as_ref(),
+                destination: &destination,
+                peer: self.guard.proof.id(),
+            };
+            let upstream = Some(self.guard.addressed);
+            self.path.meters.requests(snapshot, &ends, upstream)
+        })
     }
 
     /// Makes the tunnel a connection that can be looked at.

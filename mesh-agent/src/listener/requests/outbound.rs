@@ -7,12 +7,11 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderValue, header};
-
 use super::{
     account,
     copies::Copies,
     led::Led,
+    name_host,
     server::Target,
     ways::{Counted, Ways},
 };
@@ -167,12 +166,7 @@ impl Steer for Outbound {
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, Led>, Fault> {
-        // HTTP/1.0 knows no Host, but the versions that are spoken from here do.
-        if message.parts.uri.authority().is_none() && !message.parts.headers.contains_key(header::HOST) {
-            let host = HeaderValue::try_from(self.dialled.to_string())
-                .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
-            message.parts.headers.insert(header::HOST, host);
-        }
+        name_host(message, self.dialled)?;
         let (chosen, led, deadline) = match self.plan(message)? {
             Plan::Answer(answer) => return Ok(Course::Answer(answer)),
             Plan::Onward {
@@ -200,7 +194,7 @@ impl Steer for Outbound {
 }
 
 /// The port that a backend of a route means. Its service need not have addresses of the family that was dialled.
-pub(super) fn backend_of<'s>(
+pub(crate) fn backend_of<'s>(
     snapshot: &'s Snapshot,
     port: &BackendPort,
     family: Family,
