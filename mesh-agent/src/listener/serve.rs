@@ -38,7 +38,8 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, Throttle,
+        AccessLog, Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side,
+        Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
@@ -70,6 +71,8 @@ pub struct DataPath {
     pub flows: Arc<FlowLog>,
     /// What is counted of them.
     pub meters: Meters,
+    /// Where each request is written, if it is.
+    pub access: Option<Arc<AccessLog>>,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
@@ -111,6 +114,7 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
     pub metrics: Arc<Metrics>,
+    pub access: Option<Arc<AccessLog>>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
     pub tasks: TaskTracker,
@@ -127,6 +131,7 @@ impl DataPath {
             registry: parts.registry,
             flows: parts.flows,
             meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
+            access: parts.access,
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),

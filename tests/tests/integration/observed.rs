@@ -39,7 +39,7 @@ fn mesh(name: &str) -> MeshBuilder {
 
 /// Starts agents with certificates and all applications, and waits until these can be reached.
 fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
-    mesh.secure(&[])?;
+    mesh.secure(&["--access-log"])?;
     let agents = mesh.start_agents()?;
     let mut servers = Vec::new();
     for name in ["near", "far"] {
@@ -328,6 +328,69 @@ fn a_request_that_is_not_served_is_told_with_its_reason() {
         // What is served is no flow.
         let served = |flow: &Value| flow["request"]["path"] == "/";
         ensure!(!flows.iter().any(served), "{flows:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn each_request_is_a_line_of_the_access_log_at_both_ends() {
+    Mesh::scenario(mesh("seen-access"), |mesh| {
+        let (agents, _servers) = start(mesh)?;
+        for to in ["far", "near"] {
+            let at = url(mesh, to, 80, "/bytes/500?token=secret");
+            for _ in 0..3 {
+                curl(
+                    mesh.pod("client"),
+                    &["-H", "Host: shop.example", "-d", "hello", &at],
+                )?
+                .ok()?;
+            }
+        }
+        ensure!(status(mesh, "nobody", "/lost")? == "503");
+        let lines = |agent: &Agent| -> Result<Vec<Value>> {
+            let lines = agent.access_log();
+            ensure!(!lines.contains("secret"), "{lines}");
+            lines
+                .lines()
+                .map(|line| Ok(serde_json::from_str(line)?))
+                .collect()
+        };
+        let served = |direction: &str, to: &str| {
+            let (direction, to) = (direction.to_owned(), format!("default/{to}"));
+            move |line: &&Value| {
+                line["direction"] == direction
+                    && line["workload"] == to
+                    && line["path"] == "/bytes/500"
+                    && line["host"] == "shop.example"
+                    && line["method"] == "POST"
+                    && line["status"] == 200
+                    && line["flags"] == "-"
+                    && line["clientWorkload"] == "default/client"
+                    && line["requestBytes"] == 5
+                    && line["responseBytes"] == 500
+            }
+        };
+        for (agent, direction, to) in [
+            (0, "outbound", "far"),
+            (1, "inbound", "far"),
+            (0, "local", "near"),
+        ] {
+            let mut last = Vec::new();
+            wait_until(SOON, "three lines", || {
+                last = lines(&agents[agent]).unwrap_or_default();
+                last.iter().filter(served(direction, to)).count() == 3
+            })
+            .with_context(|| format!("{direction} to {to}: {last:?}"))?;
+        }
+        let lost = lines(&agents[0])?;
+        let lost = lost
+            .iter()
+            .find(|line| line["path"] == "/lost")
+            .context("no line")?;
+        ensure!(
+            lost["status"] == 503 && lost["cause"] == "no-endpoint" && lost["service"] == "default/nobody",
+            "{lost}"
+        );
         Ok(())
     });
 }

@@ -9,6 +9,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use mesh_common::model::ObjectKey;
+
 use crate::{
     http::{fault::Cause as Why, trail::Trail},
     listener::serve::DataPath,
@@ -40,35 +42,18 @@ impl KnownEnds {
     }
 }
 
-/// Counts a request between these ends, and tells of it if it failed.
+/// Counts a request between these ends, and tells of it if it failed, or if each is told.
 pub(super) fn over(path: &DataPath, connection: Option<&Arc<Connection>>, trail: &Trail, ends: &RequestEnds) {
     let (outcome, spent) = (trail.outcome(), trail.spent());
     ends.meter(trail.protocol()).observe(outcome, &spent);
-    let (kind, cause, policy) = match (trail.fault(), trail.cut()) {
-        (Some(fault), _) => {
-            let judged = fault.judgement();
-            let kind = match fault.cause {
-                Why::Denied | Why::Unauthenticated => FlowKind::Denied,
-                _ => FlowKind::Failed,
-            };
-            let policy = judged.and_then(|judged| judged.policy.clone());
-            (kind, Cause::new(fault.word(), fault.reason.clone()), policy)
-        }
-        (None, Some(why)) => {
-            let text = format!("the answer broke off: {why}");
-            (FlowKind::Failed, Cause::new("answer-broke-off", text), None)
-        }
-        (None, None) => return,
-    };
+    let failure = Failure::of(trail);
+    if failure.is_none() && path.access.is_none() {
+        return;
+    }
     let Some(connection) = connection else {
         return;
     };
-    let metrics = path.meters.metrics();
-    metrics.count_failed_request(ends.direction, cause.word, &connection.workload.key);
-    if path.told_requests.admit(Instant::now()).is_none() {
-        return;
-    }
-    let flow = RequestFlow {
+    let flow = || RequestFlow {
         direction: ends.direction,
         destination: ends.destination.clone(),
         upstream: ends.upstream,
@@ -78,19 +63,59 @@ pub(super) fn over(path: &DataPath, connection: Option<&Arc<Connection>>, trail:
             .map_or_else(String::new, |method| escaped(method.as_str().as_bytes())),
         path: escaped(trail.path().as_bytes()),
         host: escaped(trail.host()),
-        word: cause.word,
-        policy,
+        word: failure.as_ref().map_or("", |failure| failure.cause.word),
+        policy: failure.as_ref().and_then(|failure| failure.policy.clone()),
         outcome,
         spent,
     };
-    log(path, connection, &flow, &cause);
+    if let Some(access) = &path.access {
+        access.tell(connection, trail.protocol(), &flow());
+    }
+    let Some(Failure { kind, cause, .. }) = &failure else {
+        return;
+    };
+    let metrics = path.meters.metrics();
+    metrics.count_failed_request(ends.direction, cause.word, &connection.workload.key);
+    if path.told_requests.admit(Instant::now()).is_none() {
+        return;
+    }
+    let flow = flow();
+    log(path, connection, &flow, cause);
     path.flows.push(Flow {
         time: SystemTime::now(),
-        kind,
+        kind: *kind,
         duration: Some(flow.spent.duration),
         subject: FlowSubject::Http(Arc::clone(connection), Box::new(flow)),
-        cause: Some(cause),
+        cause: Some(cause.clone()),
     });
+}
+
+/// Why a request was not served.
+struct Failure {
+    kind: FlowKind,
+    cause: Cause,
+    policy: Option<ObjectKey>,
+}
+
+impl Failure {
+    fn of(trail: &Trail) -> Option<Self> {
+        if let Some(fault) = trail.fault() {
+            let judged = fault.judgement();
+            return Some(Self {
+                kind: match fault.cause {
+                    Why::Denied | Why::Unauthenticated => FlowKind::Denied,
+                    _ => FlowKind::Failed,
+                },
+                cause: Cause::new(fault.word(), fault.reason.clone()),
+                policy: judged.and_then(|judged| judged.policy.clone()),
+            });
+        }
+        trail.cut().map(|why| Self {
+            kind: FlowKind::Failed,
+            cause: Cause::new("answer-broke-off", format!("the answer broke off: {why}")),
+            policy: None,
+        })
+    }
 }
 
 fn log(path: &DataPath, connection: &Connection, request: &RequestFlow, cause: &Cause) {
