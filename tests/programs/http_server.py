@@ -1,6 +1,8 @@
 """An HTTP/1.1 server that says what it was asked, and misbehaves on request.
 
-http_server.py PORT NAME
+http_server.py PORT NAME [SECONDS]
+
+Each answer begins after so many seconds.
 """
 
 import base64
@@ -28,6 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     connections = 0
     # What was asked so far, for `/seen`.
     asked = []
+    delay = 0.0
     lock = threading.Lock()
 
     def setup(self):
@@ -82,6 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
 
     def do_any(self):
+        time.sleep(Handler.delay)
         path, _, argument = self.path.lstrip("/").partition("/")
         if path == "early":
             self.answer(413, b"too much\n", [("Connection", "close")])
@@ -156,6 +160,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 gone = True
             print(json.dumps({"gone": gone}), flush=True)
             self.close_connection = True
+        elif path == "drip" and not argument.isdigit():
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while True:
+                self.wfile.write(b"5\r\ndrip\n\r\n")
+                time.sleep(0.05)
         elif path == "status":
             self.answer(int(argument), b"")
         elif path == "sleep":
@@ -212,6 +223,7 @@ class Server(http.server.ThreadingHTTPServer):
 def main():
     port = int(sys.argv[1])
     Handler.name = sys.argv[2]
+    Handler.delay = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     server = Server(("::", port), Handler)
     print(json.dumps({"listening": port}), flush=True)
     server.serve_forever()

@@ -120,6 +120,11 @@ impl Agent {
         self.process.stderr() + &self.process.stdout()
     }
 
+    /// What it has written to standard output so far: its access log.
+    pub fn access_log(&self) -> String {
+        self.process.stdout()
+    }
+
     /// Waits until it answers and every workload of its node is enrolled.
     pub fn wait_ready(&mut self, node: &Node) -> Result<()> {
         let pid = u64::from(self.pid());

@@ -51,7 +51,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{Budgets, FlowLog, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -112,6 +112,18 @@ pub struct Options {
     pub log: String,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// Whether each request is written to standard output.
+    pub access: Access,
+}
+
+/// Whether each request is written to standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Only those that were not served, in the log.
+    #[default]
+    Untold,
+    /// Each, as a line of JSON.
+    Told,
 }
 
 /// Why an agent does not run, or ended.
@@ -254,11 +266,18 @@ impl Agent {
             Some(certificates) => certificates.trust_domain().clone(),
             None => options.trust_domain.clone(),
         };
+        let access = match options.access {
+            Access::Told => Some(Arc::new(
+                AccessLog::start().map_err(AgentError::io("starting the access log"))?,
+            )),
+            Access::Untold => None,
+        };
         let shared = Shared {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
+            access,
             budgets: Budgets::new(options.buffer_limit),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),

@@ -464,4 +464,36 @@ mod tests {
         );
         assert!(answer.body.is_empty());
     }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let documented = include_str!("../../../docs/errors.md");
+        let rows: Vec<Vec<&str>> = documented
+            .lines()
+            .filter(|line| line.starts_with("| `") && !line.contains("cause"))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        assert_eq!(rows.len(), Cause::ALL.len());
+        for (row, cause) in rows.iter().zip(Cause::ALL) {
+            let expected = [
+                format!("`{}`", cause.label()),
+                cause.status().as_u16().to_string(),
+                cause.grpc_status().to_string(),
+                cause.flag().to_owned(),
+            ];
+            assert_eq!(row[1..5], expected, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn one_agent_understands_what_another_one_says() {
+        for cause in Cause::ALL {
+            for dialect in [Dialect::Http, Dialect::Grpc] {
+                let fault = Fault::new(cause, "for some reason");
+                let answer = Signature::new("node-1".into(), Side::Destination).answer(&fault, dialect);
+                assert_eq!(told(&answer.headers), Some(cause));
+            }
+        }
+        assert_eq!(told(&HeaderMap::new()), None);
+    }
 }

@@ -40,7 +40,8 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side, Throttle,
+        AccessLog, Cause, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side,
+        Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
@@ -72,6 +73,8 @@ pub struct DataPath {
     pub flows: Arc<FlowLog>,
     /// What is counted of them.
     pub meters: Meters,
+    /// Where each request is written, if it is.
+    pub access: Option<Arc<AccessLog>>,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
@@ -113,6 +116,7 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
     pub metrics: Arc<Metrics>,
+    pub access: Option<Arc<AccessLog>>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
     pub tasks: TaskTracker,
@@ -129,6 +133,7 @@ impl DataPath {
             registry: parts.registry,
             flows: parts.flows,
             meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
+            access: parts.access,
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
@@ -363,12 +368,12 @@ async fn carry(
     upstream: Upstream,
 ) {
     let connection = entry.connection();
-    measure(path, entry);
     match upstream {
         Upstream::Tcp(upstream) if let Some(inspected) = inspected => {
             inspected.serve(path, entry, downstream, Some(upstream)).await;
         }
         Upstream::Tcp(upstream) => {
+            measure(path, entry);
             let cut = || {
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
@@ -378,6 +383,7 @@ async fn carry(
             attend(path, entry, &terms, carried, cut).await;
         }
         Upstream::Tunnel(stream, place) => {
+            measure(path, entry);
             let credentials = Some(Arc::clone(place.credentials()));
             let terms = Terms::of(&path.store.load(), connection, guard, credentials);
             let carried = pin!(tunnel::carry::carry(

@@ -31,7 +31,7 @@ use crate::{
     },
     node::{Netns, Pod, PodTable, netns},
     state::Store,
-    telemetry::{Budgets, FlowLog, Registry, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Registry, metrics::Metrics},
     upstream::Dialer,
 };
 
@@ -71,6 +71,8 @@ pub struct Shared {
     pub flows: Arc<FlowLog>,
     /// What is counted of them.
     pub metrics: Arc<Metrics>,
+    /// Where each request is written, if it is.
+    pub access: Option<Arc<AccessLog>>,
     /// What the connections of each workload may hold.
     pub budgets: Arc<Budgets>,
     /// Keys and certificates, if the agent has an authority.
@@ -195,6 +197,7 @@ impl Worker {
             registry: Registry::new(number, Arc::clone(&shared.budgets)),
             flows: Arc::clone(&shared.flows),
             metrics: Arc::clone(&shared.metrics),
+            access: shared.access.clone(),
             certificates: shared.certificates.clone(),
             trust_domain: shared.trust_domain.clone(),
             tasks: TaskTracker::new(),

@@ -18,6 +18,7 @@ mod explained;
 mod harness;
 mod http;
 mod mtls;
+mod observed;
 mod outside;
 mod policy;
 mod refusals;

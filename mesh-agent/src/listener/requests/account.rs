@@ -9,71 +9,51 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use mesh_common::model::ObjectKey;
+
 use crate::{
     http::{fault::Cause as Why, trail::Trail},
-    listener::{measure::Ends, serve::DataPath},
+    listener::serve::DataPath,
+    state::Snapshot,
     telemetry::{Cause, Connection, Flow, FlowKind, FlowSubject, RequestEnds, RequestFlow, escaped},
 };
 
-/// Between whom the requests of one connection go, all of them to one destination.
+/// Between whom the requests of one connection go that all have the same ends, by one version of the snapshot.
 #[derive(Default)]
-pub(super) struct Parties {
-    /// By this version of the snapshot.
-    known: Mutex<Option<(u64, Arc<RequestEnds>)>>,
-}
+pub(super) struct KnownEnds(Mutex<Option<(u64, Arc<RequestEnds>)>>);
 
-impl Parties {
-    /// On this connection.
-    pub(super) fn of(&self, path: &DataPath, connection: &Connection) -> Arc<RequestEnds> {
+impl KnownEnds {
+    /// What they are now; `find` is asked once for each version.
+    pub(super) fn now(
+        &self,
+        path: &DataPath,
+        find: impl FnOnce(&Snapshot) -> Arc<RequestEnds>,
+    ) -> Arc<RequestEnds> {
         let snapshot = path.store.load();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((version, ends)) = &*known
-            && *version == snapshot.version()
-        {
-            return Arc::clone(ends);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((version, ends)) if *version == snapshot.version() => Arc::clone(ends),
+            _ => {
+                let ends = find(&snapshot);
+                *known = Some((snapshot.version(), Arc::clone(&ends)));
+                ends
+            }
         }
-        let ends = Ends {
-            direction: connection.direction,
-            workload: &connection.workload,
-            client: connection.client_workload.as_ref(),
-            destination: &connection.destination,
-            peer: connection.peer(),
-        };
-        let ends = path.meters.requests(&snapshot, &ends, connection.upstream());
-        *known = Some((snapshot.version(), Arc::clone(&ends)));
-        ends
     }
 }
 
-/// Counts a request between these ends, and tells of it if it failed.
+/// Counts a request between these ends, and tells of it if it failed, or if each is told.
 pub(super) fn over(path: &DataPath, connection: Option<&Arc<Connection>>, trail: &Trail, ends: &RequestEnds) {
     let (outcome, spent) = (trail.outcome(), trail.spent());
     ends.meter(trail.protocol()).observe(outcome, &spent);
-    let (kind, cause, policy) = match (trail.fault(), trail.cut()) {
-        (Some(fault), _) => {
-            let judged = fault.judgement();
-            let kind = match fault.cause {
-                Why::Denied | Why::Unauthenticated => FlowKind::Denied,
-                _ => FlowKind::Failed,
-            };
-            let policy = judged.and_then(|judged| judged.policy.clone());
-            (kind, Cause::new(fault.word(), fault.reason.clone()), policy)
-        }
-        (None, Some(why)) => {
-            let text = format!("the answer broke off: {why}");
-            (FlowKind::Failed, Cause::new("answer-broke-off", text), None)
-        }
-        (None, None) => return,
-    };
+    let failure = Failure::of(trail);
+    if failure.is_none() && path.access.is_none() {
+        return;
+    }
     let Some(connection) = connection else {
         return;
     };
-    let metrics = path.meters.metrics();
-    metrics.count_failed_request(ends.direction, cause.word, &connection.workload.key);
-    if path.told_requests.admit(Instant::now()).is_none() {
-        return;
-    }
-    let flow = RequestFlow {
+    let flow = || RequestFlow {
         direction: ends.direction,
         destination: ends.destination.clone(),
         upstream: ends.upstream,
@@ -83,19 +63,59 @@ pub(super) fn over(path: &DataPath, connection: Option<&Arc<Connection>>, trail:
             .map_or_else(String::new, |method| escaped(method.as_str().as_bytes())),
         path: escaped(trail.path().as_bytes()),
         host: escaped(trail.host()),
-        word: cause.word,
-        policy,
+        word: failure.as_ref().map_or("", |failure| failure.cause.word),
+        policy: failure.as_ref().and_then(|failure| failure.policy.clone()),
         outcome,
         spent,
     };
-    log(path, connection, &flow, &cause);
+    if let Some(access) = &path.access {
+        access.tell(connection, trail.protocol(), &flow());
+    }
+    let Some(Failure { kind, cause, .. }) = &failure else {
+        return;
+    };
+    let metrics = path.meters.metrics();
+    metrics.count_failed_request(ends.direction, cause.word, &connection.workload.key);
+    if path.told_requests.admit(Instant::now()).is_none() {
+        return;
+    }
+    let flow = flow();
+    log(path, connection, &flow, cause);
     path.flows.push(Flow {
         time: SystemTime::now(),
-        kind,
+        kind: *kind,
         duration: Some(flow.spent.duration),
         subject: FlowSubject::Http(Arc::clone(connection), Box::new(flow)),
-        cause: Some(cause),
+        cause: Some(cause.clone()),
     });
+}
+
+/// Why a request was not served.
+struct Failure {
+    kind: FlowKind,
+    cause: Cause,
+    policy: Option<ObjectKey>,
+}
+
+impl Failure {
+    fn of(trail: &Trail) -> Option<Self> {
+        if let Some(fault) = trail.fault() {
+            let judged = fault.judgement();
+            return Some(Self {
+                kind: match fault.cause {
+                    Why::Denied | Why::Unauthenticated => FlowKind::Denied,
+                    _ => FlowKind::Failed,
+                },
+                cause: Cause::new(fault.word(), fault.reason.clone()),
+                policy: judged.and_then(|judged| judged.policy.clone()),
+            });
+        }
+        trail.cut().map(|why| Self {
+            kind: FlowKind::Failed,
+            cause: Cause::new("answer-broke-off", format!("the answer broke off: {why}")),
+            policy: None,
+        })
+    }
 }
 
 fn log(path: &DataPath, connection: &Connection, request: &RequestFlow, cause: &Cause) {

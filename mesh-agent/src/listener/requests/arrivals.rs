@@ -16,7 +16,7 @@ use http::Request;
 use mesh_common::model::{ObjectKey, SpiffeId};
 
 use super::{
-    account::{self, Parties},
+    account::{self, KnownEnds},
     authorize,
     server::Target,
     standing::{Other, Standing},
@@ -34,11 +34,14 @@ use crate::{
     inbound::{Guard, Proof},
     listener::{
         journey::Leg,
+        measure::Ends,
         serve::{self, DataPath},
     },
     node::Pod,
     state::Snapshot,
-    telemetry::{Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, Ruling},
+    telemetry::{
+        Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, RequestEnds, Ruling,
+    },
 };
 
 /// The requests of one tunnel.
@@ -48,7 +51,7 @@ pub(in crate::listener) struct Arrivals {
     guard: Arc<Guard>,
     /// Present from the first request on: a tunnel need not have any.
     entry: OnceLock<Entry>,
-    parties: Parties,
+    ends: KnownEnds,
     shelf: Arc<Shelf>,
     signature: Signature,
 }
@@ -77,7 +80,7 @@ impl Arrivals {
                 client,
                 addressed,
             }),
-            parties: Parties::default(),
+            ends: KnownEnds::default(),
             entry: OnceLock::new(),
             shelf: Arc::default(),
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Destination),
@@ -117,6 +120,23 @@ impl Arrivals {
     fn client_workload(&self, snapshot: &Snapshot) -> Option<ObjectKey> {
         let entry = snapshot.workload_at(self.guard.client.ip());
         entry.map(|entry| entry.workload.key.clone())
+    }
+
+    /// Between whom its requests go.
+    fn ends(&self) -> Arc<RequestEnds> {
+        self.ends.now(&self.path, |snapshot| {
+            let client = self.client_workload(snapshot);
+            let destination = Destination::Workload(self.pod.workload.key.clone());
+            let ends = Ends {
+                direction: Direction::Inbound,
+                workload: &self.pod.workload,
+                client: client.as_ref(),
+                destination: &destination,
+                peer: self.guard.proof.id(),
+            };
+            let upstream = Some(self.guard.addressed);
+            self.path.meters.requests(snapshot, &ends, upstream)
+        })
     }
 
     /// Makes the tunnel a connection that can be looked at.
@@ -171,10 +191,8 @@ impl Steer for Arrival<'_> {
     }
 
     fn over(&self, trail: &Trail) {
-        let Arrivals { path, parties, .. } = self.arrivals;
-        if let Some(connection) = self.connection() {
-            account::over(path, Some(connection), trail, &parties.of(path, connection));
-        }
+        let ends = trail.ends().map_or_else(|| self.arrivals.ends(), Arc::clone);
+        account::over(&self.arrivals.path, self.connection(), trail, &ends);
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {

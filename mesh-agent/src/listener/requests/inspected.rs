@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
-    account::{self, Parties},
+    account::{self, KnownEnds},
     authorize,
     look::{Caution, Found, look},
     name_host,
@@ -36,6 +36,7 @@ use crate::{
     inbound::{Guard, Reading},
     listener::{
         journey::{Journey, Leg},
+        measure::Ends,
         serve::{self, DataPath},
         terms::Terms,
     },
@@ -60,7 +61,7 @@ pub(in crate::listener) struct Inspected {
 struct Inspecting {
     path: Arc<DataPath>,
     connection: Arc<Connection>,
-    parties: Parties,
+    ends: KnownEnds,
     guard: Arc<Guard>,
     leg: Leg,
     shelf: Arc<Shelf>,
@@ -159,7 +160,7 @@ impl Inspected {
         let steer = Arc::new(Inspecting {
             path: Arc::clone(path),
             connection: Arc::clone(entry.connection()),
-            parties: Parties::default(),
+            ends: KnownEnds::default(),
             guard: Arc::new(self.guard.clone()),
             leg: self.leg.clone(),
             shelf: Arc::clone(&shelf),
@@ -203,6 +204,7 @@ impl Inspected {
             return self.engage(path, entry, client, seen, None).await;
         };
         self.guard.report(&snapshot, path.meters.metrics());
+        serve::measure(path, entry);
         let Some(client) = client.into_plain() else {
             return Ending::Closed;
         };
@@ -249,8 +251,12 @@ impl Steer for Inspecting {
     }
 
     fn over(&self, trail: &Trail) {
-        let ends = self.parties.of(&self.path, &self.connection);
-        account::over(&self.path, self.connection(), trail, &ends);
+        let ends = self.ends.now(&self.path, |snapshot| {
+            let ends = Ends::from(&*self.connection);
+            let upstream = Some(self.leg.addr());
+            self.path.meters.requests(snapshot, &ends, upstream)
+        });
+        account::over(&self.path, Some(&self.connection), trail, &ends);
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
@@ -260,8 +266,8 @@ impl Steer for Inspecting {
         let standing = Standing {
             path: Arc::clone(&self.path),
             version,
-            own: Arc::clone(&self.connection.workload),
-            // The terms of the connection hold both ends to what they proved.
+            own: Arc::clone(&self.guard.workload),
+            // Who proved what is a term of the whole connection.
             other: Other::Unproved,
             guard: Some((Arc::clone(&self.guard), kept)),
         };
