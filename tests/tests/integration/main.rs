@@ -20,4 +20,5 @@ mod outside;
 mod policy;
 mod refusals;
 mod restart;
+mod smuggling;
 mod sustained;
