@@ -27,6 +27,7 @@ use crate::{
         fault::Dialect,
         h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
         io::{Transport, split},
+        mirror::Copies,
         raw::{self, Raw},
         wire::{self, Spoken},
     },
@@ -116,6 +117,7 @@ fn message(head: RequestHead) -> Message {
         target,
         body,
         switch,
+        copies: Copies::default(),
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     http::{
         self, Plain, Transport,
+        course::{Course, Onward},
         exchange::{Hop, Message, Steer},
         fault::{Fault, Side, Signature},
         pool::Shelf,
@@ -228,19 +229,24 @@ impl Inspected {
 
 impl Steer for Inspecting {
     type Server = Target;
+    type Escort = ();
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
         name_host(message, self.guard.addressed)?;
         authorize(&self.path, &self.guard, &mut message.parts).await?;
-        Ok(Hop::Server(Target {
+        let hop = Hop::Server(Target {
             path: Arc::clone(&self.path),
             shelf: Arc::clone(&self.shelf),
             leg: self.leg.clone(),
-            _active: None,
+        });
+        Ok(Course::Onward(Onward {
+            hop,
+            escort: (),
+            deadline: None,
         }))
     }
 }
