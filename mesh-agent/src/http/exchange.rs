@@ -308,6 +308,10 @@ async fn forward<S: Server, E: Escort>(
     }
 }
 
+fn no_tunnels() -> Fault {
+    Fault::new(Cause::Method, "CONNECT does not pass here")
+}
+
 /// Sends a request to another agent.
 async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
     let Message {
@@ -319,7 +323,7 @@ async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
     let method = parts.method.clone();
     let sent = match switch {
         Switch::Stay => Upstream::send(room, Request::from_parts(parts, ()), body, method),
-        Switch::Tunnel => return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into()),
+        Switch::Tunnel => return Err(no_tunnels().into()),
         Switch::Upgrade(protocol) => {
             if !room.takes_extended_connect().await {
                 let reason = "the agent of the destination does not switch protocols";
