@@ -64,7 +64,7 @@ fn url(mesh: &Mesh, service: &str, path: &str) -> String {
     format!("http://{}{path}", mesh.service(service).v4())
 }
 
-fn curl(pod: &LivePod, args: &[&str]) -> Result<Output> {
+pub(crate) fn curl(pod: &LivePod, args: &[&str]) -> Result<Output> {
     let mut all = vec!["-sS", "--noproxy", "*", "--max-time", "20"];
     all.extend(args);
     pod.run("curl", &all)
@@ -198,7 +198,7 @@ fn python(mesh: &Mesh, to: &str, program: &str) -> Result<()> {
     Ok(())
 }
 
-const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
 import json, socket, struct, sys, time
 def connect(port=80):
     sock = socket.create_connection((sys.argv[1], port), timeout=20)

@@ -11,6 +11,7 @@
 mod captured;
 mod checks;
 mod claims;
+mod clients;
 mod corners;
 mod direct;
 mod harness;
