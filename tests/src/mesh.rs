@@ -533,7 +533,7 @@ impl Node {
     }
 
     /// The agent's binary.
-    pub(crate) fn agent_binary(&self) -> Result<PathBuf> {
+    pub fn agent_binary(&self) -> Result<PathBuf> {
         self.agent.clone().map_or_else(agent_binary, Ok)
     }
 

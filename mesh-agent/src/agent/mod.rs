@@ -552,8 +552,7 @@ fn certificate_store(directory: &Path, lifetime: Duration) -> Result<Arc<Certifi
 async fn first_certificates(certificates: &CertificateStore, store: &Store, node: &str) {
     let accounts: BTreeSet<_> = store
         .load()
-        .workloads()
-        .filter(|entry| entry.workload.node == node)
+        .workloads_on(node)
         .map(|entry| listener::account_of(&entry.workload))
         .collect();
     certificates.want(accounts.clone());

@@ -46,7 +46,7 @@ struct Concerned {
 impl Concerned {
     fn new(snapshot: &Snapshot, node: &str) -> Self {
         let mut all = Self::default();
-        for entry in snapshot.workloads().filter(|entry| entry.workload.node == node) {
+        for entry in snapshot.workloads_on(node) {
             let name = entry.workload.key.to_string();
             let policy = snapshot.policy_of(entry);
             for policy in policy.policies() {

@@ -136,7 +136,7 @@ enum Stage {
     /// Nobody has answered.
     Unanswered,
     /// The client hears an answer: there can be no other.
-    Answering,
+    Answering { body: Framing },
 }
 
 /// Serves one request.
@@ -197,7 +197,7 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
         Err(fault) => {
             tracing::debug!(%fault, "an answer is broken off");
             down.trail().faulted(fault.clone());
-            cut(steer.signature(), &fault, dialect, down)
+            cut(steer.signature(), &fault, dialect, charge.stage, down)
         }
     }
 }
@@ -215,9 +215,19 @@ async fn refused<S: Steer>(
 }
 
 /// Breaks off an answer that was begun.
-fn cut(signature: &Signature, fault: &Fault, dialect: Dialect, down: &mut Downstream<'_>) -> Done {
-    // A status other than OK at its end cannot be taken for the end of a whole answer.
-    if dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
+fn cut(
+    signature: &Signature,
+    fault: &Fault,
+    dialect: Dialect,
+    stage: Stage,
+    down: &mut Downstream<'_>,
+) -> Done {
+    // A status other than OK at its end cannot be taken for the end of a whole answer. One whose length was said has to be reset.
+    let open = stage
+        == Stage::Answering {
+            body: Framing::Chunked,
+        };
+    if open && dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
         return Done::Answered;
     }
     down.reset(Reason::CANCEL);
@@ -298,6 +308,10 @@ async fn forward<S: Server, E: Escort>(
     }
 }
 
+fn no_tunnels() -> Fault {
+    Fault::new(Cause::Method, "CONNECT does not pass here")
+}
+
 /// Sends a request to another agent.
 async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
     let Message {
@@ -309,7 +323,7 @@ async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
     let method = parts.method.clone();
     let sent = match switch {
         Switch::Stay => Upstream::send(room, Request::from_parts(parts, ()), body, method),
-        Switch::Tunnel => return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into()),
+        Switch::Tunnel => return Err(no_tunnels().into()),
         Switch::Upgrade(protocol) => {
             if !room.takes_extended_connect().await {
                 let reason = "the agent of the destination does not switch protocols";
@@ -513,7 +527,7 @@ async fn answer<E: Escort>(
     mut answered: Answered,
     charge: &mut Charge<E>,
 ) -> (Done, Option<Upstream>) {
-    charge.stage = Stage::Answering;
+    charge.stage = Stage::Answering { body: answered.body };
     down.trail().heard(&answered.headers);
     charge.escort.answered(answered.status, &mut answered.headers);
     if answered.switch != Switch::Stay {

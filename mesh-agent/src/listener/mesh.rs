@@ -364,7 +364,7 @@ async fn serve_stream(
                 Some(credentials),
             );
             serve::measure(path, &entry);
-            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
+            serve::attend(path, &entry, &terms, pin!(carried), || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     os::fd::AsRawFd,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::FutureExt as _;
 use mesh_common::{
     kernel::{RecordKind, SynEvent},
     model::TrustDomain,
@@ -164,10 +166,8 @@ impl DataPath {
     /// Runs a connection as a task of the worker, counted in its load.
     pub(super) fn spawn(self: &Arc<Self>, connection: impl Future<Output = ()> + Send + 'static) {
         let busy = Busy::new(Arc::clone(self));
-        self.tasks.spawn(async move {
-            let _busy = busy;
-            connection.await;
-        });
+        // An async block around it would hold it twice.
+        self.tasks.spawn(connection.map(move |()| drop(busy)));
     }
 }
 
@@ -379,20 +379,19 @@ async fn carry(
                 upstream::abort(&upstream);
             };
             let terms = Terms::of(&path.store.load(), connection, guard, None);
-            attend(
-                path,
-                entry,
-                &terms,
-                upstream::relay(&downstream, &upstream, connection),
-                cut,
-            )
-            .await;
+            let carried = pin!(upstream::relay(&downstream, &upstream, connection));
+            attend(path, entry, &terms, carried, cut).await;
         }
         Upstream::Tunnel(stream, place) => {
             measure(path, entry);
             let credentials = Some(Arc::clone(place.credentials()));
             let terms = Terms::of(&path.store.load(), connection, guard, credentials);
-            let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
+            let carried = pin!(tunnel::carry::carry(
+                &downstream,
+                stream,
+                connection,
+                Side::ToUpstream
+            ));
             attend(path, entry, &terms, carried, || upstream::abort(&downstream)).await;
         }
     }
@@ -405,12 +404,12 @@ pub(super) fn measure(path: &DataPath, entry: &Entry) {
 }
 
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
-/// drain is over or the `terms` do not hold any more.
+/// drain is over or the `terms` do not hold any more. Taken pinned: by value, every connection would hold it twice.
 pub(super) async fn attend(
     path: &DataPath,
     entry: &Entry,
     terms: &Terms<'_>,
-    carried: impl Future<Output = Ending>,
+    carried: Pin<&mut impl Future<Output = Ending>>,
     cut: impl FnOnce(),
 ) {
     path.registry.count_accepted();

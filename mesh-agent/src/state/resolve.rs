@@ -37,8 +37,7 @@ impl Snapshot {
 
     /// The service ports that lead to this port of a workload.
     pub fn services_to(&self, workload: &Workload, port: u16) -> impl Iterator<Item = &ServicePort> {
-        self.services_in(&workload.key.namespace)
-            .filter(|entry| entry.service.selects(&workload.labels))
+        self.selecting(workload)
             .flat_map(|entry| &entry.service.ports)
             .filter(move |one| match &one.target {
                 TargetPort::Number(number) => *number == port,

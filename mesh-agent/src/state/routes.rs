@@ -26,6 +26,9 @@ impl Snapshot {
         port: u16,
         client_namespace: Option<&str>,
     ) -> Option<&Arc<RouteTable>> {
+        if self.attached.is_empty() {
+            return None;
+        }
         self.attached.get(service)?.table(port, client_namespace)
     }
 
@@ -55,17 +58,13 @@ impl Snapshot {
     }
 
     /// Puts a route in place. Returns its parents before and after, if anything differs.
-    pub(super) fn put_route(&mut self, route: &Route) -> Option<BTreeSet<ObjectKey>> {
+    pub(super) fn put_route(&mut self, route: &Arc<Route>) -> Option<BTreeSet<ObjectKey>> {
         let id = (route.kind, route.key.clone());
-        if self
-            .routes
-            .get(&id)
-            .is_some_and(|known| **known.route() == *route)
-        {
+        if self.routes.get(&id).is_some_and(|known| *known.route() == *route) {
             return None;
         }
         let mut touched = self.remove_route(route.kind, &route.key).unwrap_or_default();
-        let compiled = CompiledRoute::new(Arc::new(route.clone()));
+        let compiled = CompiledRoute::new(Arc::clone(route));
         for parent in parents(&compiled) {
             self.routes_to
                 .entry(parent.clone())

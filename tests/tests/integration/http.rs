@@ -10,7 +10,7 @@ use crate::checks::SOON;
 const APP: u16 = 7801;
 
 /// `client` and `near` on one node, `far` on the other; each service's port 80 is HTTP, its port 81 bytes.
-fn http_mesh(name: &str) -> MeshBuilder {
+pub(crate) fn http_mesh(name: &str) -> MeshBuilder {
     let service = |name: &str| {
         Service::new(name)
             .selector("app", name)
@@ -41,7 +41,7 @@ fn requests(name: &str, check: impl Fn(&Mesh, &str) -> Result<()>) {
 }
 
 /// Starts agents with certificates and both applications, and waits until these can be reached.
-fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
+pub(crate) fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
     mesh.secure(&[])?;
     let agents = mesh.start_agents()?;
     let mut servers = Vec::new();
@@ -60,7 +60,7 @@ fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
     Ok((agents, servers))
 }
 
-fn url(mesh: &Mesh, service: &str, path: &str) -> String {
+pub(crate) fn url(mesh: &Mesh, service: &str, path: &str) -> String {
     format!("http://{}{path}", mesh.service(service).v4())
 }
 

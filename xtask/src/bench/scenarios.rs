@@ -7,6 +7,7 @@ mod handshakes;
 mod http;
 mod memory;
 mod round_trips;
+mod scale;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::Process;
@@ -79,6 +80,10 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     memory::STREAMS,
     memory::HTTP,
     memory::WORKLOADS,
+    scale::SMALL,
+    scale::MIDDLE,
+    scale::LARGE,
+    scale::LARGE_FILE,
     memory::ROUTES,
 ];
 

@@ -248,7 +248,7 @@ fn policy(pod: &str) -> String {
 }
 
 /// User and system time of everything in a cgroup (cgroup-v2, cpu.stat).
-fn cpu_seconds(cgroup: &Path) -> Result<f64> {
+pub(super) fn cpu_seconds(cgroup: &Path) -> Result<f64> {
     let path = cgroup.join("cpu.stat");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let micros = |name: &str| -> Result<f64> {

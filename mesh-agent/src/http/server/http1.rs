@@ -6,14 +6,14 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
 use bytes::BytesMut;
 use http::Method;
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncRead as _, ReadBuf},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -189,16 +189,19 @@ async fn end(reader: Reader, mut writer: Writer) -> Ending {
     }
     let (mut half, _) = reader.into_parts();
     half.in_order();
-    let drain = async {
-        let mut scrap = [0; 4096];
-        let mut read = 0;
+    let mut read = 0;
+    let drain = poll_fn(|cx| {
+        // On the stack: what waits holds no buffer.
+        let mut scrap = [std::mem::MaybeUninit::uninit(); 4096];
         while read < LINGER_BYTES {
-            match half.read(&mut scrap).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => read += count,
+            let mut buffer = ReadBuf::uninit(&mut scrap);
+            match ready!(Pin::new(&mut half).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => read += buffer.filled().len(),
+                Ok(()) | Err(_) => break,
             }
         }
-    };
+        Poll::Ready(())
+    });
     // Whoever goes on longer is cut.
     let _ = tokio::time::timeout(LINGER, drain).await;
     Ending::Closed

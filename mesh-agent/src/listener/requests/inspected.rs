@@ -104,8 +104,9 @@ impl Inspected {
             credentials,
         )
         .for_requests();
-        let carried = self.carry(path, entry, &terms, client.into(), app);
-        serve::attend(path, entry, &terms, carried, || {}).await;
+        // Boxed, since most connections are not inspected: their tasks are not to hold what this needs.
+        let mut carried = Box::pin(self.carry(path, entry, &terms, client.into(), app));
+        serve::attend(path, entry, &terms, carried.as_mut(), || {}).await;
     }
 
     async fn carry(

@@ -17,7 +17,7 @@ mod server;
 mod standing;
 mod ways;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use ::http::{HeaderValue, header};
 use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
@@ -138,7 +138,7 @@ async fn serve_routed(
     let steer = Arc::new(steer);
     let served = http::server::serve(stream, bytes::BytesMut::new(), &steer, &path.tasks, &path.leaving);
     let terms = Terms::default();
-    serve::attend(path, entry, &terms, served, || {}).await;
+    serve::attend(path, entry, &terms, pin!(served), || {}).await;
 }
 
 /// Names what was dialled where a request names no host: HTTP/1.0 knows no Host, but the versions that are spoken from here do.

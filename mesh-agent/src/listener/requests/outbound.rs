@@ -5,7 +5,7 @@
 //!
 //! Invariant: no request sees half a change of the configuration; one whose route cannot be followed is not sent on.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use super::{
     account,
@@ -184,7 +184,8 @@ impl Steer for Outbound {
         let counted = Counted::new(&service, &active);
         message.attached.load = Some(active);
         let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
-        let hop = Deadline::bound(deadline, self.ways.open(way, &peer, Some(counted), message)).await??;
+        let opening = pin!(self.ways.open(way, &peer, Some(counted), message));
+        let hop = Deadline::bound(deadline, opening).await??;
         Ok(Course::Onward(Onward {
             hop,
             escort: led,
