@@ -401,7 +401,14 @@ impl Agent {
         if phase == Phase::HandedOver {
             // Listeners stay: requests are on their way to them until the successor's have taken every pod.
             let grace = Instant::now() + HANDOVER_GRACE;
-            self.wait_idle(grace, terminate).await;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                () = tokio::time::sleep(HANDOVER_GRACE) => {
+                    // Those who keep a connection for their requests make the next one, which the successor serves.
+                    self.workers.part();
+                    self.wait_idle(grace, terminate).await;
+                }
+            }
         }
         self.workers.stop_listening().await;
         self.wait_idle(Instant::now(), terminate).await;

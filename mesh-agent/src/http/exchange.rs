@@ -30,6 +30,9 @@ use super::{
 use crate::telemetry::{self, Budget};
 use crate::upstream::session::{Room, Session};
 
+/// Interim answers to one request that are passed on. Those who send several send a handful.
+const INTERIM_MAX: usize = 32;
+
 /// A request on its way.
 pub struct Message {
     /// Its head, without what belongs to one connection.
@@ -147,17 +150,21 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
         hop,
         escort,
         deadline,
-    } = match steer.steer(&mut message).await {
-        Ok(Course::Onward(onward)) => onward,
-        Ok(Course::Answer(answer)) => {
+    } = match unless_gone(down, steer.steer(&mut message)).await {
+        Ok(Ok(Course::Onward(onward))) => onward,
+        Ok(Ok(Course::Answer(answer))) => {
             let done = say(answer.status, answer.headers, Bytes::new(), &method, down).await;
             down.trail().attach(message.attached);
             down.trail().whole();
             return done;
         }
-        Err(fault) => {
+        Ok(Err(fault)) => {
             down.trail().attach(message.attached);
             return refused(steer, &fault, dialect, &method, down).await;
+        }
+        Err(broken) => {
+            down.trail().gone();
+            return Done::Broken(broken);
         }
     };
     down.trail().attach(std::mem::take(&mut message.attached));
@@ -375,7 +382,10 @@ async fn ask_http1<S: Server, E: Escort>(
         let reused = kept.is_some();
         let connection = match kept.take() {
             Some(connection) => connection,
-            None => Connection::new(server.connect().await?, LIMITS),
+            None => {
+                let opened = unless_gone(down, server.connect()).await.map_err(Stop::Gone)?;
+                Connection::new(opened?, LIMITS)
+            }
         };
         let mut up = Upstream::visit(
             connection,
@@ -421,7 +431,7 @@ async fn ask_http2<S: Server, E: Escort>(
     request.keep();
     let mut again: Option<Again> = None;
     loop {
-        let room = room_at(server).await?;
+        let room = unless_gone(down, room_at(server)).await.map_err(Stop::Gone)??;
         // A copy of the head, for servers that end a connection with requests on their way: they do so all the time.
         let head = Request::from_parts(parts.clone(), ());
         let mut up =
@@ -477,9 +487,27 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
         .map_err(|error| unreached(error.to_string()))
 }
 
+/// Waits for what comes before anything is read of a request's body, and gives it up when the client resets its stream. What
+/// a client opened and reset may otherwise pile up, beyond the streams that it may have. An HTTP/1 connection has one
+/// request at a time, so there it is enough to see later that it is gone.
+async fn unless_gone<T>(down: &mut Downstream<'_>, work: impl Future<Output = T>) -> Result<T, Broken> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        match down {
+            Downstream::H1(..) | Downstream::Copy(..) => Poll::Pending,
+            Downstream::H2(..) => down.poll_gone(cx).map(Err),
+        }
+    })
+    .await
+}
+
 /// Moves the request until the answer begins. Interim answers are passed on.
 async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) -> Result<Answered, Unheard> {
     let mut stopped: Option<Broken> = None;
+    let mut interim = 0;
     poll_fn(|cx| {
         loop {
             if stopped.is_none() && !request.is_done() {
@@ -494,6 +522,11 @@ async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) 
             }
             match up.poll_heard(cx) {
                 Poll::Ready(Ok(Heard::Interim(status, headers))) => {
+                    // They are queued whatever room there is, so there may not be any number of them.
+                    interim += 1;
+                    if interim > INTERIM_MAX {
+                        return Poll::Ready(Err(Unheard::Server(Broken::Interim)));
+                    }
                     if let Err(broken) = down.interim(status, headers) {
                         return Poll::Ready(Err(Unheard::Client(broken)));
                     }

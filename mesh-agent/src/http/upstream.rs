@@ -17,7 +17,10 @@ use super::{
     streams::{self, is_empty},
     wire,
 };
-use crate::upstream::session::{Room, Seat};
+use crate::{
+    telemetry::Seat as Share,
+    upstream::session::{Room, Seat},
+};
 
 /// One request's place on the connection it goes over.
 pub(super) enum Upstream {
@@ -40,6 +43,8 @@ pub(super) struct Sent {
     pub(super) recv: Option<RecvStream>,
     method: Method,
     pub(super) seat: Seat,
+    /// Keeps the windows of the workload small enough for all its streams.
+    _share: Share,
 }
 
 /// What was heard from whoever is asked.
@@ -86,6 +91,7 @@ impl Upstream {
         body: Framing,
         method: Method,
     ) -> Result<Self, Broken> {
+        let share = room.share();
         let (response, send, seat) = room.send(request, is_empty(body))?;
         Ok(Self::H2(Sent {
             response: Some(response),
@@ -93,6 +99,7 @@ impl Upstream {
             recv: None,
             method,
             seat,
+            _share: share,
         }))
     }
 

@@ -134,6 +134,13 @@ impl Workers {
         self.iter().map(|worker| worker.registry().len()).sum()
     }
 
+    /// Asks all who may send more requests on their connections to make new ones. Open connections go on.
+    pub fn part(&self) {
+        for worker in self.iter() {
+            worker.path.leaving.cancel();
+        }
+    }
+
     /// Makes every worker stop accepting. Open connections go on.
     pub async fn stop_listening(&self) {
         for worker in self.iter() {

@@ -1,11 +1,13 @@
-//! The HTTP engine between real clients and real servers: tools that others wrote, in every form they know, and at
-//! volume.
+//! The HTTP engine between real clients and real servers: tools that others wrote, in every form they know, at volume, under
+//! abuse, and while agents are replaced.
 //!
 //! `http` tests the engine's rules one by one; here the other ends do not know of them.
 
+mod abuse;
 mod forms;
 mod grpc;
 mod load;
+mod takeover;
 mod volume;
 
 use std::fmt::Write as _;

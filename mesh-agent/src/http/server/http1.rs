@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{HEAD, IDLE};
+use super::{HEAD, IDLE, parting};
 use crate::{
     http::{
         Broken, LIMITS, Reader, Writer,
@@ -133,7 +133,7 @@ async fn next(
     leaving: &CancellationToken,
 ) -> Result<Option<RequestHead>, ReadError> {
     if !reader.has_buffered() {
-        let mut leave = pin!(leaving.cancelled());
+        let mut leave = pin!(parting(leaving));
         let ready = poll_fn(|cx| {
             if let Poll::Ready(ready) = reader.poll_readable(cx) {
                 return Poll::Ready(Some(ready));

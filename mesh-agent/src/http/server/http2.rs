@@ -32,9 +32,11 @@ mod tuning {
     pub(super) const FRAME: u32 = 64 << 10;
     pub(super) const STREAMS: u32 = 256;
     pub(super) const SEND_BUFFER: usize = 256 << 10;
-    /// Streams that the client reset and that are still remembered; and those it reset before they were looked at
-    /// (CVE-2023-44487).
+    /// Streams that the client reset before they were looked at (CVE-2023-44487).
     pub(super) const RESETS: usize = 32;
+    /// Streams that we reset and still remember: as many as there may be, so that what a client had sent already for one of
+    /// them is no fault of its.
+    pub(super) const RESETS_KEPT: usize = 256;
 }
 
 /// Serves a connection. Its streams are tasks of `tasks`.
@@ -51,7 +53,7 @@ pub(super) async fn serve<S: Steer + 'static>(
         .max_frame_size(tuning::FRAME)
         .max_header_list_size(crate::upstream::tunnel::tuning::HEADER_LIST_KEPT)
         .max_concurrent_streams(tuning::STREAMS)
-        .max_concurrent_reset_streams(tuning::RESETS)
+        .max_concurrent_reset_streams(tuning::RESETS_KEPT)
         .max_pending_accept_reset_streams(tuning::RESETS)
         .max_send_buffer_size(tuning::SEND_BUFFER)
         .handshake(stream);

@@ -23,6 +23,9 @@ use crate::upstream::Ending;
 /// A client that has no request for this long is let go. Far longer than servers keep connections: a client that is told
 /// of the end at a bad moment fails.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+/// A client that has no request when the agent is about to end may still begin one for so long, and is told in the answer that
+/// it is the last. A connection that ended at once would meet requests that are on their way.
+const PARTING: Duration = Duration::from_secs(5);
 /// How long the head of a request may take once it has begun.
 pub(crate) const HEAD: Duration = Duration::from_secs(30);
 
@@ -43,7 +46,7 @@ pub async fn serve<S: Steer + 'static>(
         let patience = if seen.is_empty() { IDLE } else { HEAD };
         let read = tokio::select! {
             read = tokio::time::timeout(patience, client.read_buf(&mut seen)) => read,
-            () = leaving.cancelled(), if seen.is_empty() => {
+            () = parting(leaving), if seen.is_empty() => {
                 client.close();
                 return Ending::Closed;
             }
@@ -69,4 +72,10 @@ pub async fn serve<S: Steer + 'static>(
             http1::serve(client, seen, &**steer, leaving).await
         }
     }
+}
+
+/// Over when a connection without a request is to end.
+async fn parting(leaving: &CancellationToken) {
+    leaving.cancelled().await;
+    tokio::time::sleep(PARTING).await;
 }

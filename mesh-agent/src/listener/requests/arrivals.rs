@@ -96,6 +96,8 @@ impl Arrivals {
         self.enter();
         let arrivals = Arc::clone(self);
         self.path.spawn(async move {
+            let budget = arrivals.path.registry.budget_of(&arrivals.pod.workload.key);
+            let _share = budget.join();
             let told = Told::take(request.headers_mut());
             // An agent speaks for the pod its connection comes from, and for no other address.
             let peer = arrivals.guard.client;

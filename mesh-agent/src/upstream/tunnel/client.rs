@@ -37,7 +37,7 @@ pub struct Footing<'a> {
     /// As whom, and whom we expect there.
     pub config: Arc<ClientConfig>,
     /// What the streams of our workload may hold.
-    pub budget: &'a Budget,
+    pub budget: &'a Arc<Budget>,
 }
 
 /// What a stream is asked for with.

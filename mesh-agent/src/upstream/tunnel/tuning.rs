@@ -21,13 +21,15 @@ pub(crate) const HEADER_LIST: usize = 16 << 10;
 /// What an HTTP/1 head may have, counted in the same way. Beyond this h2 does not keep headers: it answers 431 by itself, and ends the connection beyond four times as much.
 /// That also bounds CONTINUATION frames, to five without an end.
 pub(crate) const HEADER_LIST_KEPT: u32 = 72 << 10;
-/// Streams opened and reset at once by the peer that were not looked at yet. Our own client opens no more than this
-/// in one tunnel, so only somebody who means it gets there.
-const PENDING_RESETS: usize = 100;
-/// Streams that we reset and still remember.
-const REMEMBERED_RESETS: usize = 50;
-/// Streams that we had to reset because the peer broke the rules, before the connection ends.
-const FAULTS: usize = 100;
+/// Streams opened and reset by the peer that were not looked at yet. Another agent passes on what its clients give up, and
+/// reading may lag behind; beyond this it means harm. Each holds its headers until it is looked at.
+const PENDING_RESETS: usize = 2000;
+/// Streams that we reset and still remember, for a second. What arrives for one that was forgotten counts as a fault, though it
+/// was only on its way: so these are more than clients give up in a moment.
+const REMEMBERED_RESETS: usize = 2000;
+/// Streams that we had to reset because the peer broke the rules, before the connection ends. Counted over the life of a
+/// connection, which may be long.
+const FAULTS: usize = 10_000;
 
 /// A tunnel without streams goes after this long.
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
@@ -73,7 +75,8 @@ pub(crate) fn client(budget: &Budget, windows: &Windows) -> h2::client::Builder 
         .max_header_list_size(HEADER_LIST_KEPT)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .max_local_error_reset_streams(Some(FAULTS))
+        // Whom we asked gains nothing by breaking the rules of a stream, and others have theirs beside it.
+        .max_local_error_reset_streams(None)
         .enable_push(false);
     builder
 }

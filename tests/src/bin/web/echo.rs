@@ -1,16 +1,21 @@
 //! A server that sends back what comes, while it comes.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::Args;
 use http::{HeaderMap, Request, Response, header};
-use http_body_util::{BodyExt as _, Either, Full};
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use hyper::{
     body::{Bytes, Incoming},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::Version;
+use crate::{
+    Version,
+    body::{Length, Pattern},
+};
 
 #[derive(Args)]
 pub(crate) struct Echo {
@@ -44,7 +49,8 @@ async fn serve(port: u16, version: Version) -> Result<tokio::task::JoinHandle<()
                         connection.serve_connection(io, service_fn(answer)).await
                     }
                     Version::Http2 => {
-                        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        let mut connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        connection.max_header_list_size(1 << 20);
                         connection.serve_connection(io, service_fn(answer)).await
                     }
                 };
@@ -56,19 +62,45 @@ async fn serve(port: u16, version: Version) -> Result<tokio::task::JoinHandle<()
     }))
 }
 
-/// What comes back is of the length that was told, and ends with the trailers that came.
-async fn answer(request: Request<Incoming>) -> Result<Response<Either<Incoming, Full<Bytes>>>, hyper::Error> {
+/// What comes back is of the length that was told, and ends with the trailers that came. Some paths mean something else.
+async fn answer(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, hyper::Error>>> {
     let (parts, body) = request.into_parts();
-    if parts.uri.path() == "/sink" {
-        let bytes = body.collect().await?.to_bytes().len();
-        let said = format!("{bytes}\n");
-        return Ok(Response::new(Either::Right(Full::from(said))));
-    }
+    let (path, argument) = match parts.uri.path()[1..].split_once('/') {
+        Some((path, argument)) => (path, argument),
+        None => (&parts.uri.path()[1..], ""),
+    };
     let mut headers = HeaderMap::new();
-    if let Some(length) = parts.headers.get(header::CONTENT_LENGTH) {
-        headers.insert(header::CONTENT_LENGTH, length.clone());
-    }
-    let mut response = Response::new(Either::Left(body));
+    let body = match path {
+        // Says how much came.
+        "sink" => {
+            let bytes = body.collect().await?.to_bytes().len();
+            whole(format!("{bytes}\n"))
+        }
+        // Reads nothing, and never answers.
+        "stuck" => {
+            std::future::pending::<()>().await;
+            drop(body);
+            whole(String::new())
+        }
+        "slow" => {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            whole("slow\n".to_owned())
+        }
+        "bytes" => Pattern::new(argument.parse()?, Length::Told)
+            .map_err(|never| match never {})
+            .boxed(),
+        _ => {
+            if let Some(length) = parts.headers.get(header::CONTENT_LENGTH) {
+                headers.insert(header::CONTENT_LENGTH, length.clone());
+            }
+            body.boxed()
+        }
+    };
+    let mut response = Response::new(body);
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+fn whole(said: String) -> BoxBody<Bytes, hyper::Error> {
+    Full::from(said).map_err(|never| match never {}).boxed()
 }

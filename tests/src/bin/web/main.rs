@@ -6,6 +6,7 @@
 mod body;
 mod echo;
 mod grpc;
+mod load;
 mod volume;
 mod websocket;
 
@@ -31,6 +32,8 @@ enum Web {
     Echo(echo::Echo),
     /// Send a body to `echo` and check it as it comes back, at the same time.
     Volume(volume::Volume),
+    /// Ask `echo` without a pause.
+    Load(load::Load),
     /// Serve gRPC.
     GrpcServe(grpc::serve::Serve),
     /// Call the gRPC service in every form.
@@ -67,6 +70,7 @@ fn run() -> Result<()> {
         match Cli::parse().command {
             Web::Echo(args) => args.run().await,
             Web::Volume(args) => args.run().await,
+            Web::Load(args) => args.run().await,
             Web::GrpcServe(args) => args.run().await,
             Web::Grpc(args) => args.run().await,
             Web::WebsocketServe(args) => args.run().await,
