@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Agent, LivePod, Mesh, MeshBuilder, Pod, Process, Service, programs, wait_until};
+use mesh_tests::{Agent, Mesh, MeshBuilder, Pod, Process, Service, programs, wait_until};
 
-use crate::checks::SOON;
+use crate::checks::{SOON, nginx};
 
 /// Where the recorders listen.
 const APP: u16 = 7901;
@@ -89,7 +89,13 @@ fn start(mesh: &mut Mesh, ways: impl Fn(&Mesh) -> Vec<Way>) -> Result<(Vec<Agent
             .spawn()?;
         recorder.wait_line(SOON, |line| line.contains("\"listening\""))?;
         servers.push(recorder);
-        servers.push(nginx(mesh, name)?);
+        let logged = log(mesh, name, "nginx");
+        let lines = format!(
+            "log_format all '$request_method $request_uri $http_host $http_x_forwarded_client_cert $http_nodemesh_client';\n\
+             access_log {} all; underscores_in_headers on; merge_slashes off;",
+            logged.display()
+        );
+        servers.push(nginx::serve(mesh, name, NGINX, &lines)?);
     }
     let ways = ways(mesh);
     for way in &ways {
@@ -120,37 +126,6 @@ fn start(mesh: &mut Mesh, ways: impl Fn(&Mesh) -> Vec<Way>) -> Result<(Vec<Agent
         }
     }
     Ok((agents, servers, ways))
-}
-
-/// Starts an nginx that speaks HTTP/2 and logs its requests.
-fn nginx(mesh: &Mesh, name: &str) -> Result<Process> {
-    let dir = mesh.dir().join(format!("nginx-{name}"));
-    std::fs::create_dir_all(&dir)?;
-    let (dir, log) = (dir.display(), log(mesh, name, "nginx"));
-    let conf = format!(
-        "daemon off; master_process off; pid {dir}/pid; error_log stderr;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{ log_format all '$request_method $request_uri $http_host $http_x_forwarded_client_cert $http_nodemesh_client';\n\
-         access_log {log} all; underscores_in_headers on; merge_slashes off;\n\
-         client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f;\n\
-         uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
-         server {{ listen {NGINX} http2; listen [::]:{NGINX} http2;\n\
-         location / {{ return 200 \"ok\\n\"; }} }} }}\n",
-        log = log.display(),
-    );
-    let file = mesh.dir().join(format!("nginx-{name}.conf"));
-    std::fs::write(&file, conf)?;
-    let file = file.display().to_string();
-    let pod = mesh.pod(name);
-    let nginx = pod.spawn("nginx", &["-c", file.as_str()])?;
-    wait_until(SOON, "nginx", || listens(pod, NGINX))?;
-    Ok(nginx)
-}
-
-fn listens(pod: &LivePod, port: u16) -> bool {
-    let filter = format!("sport = :{port}");
-    pod.run("ss", &["-Hltn", filter.as_str()])
-        .is_ok_and(|said| !said.stdout.is_empty())
 }
 
 fn smuggle(mesh: &Mesh, kind: &str, way: &Way) -> Result<()> {
