@@ -59,7 +59,7 @@ pub enum Resemblance {
 pub const LINE: usize = 16 * 1024;
 
 /// Judges the bytes received so far, where something depends on it that no request passes for something else. A first line that
-/// begins with two words is waited for to its end: text protocols in which the server answers half a line do not exist.
+/// begins with two words is looked at to its end.
 #[must_use]
 pub fn resemblance(seen: &[u8]) -> Resemblance {
     let unless_full = match seen.len() < LINE {

@@ -146,6 +146,11 @@ enum Stage {
 pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &mut Downstream<'_>) -> Done {
     let dialect = Dialect::of(&message.parts.headers);
     let method = message.parts.method.clone();
+    if method == Method::CONNECT {
+        // Nobody could judge what would be asked for inside.
+        let fault = Fault::new(Cause::Method, "CONNECT does not pass here");
+        return refused(steer, &fault, dialect, &method, down).await;
+    }
     let Onward {
         hop,
         escort,

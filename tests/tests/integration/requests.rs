@@ -443,7 +443,6 @@ fn tokens_are_good_only_as_their_issuer_made_them() {
             bearer(&rsa.sign_as("three", &claims(&json!({})))),
             bearer(&ec.sign_as("one", &claims(&json!({})))),
             bearer("abc"),
-            bearer(""),
         ];
         for algorithm in ["none", "None", "NONE", "HS256", "RS256", "ES256", ""] {
             bad.push(bearer(&rsa.unsigned(algorithm, &claims(&json!({})))));

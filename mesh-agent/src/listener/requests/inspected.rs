@@ -115,20 +115,26 @@ impl Inspected {
         entry: &Entry,
         terms: &Terms<'_>,
         mut client: Transport,
-        app: Option<TcpStream>,
+        mut app: Option<TcpStream>,
     ) -> Ending {
+        let leads_on = app.is_some();
         let mut seen = BytesMut::new();
         let caution = match self.reading {
             Reading::Unread | Reading::Reported => Caution::Usual,
             Reading::Tokens | Reading::RequestsOnly => Caution::Full,
         };
         let looked = tokio::select! {
-            looked = look(&mut client, app.as_ref(), &mut seen, caution) => looked,
-            () = path.leaving.cancelled(), if app.is_none() => Ok(Found::Nothing),
+            looked = look(&mut client, app.as_mut(), &mut seen, caution) => looked,
+            () = path.leaving.cancelled(), if !leads_on => Ok(Found::Nothing),
         };
         match looked {
             Ok(Found::Requests) => self.engage(path, entry, client, seen, app).await,
-            Ok(Found::Bytes) => self.pass(path, entry, terms, client, seen, app).await,
+            Ok(Found::Bytes(sent)) => self.pass(path, entry, terms, client, (seen, sent), app).await,
+            Ok(Found::TooLate) => {
+                client.abort();
+                abort(app);
+                Ending::Broken(io::Error::other("a request that began as something else"))
+            }
             Ok(Found::Nothing) => {
                 client.close();
                 if let Some(app) = app {
@@ -188,7 +194,7 @@ impl Inspected {
         entry: &Entry,
         terms: &Terms<'_>,
         client: Transport,
-        seen: BytesMut,
+        (seen, sent): (BytesMut, usize),
         app: Option<TcpStream>,
     ) -> Ending {
         terms.turn_out_bytes();
@@ -208,20 +214,27 @@ impl Inspected {
         let Some(client) = client.into_plain() else {
             return Ending::Closed;
         };
-        self.join(entry, client, seen, app).await
+        self.join(entry, client, (seen, sent), app).await
     }
 
-    async fn join(&self, entry: &Entry, client: Plain, seen: BytesMut, mut app: TcpStream) -> Ending {
+    /// Carries bytes, of which the application has the first that were `sent`.
+    async fn join(
+        &self,
+        entry: &Entry,
+        client: Plain,
+        (seen, sent): (BytesMut, usize),
+        mut app: TcpStream,
+    ) -> Ending {
         let connection = entry.connection();
         let rest = match &client {
             Plain::Tcp(_) => &[][..],
             Plain::Tunnel(_, rest) => rest,
         };
-        let sent = async {
-            app.write_all(&seen).await?;
+        let write = async {
+            app.write_all(&seen[sent..]).await?;
             app.write_all(rest).await
         };
-        if let Err(error) = sent.await {
+        if let Err(error) = write.await {
             if let Plain::Tcp(client) = &client {
                 upstream::abort(client);
             }

@@ -1,13 +1,13 @@
 //! What a connection carries whose port says nothing about it, by its first bytes and its application's.
 //!
-//! Invariant: while this looks, nothing that the client sent has reached the application; and where the application speaks
-//! first, nobody has waited.
+//! Invariant: while this looks, no whole first line has reached the application; and nobody waits for anything who speaks
+//! another protocol: not where the application speaks first, and not where it answers half a line.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncReadExt as _, Interest},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
 };
 
@@ -22,11 +22,17 @@ use crate::http::{
 pub(super) enum Found {
     /// Requests, or what some could take for one.
     Requests,
-    /// Something else.
-    Bytes,
+    /// Something else. So much of it the application has already.
+    Bytes(usize),
+    /// What turned into a request when the application had the beginning of it already: it must be cut.
+    TooLate,
     /// Nothing: whoever was to speak first ended it.
     Nothing,
 }
+
+/// How long a client may pause in the beginning of what could become a request, before the application gets that beginning: it could be
+/// all that it wants to say.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How sure one must be that bytes are no requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,67 +58,82 @@ enum Speech {
 /// application, as long as for a request.
 pub(super) async fn look(
     client: &mut Transport,
-    app: Option<&TcpStream>,
+    mut app: Option<&mut TcpStream>,
     seen: &mut BytesMut,
     caution: Caution,
 ) -> io::Result<Found> {
-    let mut listening = app;
+    let mut is_listening = true;
+    let mut sent = 0;
     loop {
-        if let Some(found) = judge(seen, caution) {
-            return Ok(found);
+        match judge(seen, caution) {
+            Some(Judged::Requests) if sent > 0 => return Ok(Found::TooLate),
+            Some(Judged::Requests) => return Ok(Found::Requests),
+            Some(Judged::Bytes) => return Ok(Found::Bytes(sent)),
+            None => {}
         }
-        let patience = match (seen.is_empty(), app) {
-            (true, Some(_)) => None,
-            (true, None) => Some(IDLE),
-            (false, _) => Some(HEAD),
+        let patience = match &app {
+            None if seen.is_empty() => Some(IDLE),
+            None => Some(HEAD),
+            Some(_) => (seen.len() > sent).then_some(PAUSE),
         };
-        let too_late = async {
+        let paused = async {
             match patience {
                 Some(patience) => tokio::time::sleep(patience).await,
                 None => std::future::pending().await,
             }
         };
         let spoken = async {
-            match listening {
-                Some(app) => speech(app).await,
-                None => std::future::pending().await,
+            match &app {
+                Some(app) if is_listening => speech(app).await,
+                _ => std::future::pending().await,
             }
         };
-        let over = tokio::select! {
-            read = client.read_buf(seen) => read? == 0,
-            spoken = spoken => {
-                match spoken? {
-                    Speech::Settings => listening = None,
-                    Speech::Answer => return Ok(Found::Nothing),
-                    Speech::Other => return Ok(Found::Bytes),
+        tokio::select! {
+            read = client.read_buf(seen) => {
+                if read? == 0 {
+                    return Ok(match (&app, seen.is_empty()) {
+                        (None, true) => Found::Nothing,
+                        // Who is asked for requests and sent half of one is told what is wrong.
+                        (None, false) => Found::Requests,
+                        // It may still listen, and no line is whole.
+                        (Some(_), _) => Found::Bytes(sent),
+                    });
                 }
-                false
             }
-            () = too_late => true,
-        };
-        if over {
-            return Ok(match (seen.is_empty(), app) {
-                (true, None) => Found::Nothing,
-                // It may still listen.
-                (true, Some(_)) => Found::Bytes,
-                (false, _) if caution == Caution::Full => Found::Requests,
-                (false, _) => Found::Bytes,
-            });
+            spoken = spoken => match spoken? {
+                Speech::Settings => is_listening = false,
+                Speech::Answer => return Ok(Found::Nothing),
+                Speech::Other => return Ok(Found::Bytes(sent)),
+            },
+            () = paused => match &mut app {
+                Some(app) => {
+                    app.write_all(&seen[sent..]).await?;
+                    sent = seen.len();
+                }
+                None if seen.is_empty() => return Ok(Found::Nothing),
+                None => return Ok(Found::Requests),
+            },
         }
     }
 }
 
-/// What the client's bytes say; `None` when they say nothing yet.
-fn judge(seen: &[u8], caution: Caution) -> Option<Found> {
+/// What the client's bytes say.
+enum Judged {
+    Requests,
+    Bytes,
+}
+
+/// `None` when they say nothing yet.
+fn judge(seen: &[u8], caution: Caution) -> Option<Judged> {
     match detect(seen) {
         Protocol::Undecided => None,
-        Protocol::Http1 | Protocol::Http2 => Some(Found::Requests),
-        Protocol::Tls => Some(Found::Bytes),
-        Protocol::Opaque if caution == Caution::Usual => Some(Found::Bytes),
+        Protocol::Http1 | Protocol::Http2 => Some(Judged::Requests),
+        Protocol::Tls => Some(Judged::Bytes),
+        Protocol::Opaque if caution == Caution::Usual => Some(Judged::Bytes),
         Protocol::Opaque => match resemblance(seen) {
             Resemblance::Undecided => None,
-            Resemblance::None => Some(Found::Bytes),
-            Resemblance::Http1 => Some(Found::Requests),
+            Resemblance::None => Some(Judged::Bytes),
+            Resemblance::Http1 => Some(Judged::Requests),
         },
     }
 }
@@ -151,7 +172,7 @@ mod tests {
     /// What is found when client and application begin so, and then say nothing more.
     async fn found(client: &[u8], app: &[u8], caution: Caution) -> Option<Found> {
         let (mut far_client, near_client) = pair().await;
-        let (near_app, mut far_app) = pair().await;
+        let (mut near_app, mut far_app) = pair().await;
         far_client.write_all(client).await.unwrap();
         far_app.write_all(app).await.unwrap();
         if !app.is_empty() {
@@ -160,7 +181,7 @@ mod tests {
         let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
         // The clock runs on only when nobody has anything to do.
         tokio::time::pause();
-        let looked = look(&mut client, Some(&near_app), &mut seen, caution);
+        let looked = look(&mut client, Some(&mut near_app), &mut seen, caution);
         let found = tokio::time::timeout(IDLE * 100, looked).await;
         tokio::time::resume();
         found.ok().map(Result::unwrap)
@@ -172,9 +193,9 @@ mod tests {
             for (client, app, expected) in [
                 (&b"GET / HTTP/1.1\r\n"[..], &b""[..], Some(Found::Requests)),
                 (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"", Some(Found::Requests)),
-                (b"*1\r\n$4\r\nPING\r\n", b"", Some(Found::Bytes)),
-                (b"\x16\x03\x01\x02\0\x01", b"", Some(Found::Bytes)),
-                (b"", b"220 mail.example.com\r\n", Some(Found::Bytes)),
+                (b"*1\r\n$4\r\nPING\r\n", b"", Some(Found::Bytes(0))),
+                (b"\x16\x03\x01\x02\0\x01", b"", Some(Found::Bytes(0))),
+                (b"", b"220 mail.example.com\r\n", Some(Found::Bytes(0))),
                 (b"", b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64", None),
                 (b"", b"HTTP/1.1 408 Request Timeout\r\n", Some(Found::Nothing)),
                 (b"", b"", None),
@@ -184,9 +205,35 @@ mod tests {
             }
         }
         let odd = b"\nget /admin HTTP/1.1\r\n";
-        assert_eq!(found(odd, b"", Caution::Usual).await, Some(Found::Bytes));
+        assert_eq!(found(odd, b"", Caution::Usual).await, Some(Found::Bytes(0)));
         assert_eq!(found(odd, b"", Caution::Full).await, Some(Found::Requests));
-        assert_eq!(found(b"GET", b"", Caution::Usual).await, Some(Found::Bytes));
-        assert_eq!(found(b"GET", b"", Caution::Full).await, Some(Found::Requests));
+    }
+
+    #[tokio::test]
+    async fn half_a_line_reaches_its_application_and_a_whole_request_never_does() {
+        for (answer, rest, expected) in [
+            (&b"h"[..], &b""[..], Found::Bytes(1)),
+            (b"", b"ello world\n", Found::Bytes(1)),
+            (b"", b"ead /admin HTTP/1.1\r\n", Found::TooLate),
+        ] {
+            let (mut far_client, near_client) = pair().await;
+            let (mut near_app, mut far_app) = pair().await;
+            far_client.write_all(b"h").await.unwrap();
+            let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
+            let looked = look(&mut client, Some(&mut near_app), &mut seen, Caution::Full);
+            let others = async {
+                let mut first = [0];
+                far_app.read_exact(&mut first).await.unwrap();
+                assert_eq!(first, *b"h");
+                far_app.write_all(answer).await.unwrap();
+                far_client.write_all(rest).await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            let found = tokio::select! {
+                found = looked => found.unwrap(),
+                () = others => panic!(),
+            };
+            assert_eq!(found, expected, "{}", rest.escape_ascii());
+        }
     }
 }
