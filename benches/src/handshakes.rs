@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 use mesh_agent::identity::{
     CaDirectory, CertificateStore, Clock, EmbeddedCa, Expected, Identity, PeerIdentity, Settings, server_name,
 };
-use mesh_agent::upstream::tunnel::ALPNS;
-use mesh_common::model::{ServiceAccountKey, TrustDomain};
+use mesh_agent::upstream::tunnel::protocol;
+use mesh_common::model::{ServiceAccountKey, TrustDomain, TunnelProtocol};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
 use serde_json::json;
@@ -25,10 +25,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn main() -> Result<()> {
     let [client, server] = identities()?;
-    let resuming = client.client_config(Expected::OneOf(Arc::from([server.id().clone()])), ALPNS)?;
+    let alpn = protocol::offer(TunnelProtocol::Nodemesh);
+    let resuming = client.client_config(Expected::OneOf(Arc::from([server.id().clone()])), alpn)?;
     let mut full = ClientConfig::clone(&resuming);
     full.resumption = Resumption::disabled();
-    let servers = server.server_config(ALPNS)?;
+    let servers = server.server_config(alpn)?;
     let full = rate(&Arc::new(full), &servers, &client, HandshakeKind::Full)?;
     // The first one brings the ticket that the second uses.
     shake(&resuming, &servers, &client)?;

@@ -115,6 +115,7 @@ pub(crate) fn workloads() -> Vec<Workload> {
             netns_cookie: 4_711,
             connections_out: 3,
             connections_in: 20,
+            held_bytes: 49_152,
             ..Workload::default()
         },
         Workload {
@@ -341,6 +342,10 @@ pub(crate) fn connections() -> Vec<Connection> {
                 }),
                 upstream: "10.0.0.8:6379".into(),
                 worker: 1,
+                channel: Channel::SameNode.into(),
+                peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
+                verdict: "allowed by ALLOW policy shop/cart, rule 0".into(),
+                policy: "shop/cart".into(),
                 ..Path::default()
             }),
             state: ConnectionState::HalfClosed.into(),
@@ -412,6 +417,7 @@ pub(crate) fn flows() -> Vec<Flow> {
                     workload: "shop/web-1".into(),
                     ..Destination::default()
                 }),
+                verdict: "allowed: no ALLOW policy concerns the workload".into(),
                 ..Path::default()
             }),
             duration_us: 95,
@@ -547,5 +553,6 @@ fn to_service() -> Path {
         worker: 0,
         channel: Channel::MutualTls.into(),
         peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
+        ..Path::default()
     }
 }

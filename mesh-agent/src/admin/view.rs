@@ -149,6 +149,7 @@ pub(crate) fn route(route: &CompiledRoute, parents: Vec<ParentStatus>) -> proto:
 }
 
 fn path_of(connection: &Connection) -> proto::Path {
+    let ruling = connection.ruling();
     proto::Path {
         direction: direction_of(connection.direction).into(),
         workload: connection.workload.key.to_string(),
@@ -165,6 +166,11 @@ fn path_of(connection: &Connection) -> proto::Path {
         worker: connection.worker,
         channel: channel_of(connection.channel()).into(),
         peer: connection.peer().map(ToString::to_string).unwrap_or_default(),
+        verdict: ruling.as_ref().map(ToString::to_string).unwrap_or_default(),
+        policy: ruling
+            .and_then(|ruling| ruling.policy)
+            .map(|policy| policy.to_string())
+            .unwrap_or_default(),
     }
 }
 

@@ -95,6 +95,7 @@ impl Inspect for Inspector {
         let standings = self.standings.load();
         let mut made: HashMap<ObjectKey, u64> = HashMap::new();
         let mut got: HashMap<ObjectKey, u64> = HashMap::new();
+        let mut held: HashMap<ObjectKey, u64> = HashMap::new();
         for connection in self.open_connections() {
             if let Some(client) = &connection.client_workload {
                 *made.entry(client.clone()).or_default() += 1;
@@ -102,6 +103,8 @@ impl Inspect for Inspector {
             if let Some(server) = server_of(&connection) {
                 *got.entry(server).or_default() += 1;
             }
+            // All connections of a workload share its budget.
+            held.insert(connection.workload.key.clone(), connection.budget.held() as u64);
         }
         let snapshot = self.store.load();
         snapshot
@@ -111,6 +114,7 @@ impl Inspect for Inspector {
                 let mut view = self.workload(workload, standings.get(&workload.key));
                 view.connections_out = made.get(&workload.key).copied().unwrap_or(0);
                 view.connections_in = got.get(&workload.key).copied().unwrap_or(0);
+                view.held_bytes = held.get(&workload.key).copied().unwrap_or(0);
                 view
             })
             .collect()

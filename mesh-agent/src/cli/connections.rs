@@ -88,6 +88,7 @@ impl View for Seen {
                 Column::number("WORKER"),
                 Column::text("CHANNEL").optional(),
                 Column::text("PEER").optional(),
+                Column::text("VERDICT").optional(),
             ],
         ));
         for connection in &self.reply.connections {
@@ -135,6 +136,7 @@ impl Connection {
             Cell::from(path.worker.to_string()),
             path.channel_cell(),
             Cell::from(&path.peer),
+            path.verdict_cell(),
         ]
     }
 }

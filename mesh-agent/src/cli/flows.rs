@@ -147,6 +147,7 @@ fn table(detail: Detail) -> Table {
             Column::number("CONNECTION"),
             Column::number("WORKER"),
             Column::text("CHANNEL").at_least(9),
+            Column::text("VERDICT").at_least(46),
         ],
     );
     // Of no known width, so it comes last.
@@ -198,6 +199,7 @@ impl Flow {
             Cell::from(connection),
             Cell::from(path.worker.to_string()),
             path.channel_cell(),
+            path.verdict_cell(),
         ]
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
 
-use super::table::Cell;
+use super::table::{Cell, Tone};
 use crate::admin::{
     Words,
     proto::{Channel, DestinationKind, Direction, Path, PathFilter},
@@ -80,6 +80,12 @@ impl Path {
             Channel::Unspecified => Cell::from(""),
             channel => Cell::from(channel.word()),
         }
+    }
+
+    /// What the policies say; nothing where this agent does not decide.
+    pub(super) fn verdict_cell(&self) -> Cell {
+        let denied = self.verdict.starts_with("denied");
+        Cell::from(&self.verdict).tone(if denied { Tone::Bad } else { Tone::Plain })
     }
 
     /// Which way.

@@ -7,6 +7,7 @@ use super::{
     failure::Failure,
     output::{OutputArgs, View, by_detail},
     table::{Cell, Colour, Column, Detail, Table, Tone},
+    units,
 };
 use crate::admin::{
     Words as _,
@@ -56,6 +57,7 @@ impl View for ListWorkloadsReply {
                 Column::text("REASON").optional(),
             ],
             vec![
+                Column::number("HELD"),
                 Column::text("SERVICE-ACCOUNT"),
                 Column::text("PORTS"),
                 Column::text("NETNS"),
@@ -110,6 +112,7 @@ impl Workload {
             self.netns_cookie.to_string()
         };
         vec![
+            Cell::from(units::bytes(self.held_bytes)),
             Cell::from(&self.service_account),
             Cell::from(ports(&self.ports)),
             Cell::from(&self.netns_path),

@@ -22,7 +22,7 @@ mod refusal;
 mod schedule;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod verify;
 

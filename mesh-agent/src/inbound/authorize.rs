@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{
     policy::{Channel, ConnectionFacts, Decision, Peer, Verdict},
     state::Snapshot,
-    telemetry::metrics::Metrics,
+    telemetry::{Ruling, metrics::Metrics},
 };
 
 /// How the other end proved who it is.
@@ -42,12 +42,12 @@ pub struct Guard {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// By a policy, or for want of one that allows.
-    #[error("{text}")]
+    #[error("{ruling}")]
     Policy {
         /// The reason in one word.
         word: &'static str,
         /// The decision.
-        text: String,
+        ruling: Ruling,
     },
     /// The workload is not in the mesh.
     #[error("denied: workload {0} is not known any more")]
@@ -60,6 +60,19 @@ impl Denied {
         match self {
             Self::Policy { word, .. } => word,
             Self::Unknown(_) => "unknown-workload",
+        }
+    }
+
+    /// As it is told of the connection.
+    pub fn ruling(&self) -> Ruling {
+        match self {
+            Self::Policy { ruling, .. } => ruling.clone(),
+            Self::Unknown(_) => Ruling {
+                before: "denied: the workload is not known any more",
+                policy: None,
+                after: "",
+                rule: None,
+            },
         }
     }
 }
@@ -79,21 +92,21 @@ impl Denied {
     pub(super) fn by(decision: &Decision<'_>) -> Self {
         Self::Policy {
             word: decision.reason.word(),
-            text: decision.to_string(),
+            ruling: ruling(decision),
         }
     }
 }
 
 impl Guard {
-    /// Asks the policies as they are in `snapshot`.
-    pub fn check(&self, snapshot: &Snapshot) -> Result<(), Denied> {
+    /// Asks the policies as they are in `snapshot`, and says what allows the connection.
+    pub fn check(&self, snapshot: &Snapshot) -> Result<Ruling, Denied> {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return Err(Denied::Unknown(self.workload.key.clone()));
         };
         let policy = snapshot.policy_of(entry);
         let decision = policy.decide(&self.facts());
         match decision.verdict() {
-            Verdict::Allow => Ok(()),
+            Verdict::Allow => Ok(ruling(&decision)),
             Verdict::Deny => Err(Denied::by(&decision)),
         }
     }
@@ -141,6 +154,16 @@ impl Guard {
             destination: self.addressed,
             sni: None,
         }
+    }
+}
+
+fn ruling(decision: &Decision<'_>) -> Ruling {
+    let (before, after) = decision.reason.words();
+    Ruling {
+        before,
+        policy: decision.policy().cloned(),
+        after,
+        rule: decision.rule(),
     }
 }
 

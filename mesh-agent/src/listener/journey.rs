@@ -53,9 +53,11 @@ impl Journey {
             && self.leg.is_ok()
         {
             guard.report(&snapshot, path.meters.metrics());
-            if let Err(denied) = guard.check(&snapshot) {
+            let ruling = guard.check(&snapshot).unwrap_or_else(|denied| {
                 self.leg = Err(Cause::of(denied.word(), &denied));
-            }
+                denied.ruling()
+            });
+            self.opening.ruling = Some(ruling);
         }
         self
     }
@@ -125,6 +127,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
         }),
         // On one node the kernel proves who dials.
         peer: guard.as_ref().and_then(|guard| guard.proof.id().cloned()),
+        ruling: None,
         state: ConnectionState::Held,
     };
     Journey {
@@ -235,6 +238,7 @@ pub(super) fn inbound(
         destination: Destination::Workload(pod.workload.key.clone()),
         process: None,
         peer: proof.id().cloned(),
+        ruling: None,
         state: ConnectionState::Held,
     };
     let guard = Guard {

@@ -306,18 +306,28 @@ fn is_for_stream(request: &Request<h2::RecvStream>) -> bool {
 async fn serve_stream(
     path: &DataPath,
     pod: &Arc<Pod>,
-    asked: Asked,
+    mut asked: Asked,
     peer: SpiffeId,
     credentials: Arc<Credentials>,
 ) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let entry = path.registry.open(journey.opening);
     let opened = match &journey.leg {
-        Ok(leg) => match tokio::time::timeout(tuning::CONNECT, leg.open(path)).await {
-            Ok(opened) => opened.map_err(|error| (error.refusal(), error.cause())),
-            Err(_) => {
-                let said = format!("{} did not answer in time", asked.target);
-                Err((Refusal::Silent, Cause::of("timed-out", &said)))
+        Ok(leg) => tokio::select! {
+            opened = tokio::time::timeout(tuning::CONNECT, leg.open(path)) => match opened {
+                Ok(opened) => opened.map_err(|error| (error.refusal(), error.cause())),
+                Err(_) => {
+                    let said = format!("{} did not answer in time", asked.target);
+                    Err((Refusal::Silent, Cause::of("timed-out", &said)))
+                }
+            },
+            // A stream that is reset leaves room for another in its tunnel, and must not go on costing anything here.
+            () = asked.given_up() => {
+                let cause = serve::abandoned("the client gave up");
+                return serve::refused(path, &entry, FlowKind::Abandoned, cause);
+            }
+            () = path.cut.cancelled() => {
+                return asked.refuse(StatusCode::SERVICE_UNAVAILABLE, Refusal::Refused);
             }
         },
         Err(cause) => {
@@ -446,6 +456,12 @@ impl Asked {
             request,
             respond,
         })
+    }
+
+    /// Waits until the stream is reset, by the peer or with its tunnel.
+    async fn given_up(&mut self) {
+        // Either way, how it is told does not matter any more.
+        let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
     }
 
     /// Joins the stream.

@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Terms<'a> {
     /// The policies of the destination, where this agent stands before it.
     guard: Option<&'a Guard>,
+    /// Told what they say.
+    connection: Option<&'a Connection>,
     /// Who has proved to be whom.
     parties: Vec<Party>,
     /// By what, if not by the kernel.
@@ -42,7 +44,7 @@ impl<'a> Terms<'a> {
     /// The terms under which `connection` begins.
     pub(super) fn of(
         snapshot: &Snapshot,
-        connection: &Connection,
+        connection: &'a Connection,
         guard: Option<&'a Guard>,
         credentials: Option<Arc<Credentials>>,
     ) -> Self {
@@ -72,6 +74,7 @@ impl<'a> Terms<'a> {
         }
         Self {
             guard,
+            connection: Some(connection),
             parties,
             credentials,
         }
@@ -85,16 +88,21 @@ impl<'a> Terms<'a> {
         }
     }
 
-    /// Whether they hold.
+    /// Whether they hold. What the policies say is recorded with the connection.
     pub(super) fn check(
         &self,
         snapshot: &Snapshot,
         certificates: Option<&CertificateStore>,
     ) -> Result<(), Cause> {
         if let Some(guard) = self.guard {
-            guard
-                .check(snapshot)
-                .map_err(|denied| Cause::of(denied.word(), &denied))?;
+            let checked = guard.check(snapshot);
+            if let Some(connection) = self.connection {
+                connection.set_ruling(match &checked {
+                    Ok(ruling) => ruling.clone(),
+                    Err(denied) => denied.ruling(),
+                });
+            }
+            checked.map_err(|denied| Cause::of(denied.word(), &denied))?;
         }
         for party in &self.parties {
             party.check(snapshot)?;

@@ -105,31 +105,37 @@ impl Reason<'_> {
             Self::NoAllowPolicy => "no-allow-policy",
         }
     }
+
+    /// The sentence without its names: what stands before the policy, if one decided, and what after. A rule's number
+    /// comes last.
+    pub fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Plaintext(Some(_)) => ("denied: plaintext, and PeerAuthentication ", " is STRICT"),
+            Self::Plaintext(None) => ("denied: plaintext, and the mode is STRICT", ""),
+            Self::UnknownPolicy(_) => (
+                "denied: the workload names AuthorizationPolicy ",
+                ", which is not known",
+            ),
+            Self::NoAuthorizer(_) => (
+                "denied: CUSTOM policy ",
+                " asks for external authorization, and there is none",
+            ),
+            Self::DenyRule(..) => ("denied by DENY policy ", ", rule "),
+            Self::NothingAllows => ("denied: no rule of the ALLOW policies matches", ""),
+            Self::AllowRule(..) => ("allowed by ALLOW policy ", ", rule "),
+            Self::NoAllowPolicy => ("allowed: no ALLOW policy concerns the workload", ""),
+        }
+    }
 }
 
 impl fmt::Display for Decision<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.reason {
-            Reason::Plaintext(Some(key)) => {
-                write!(f, "denied: plaintext, and PeerAuthentication {key} is STRICT")
-            }
-            Reason::Plaintext(None) => f.write_str("denied: plaintext, and the mode is STRICT"),
-            Reason::UnknownPolicy(key) => {
-                write!(
-                    f,
-                    "denied: the workload names AuthorizationPolicy {key}, which is not known"
-                )
-            }
-            Reason::NoAuthorizer(key) => {
-                write!(
-                    f,
-                    "denied: CUSTOM policy {key} asks for external authorization, and there is none"
-                )
-            }
-            Reason::DenyRule(key, rule) => write!(f, "denied by DENY policy {key}, rule {rule}"),
-            Reason::NothingAllows => f.write_str("denied: no rule of the ALLOW policies matches"),
-            Reason::AllowRule(key, rule) => write!(f, "allowed by ALLOW policy {key}, rule {rule}"),
-            Reason::NoAllowPolicy => f.write_str("allowed: no ALLOW policy concerns the workload"),
+        let (before, after) = self.reason.words();
+        f.write_str(before)?;
+        if let Some(key) = self.policy() {
+            key.fmt(f)?;
         }
+        f.write_str(after)?;
+        self.rule().map_or(Ok(()), |rule| rule.fmt(f))
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -12,7 +12,7 @@ use std::{
 use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 
 use super::{
-    Budget,
+    Budget, Ruling,
     metrics::{Flags, TcpMeter},
 };
 
@@ -113,6 +113,7 @@ pub struct Connection {
     pub budget: Arc<Budget>,
     upstream: OnceLock<SocketAddr>,
     peer: OnceLock<SpiffeId>,
+    ruling: Mutex<Option<Ruling>>,
     state: AtomicU8,
     to_upstream: AtomicU64,
     to_downstream: AtomicU64,
@@ -140,6 +141,7 @@ pub struct Opening {
     pub destination: Destination,
     pub process: Option<Process>,
     pub peer: Option<SpiffeId>,
+    pub ruling: Option<Ruling>,
     pub state: ConnectionState,
 }
 
@@ -155,6 +157,7 @@ impl Connection {
             destination: opening.destination,
             process: opening.process,
             peer: opening.peer.map(OnceLock::from).unwrap_or_default(),
+            ruling: Mutex::new(opening.ruling),
             worker,
             opened_at: SystemTime::now(),
             budget,
@@ -187,6 +190,16 @@ impl Connection {
     pub fn set_peer(&self, peer: SpiffeId) {
         // A second value could only be the same: a connection has one peer.
         let _ = self.peer.set(peer);
+    }
+
+    /// What the policies last said of it; `None` where this agent does not decide.
+    pub fn ruling(&self) -> Option<Ruling> {
+        self.ruling.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records what the policies say of it, when it begins and after each change.
+    pub fn set_ruling(&self, ruling: Ruling) {
+        *self.ruling.lock().unwrap_or_else(PoisonError::into_inner) = Some(ruling);
     }
 
     /// What protects it; `None` while that is not known.

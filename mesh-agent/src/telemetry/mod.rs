@@ -10,6 +10,7 @@ mod connection;
 mod flow;
 pub mod metrics;
 mod registry;
+mod ruling;
 mod throttle;
 
 pub use budget::{Budget, Budgets, LIMIT, LIMIT_LEAST, Seat, WINDOW_LEAST, WINDOW_MOST};
@@ -17,4 +18,5 @@ pub use cause::Cause;
 pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
 pub use flow::{Flow, FlowKind, FlowLog, FlowSubject};
 pub use registry::{Entry, Registry, Totals};
+pub use ruling::Ruling;
 pub use throttle::Throttle;

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 pub(crate) const ROOM: usize = 8 * (16 << 10) - FRAME_HEAD;
 /// Length of the head of an HTTP/2 frame (RFC 9113, 4.1).
 const FRAME_HEAD: usize = 9;
-/// Less than this is copied out, rather than to hand a whole buffer over.
+/// No more than this is copied out, rather than to hand a whole buffer over.
 const SMALL: usize = 4 << 10;
 /// Buffers that a thread keeps for later.
 const STOCK: usize = 8;
@@ -59,10 +59,15 @@ impl Buffer {
         self.used == self.filled
     }
 
+    /// The memory it takes up, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.room.len()
+    }
+
     /// The same bytes in no more room than they need, if they are few.
     pub(crate) fn fitted(self) -> Self {
         match self.as_ref() {
-            few if few.len() < SMALL => Self {
+            few if few.len() <= SMALL => Self {
                 room: few.into(),
                 used: 0,
                 filled: few.len(),

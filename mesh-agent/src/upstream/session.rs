@@ -102,7 +102,23 @@ impl Session {
 
     /// Room for a stream, as soon as the peer allows one more.
     pub async fn room(&self) -> Result<Room, h2::Error> {
-        let seat = Seat::take(&self.streams);
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        self.seated(Seat(Arc::clone(&self.streams))).await
+    }
+
+    /// A seat for one more stream; `None` when it would have to wait for another one's.
+    pub fn take_seat(&self) -> Option<Seat> {
+        let limit = self.limit();
+        let taken = self
+            .streams
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| {
+                (streams < limit).then_some(streams + 1)
+            });
+        taken.ok().map(|_| Seat(Arc::clone(&self.streams)))
+    }
+
+    /// Room for the stream that has this seat.
+    pub async fn seated(&self, seat: Seat) -> Result<Room, h2::Error> {
         let requests = self.requests.clone().ready().await?;
         Ok(Room { requests, seat })
     }
@@ -114,14 +130,17 @@ impl Session {
 
     /// Whether another stream would not have to wait for one that ends.
     pub fn has_room(&self) -> bool {
-        // A peer may allow fewer streams than we would open. One that allows none is not worth another connection.
-        let allowed = self.requests.current_max_send_streams().max(1);
-        self.streams() < allowed.min(STREAMS_MAX)
+        self.streams() < self.limit()
     }
 
     /// True for a clone of this one.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.streams, &other.streams)
+    }
+
+    fn limit(&self) -> usize {
+        // A peer may allow fewer streams than we would open. One that allows none is not worth another connection.
+        self.requests.current_max_send_streams().clamp(1, STREAMS_MAX)
     }
 }
 
@@ -146,13 +165,6 @@ impl Room {
             tokio::time::sleep(tuning::SETTINGS_LOOK).await;
         }
         self.requests.is_extended_connect_protocol_enabled()
-    }
-}
-
-impl Seat {
-    fn take(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
     }
 }
 

@@ -59,6 +59,16 @@ fn a_deny_policy_refuses_whom_it_names_on_this_node_and_lets_the_rest_in() {
             flows.contains("denied by DENY policy default/no-client, rule 0"),
             "{flows}"
         );
+        let flows = mesh
+            .node("a")
+            .cli(&["flows", "--kind", "refused", "-o", "json"])?
+            .ok()?;
+        let flow: serde_json::Value = serde_json::from_str(flows.stdout.lines().last().unwrap_or_default())?;
+        ensure!(
+            flow["verdict"] == "denied by DENY policy default/no-client, rule 0"
+                && flow["policy"] == "default/no-client",
+            "{flow}"
+        );
         // What is explained is what happens, and whom the policy concerns is listed.
         let explain = |source: &str| mesh.node("a").cli(&["explain", source, &near, "-o", "json"]);
         let client = explain("default/client")?;
@@ -117,15 +127,30 @@ fn a_policy_that_comes_later_closes_what_it_does_not_allow() {
         };
         let mut held = hold("client")?;
         held.wait_line(SOON, |line| line.contains("\"holding\":10"))?;
-        let open = || -> Result<u64> {
+        let verdicts = || -> Result<Vec<String>> {
             let connections = mesh.node("a").cli(&["connections", "-o", "json"])?.ok()?;
             let listed: serde_json::Value = serde_json::from_str(&connections.stdout)?;
-            Ok(listed["connections"].as_array().map_or(0, |all| all.len() as u64))
+            let open = listed["connections"].as_array().into_iter().flatten();
+            Ok(open
+                .map(|one| one["verdict"].as_str().unwrap_or_default().to_owned())
+                .collect())
         };
-        ensure!(open()? >= 10, "the connections are open");
+        let all_say = |said: &str| {
+            verdicts().is_ok_and(|all| all.len() >= 10 && all.iter().all(|verdict| verdict == said))
+        };
+        ensure!(
+            all_say("allowed: no ALLOW policy concerns the workload"),
+            "{:?}",
+            verdicts()?
+        );
+        // One that lets them be is told of them too.
+        mesh.write_config(FILE, &policy("everybody", "ALLOW", "near", "[{}]"))?;
+        wait_until(SOON, "the connections to be judged again", || {
+            all_say("allowed by ALLOW policy default/everybody, rule 0")
+        })?;
         mesh.write_config(FILE, &policy("nobody", "DENY", "near", "[{}]"))?;
         wait_until(SOON, "the connections to be closed", || {
-            open().is_ok_and(|open| open == 0)
+            verdicts().is_ok_and(|open| open.is_empty())
         })
     });
 }

@@ -1,4 +1,4 @@
 //! Handshakes in memory: who is let in, who is not, and why.
 
 mod handshake;
-pub(super) mod kit;
+pub(crate) mod kit;

@@ -32,7 +32,7 @@ use crate::{
     state::Resolution,
     upstream::{
         session::{Room, Session},
-        tunnel::client::Tunnel,
+        tunnel::{client::Tunnel, pool::Seated},
     },
 };
 
@@ -107,29 +107,31 @@ impl Outbound {
         let passage = Passage::new(&self.path, &self.pod, addr, expected, protocol)
             .map_err(|error| unreached(&error))?;
         let establish = || passage.establish(&self.path, &self.pod);
-        // One that broke since it was used is replaced: nothing was sent in it.
-        for _ in 0..2 {
-            let tunnel = self
+        loop {
+            let Seated { tunnel, seat, fresh } = self
                 .path
                 .pool
-                .tunnel(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
+                .seat(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
                 .await
                 .map_err(|error| unreached(&error))?;
-            match tunnel.session().room().await {
+            match tunnel.session().seated(seat).await {
                 Ok(room) => {
                     self.remember(addr, expected, tunnel.session());
                     return Ok(room);
                 }
+                // One that broke since it was used is replaced: nothing was sent in it.
                 Err(error) => {
                     tracing::debug!(%addr, %error, "a tunnel takes no requests any more");
                     self.path.pool.give_up(&passage.key, &tunnel);
+                    if fresh {
+                        return Err(Fault::new(
+                            Cause::Connect,
+                            format!("a new tunnel to {addr} broke at once: {error}"),
+                        ));
+                    }
                 }
             }
         }
-        Err(Fault::new(
-            Cause::Connect,
-            format!("the tunnel to {addr} broke twice"),
-        ))
     }
 
     fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {

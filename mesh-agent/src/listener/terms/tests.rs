@@ -1,4 +1,4 @@
-use mesh_common::model::{SpiffeId, TunnelProtocol, Workload};
+use mesh_common::model::{PeerAuthentication, PeerMode, SpiffeId, TunnelProtocol, Workload};
 
 use super::*;
 use crate::{
@@ -45,6 +45,7 @@ fn connection(direction: Direction, workload: Workload, peer: Option<&str>) -> c
                 .parse()
                 .unwrap()
         }),
+        ruling: None,
         state: ConnectionState::Open,
     });
     entry.connection().set_upstream("10.0.0.2:80".parse().unwrap());
@@ -103,4 +104,39 @@ fn a_peer_let_in_from_another_address_than_its_workloads_is_not_held_to_it() {
     let entry = connection(Direction::Inbound, web("web"), Some("gateway"));
     assert_eq!(after(&entry, Change::PutWorkload(client("other"))), None);
     assert!(after(&entry, Change::PutWorkload(web("other"))).is_some());
+}
+
+#[test]
+fn a_change_is_told_of_the_connection_that_it_concerns() {
+    let entry = connection(Direction::Inbound, web("web"), None);
+    let store = Store::new();
+    store.apply(&[Change::PutWorkload(web("web"))]);
+    let guard = Guard {
+        workload: Arc::new(web("web")),
+        proof: crate::inbound::Proof::None,
+        client: "10.0.0.1:1000".parse().unwrap(),
+        addressed: "10.0.0.2:80".parse().unwrap(),
+    };
+    let terms = Terms::of(&store.load(), entry.connection(), Some(&guard), None);
+    let said = || entry.connection().ruling().map(|ruling| ruling.to_string());
+    assert_eq!(said(), None);
+    assert_eq!(terms.check(&store.load(), None), Ok(()));
+    assert_eq!(
+        said().as_deref(),
+        Some("allowed: no ALLOW policy concerns the workload")
+    );
+    store.apply(&[Change::PutPeerAuthentication(PeerAuthentication {
+        key: ObjectKey::new("shop", "strict"),
+        selector: Default::default(),
+        mode: Some(PeerMode::Strict),
+        ports: Default::default(),
+    })]);
+    let cause = terms.check(&store.load(), None).err().map(|cause| cause.text);
+    assert_eq!(
+        said().as_deref(),
+        Some("denied: plaintext, and PeerAuthentication shop/strict is STRICT")
+    );
+    assert_eq!(said(), cause);
+    let policy = entry.connection().ruling().and_then(|ruling| ruling.policy);
+    assert_eq!(policy, Some(ObjectKey::new("shop", "strict")));
 }

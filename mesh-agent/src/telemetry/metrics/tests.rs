@@ -104,6 +104,7 @@ fn opening() -> Opening {
         destination: Destination::Passthrough,
         process: None,
         peer: None,
+        ruling: None,
         state: ConnectionState::Held,
     }
 }

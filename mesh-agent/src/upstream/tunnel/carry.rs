@@ -194,7 +194,7 @@ impl Outgoing {
 
     fn add(self: &Arc<Self>, buffer: Buffer) -> Bytes {
         let buffer = buffer.fitted();
-        let count = buffer.as_ref().len();
+        let count = buffer.size();
         self.bytes.fetch_add(count, Ordering::Relaxed);
         self.budget.hold(count);
         Bytes::from_owner(Counted {
@@ -212,7 +212,7 @@ impl AsRef<[u8]> for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let count = self.buffer.as_ref().len();
+        let count = self.buffer.size();
         self.outgoing.budget.release(count);
         self.outgoing.bytes.fetch_sub(count, Ordering::Relaxed);
         self.outgoing.gone.notify_one();

@@ -152,10 +152,10 @@ impl Tunnel {
     }
 
     /// Asks for a stream.
-    pub async fn open(&self, asking: Asking<'_>) -> Result<(Stream, Place), TunnelError> {
+    pub async fn open(&self, asking: Asking<'_>, seat: Seat) -> Result<(Stream, Place), TunnelError> {
         let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
-        let room = self.session.room().await.map_err(http)?;
+        let room = self.session.seated(seat).await.map_err(http)?;
         let (response, send, seat) = room.send(request(self.protocol, asking), false).map_err(http)?;
         let place = Place {
             _seat: seat,

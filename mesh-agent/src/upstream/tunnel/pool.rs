@@ -19,6 +19,7 @@ use super::{
     client::{Asking, Place, Tunnel, TunnelError},
     tuning,
 };
+use crate::upstream::session::Seat;
 
 /// Whose tunnel to whom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +42,16 @@ pub struct Pool {
     tunnels: Mutex<HashMap<Key, Vec<Slot>>>,
 }
 
+/// A seat for a stream.
+pub struct Seated {
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// The seat in it.
+    pub seat: Seat,
+    /// Whether the tunnel was made meanwhile. One that breaks at once would do so again.
+    pub fresh: bool,
+}
+
 #[derive(Clone)]
 struct Slot {
     tunnel: Arc<OnceCell<Tunnel>>,
@@ -60,39 +71,47 @@ impl Pool {
         F: Future<Output = Result<Tunnel, E>>,
         E: From<TunnelError>,
     {
-        let cell = self.good_slot(key, good);
-        let fresh = !cell.initialized();
-        let tunnel = cell.get_or_try_init(&establish).await?;
-        match tunnel.open(asking).await {
-            Err(error) if error.is_broken() => {
-                self.forget(key, &cell);
-                if fresh {
-                    return Err(error.into());
+        loop {
+            let Seated { tunnel, seat, fresh } = self.seat(key, &good, &establish).await?;
+            match tunnel.open(asking, seat).await {
+                // The tunnel had gone meanwhile, and no stream was joined. The others beside it may have gone too; a
+                // new one is a first try.
+                Err(error) if error.is_broken() => {
+                    self.give_up(key, &tunnel);
+                    if fresh {
+                        return Err(error.into());
+                    }
                 }
-                // The tunnel had gone meanwhile, and no stream was joined: a new tunnel is a first try.
-                let cell = self.slot(key);
-                let tunnel = cell.get_or_try_init(&establish).await?;
-                tunnel.open(asking).await.map_err(E::from)
+                other => return other.map_err(E::from),
             }
-            other => other.map_err(E::from),
         }
     }
 
-    /// A tunnel that has room, one that exists and is still `good`, or that `establish` makes. It may have broken since it was
+    /// A seat in a tunnel that exists and is still `good`, or that `establish` makes. It may have broken since it was
     /// used: whoever finds that out tells [`Pool::give_up`].
-    pub async fn tunnel<E, F>(
+    pub async fn seat<E, F>(
         &self,
         key: &Key,
         good: impl Fn(&Tunnel) -> bool,
         establish: impl Fn() -> F,
-    ) -> Result<Tunnel, E>
+    ) -> Result<Seated, E>
     where
         F: Future<Output = Result<Tunnel, E>>,
     {
-        self.good_slot(key, good)
-            .get_or_try_init(&establish)
-            .await
-            .cloned()
+        loop {
+            let cell = self.slot(key);
+            if cell.get().is_some_and(|tunnel| !good(tunnel)) {
+                self.forget(key, &cell);
+                continue;
+            }
+            let fresh = !cell.initialized();
+            let tunnel = cell.get_or_try_init(&establish).await?;
+            // Many may have waited for it: beyond its room they would wait on for a stream that ends.
+            if let Some(seat) = tunnel.session().take_seat() {
+                let tunnel = tunnel.clone();
+                return Ok(Seated { tunnel, seat, fresh });
+            }
+        }
     }
 
     /// Gives up a tunnel that broke.
@@ -128,15 +147,6 @@ impl Pool {
         });
     }
 
-    fn good_slot(&self, key: &Key, good: impl Fn(&Tunnel) -> bool) -> Arc<OnceCell<Tunnel>> {
-        let mut cell = self.slot(key);
-        while cell.get().is_some_and(|tunnel| !good(tunnel)) {
-            self.forget(key, &cell);
-            cell = self.slot(key);
-        }
-        cell
-    }
-
     fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
         let mut tunnels = self.lock();
         let slots = tunnels.entry(key.clone()).or_default();
@@ -165,35 +175,4 @@ impl Pool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(source: u32) -> Key {
-        Key {
-            source,
-            protocol: TunnelProtocol::Nodemesh,
-            door: "10.0.0.1:80".parse().unwrap(),
-            expected: "spiffe://cluster.local/ns/a/sa/b".parse().unwrap(),
-            credentials: "01".to_owned(),
-        }
-    }
-
-    #[test]
-    fn places_of_tunnels_that_nobody_wants_go_after_a_while() {
-        let pool = Pool::default();
-        let wanted = pool.slot(&key(1));
-        drop(pool.slot(&key(2)));
-        assert!(
-            Arc::ptr_eq(&wanted, &pool.slot(&key(1))),
-            "one tunnel serves a key"
-        );
-        let now = Instant::now();
-        pool.sweep(now);
-        assert_eq!(pool.lock().len(), 2, "a place used a moment ago stays");
-        pool.sweep(now + tuning::IDLE * 2);
-        assert_eq!(pool.lock().keys().collect::<Vec<_>>(), [&key(1)]);
-        drop(wanted);
-        pool.sweep(now + tuning::IDLE * 2);
-        assert!(pool.lock().is_empty());
-    }
-}
+mod tests;

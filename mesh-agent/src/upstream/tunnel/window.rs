@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::telemetry::Budget;
 
@@ -15,6 +15,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Windows {
     wanted: watch::Receiver<usize>,
     announced: usize,
+    /// When to try again what could not be announced. Kept here, since whoever waits may stop and begin anew.
+    again: Instant,
 }
 
 /// An HTTP/2 connection that can tell its peer of another window.
@@ -27,7 +29,11 @@ impl Windows {
     pub(crate) fn of(budget: &Budget) -> Self {
         let mut wanted = budget.windows();
         let announced = *wanted.borrow_and_update();
-        Self { wanted, announced }
+        Self {
+            wanted,
+            announced,
+            again: Instant::now(),
+        }
     }
 
     /// The window to begin with.
@@ -38,7 +44,7 @@ impl Windows {
     /// Waits until there is something to announce.
     pub(crate) async fn due(&mut self) {
         if self.announced != *self.wanted.borrow() {
-            return tokio::time::sleep(AGAIN).await;
+            return tokio::time::sleep_until(self.again).await;
         }
         if self.wanted.changed().await.is_err() {
             // The budget is gone, and with it every stream.
@@ -49,8 +55,12 @@ impl Windows {
     /// Announces what is wanted now.
     pub(crate) fn apply(&mut self, connection: &mut impl Announce) {
         let wanted = *self.wanted.borrow_and_update();
-        if wanted != self.announced && connection.announce(as_window(wanted)).is_ok() {
-            self.announced = wanted;
+        if wanted == self.announced {
+            return;
+        }
+        match connection.announce(as_window(wanted)) {
+            Ok(()) => self.announced = wanted,
+            Err(_) => self.again = Instant::now() + AGAIN,
         }
     }
 }
