@@ -67,12 +67,7 @@ impl Denied {
     pub fn ruling(&self) -> Ruling {
         match self {
             Self::Policy { ruling, .. } => ruling.clone(),
-            Self::Unknown(_) => Ruling {
-                before: "denied: the workload is not known any more",
-                policy: None,
-                after: "",
-                rule: None,
-            },
+            Self::Unknown(_) => Ruling::plain("denied: the workload is not known any more"),
         }
     }
 }

@@ -8,7 +8,7 @@ mod authorize;
 mod request;
 
 pub use authorize::{Denied, Guard, Proof};
-pub use request::{Authorized, Gate, KeptRequest, RequestDenied};
+pub use request::{Authorized, Gate, Judged, KeptRequest, RequestDenied};
 
 use std::net::SocketAddr;
 

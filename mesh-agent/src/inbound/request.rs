@@ -20,7 +20,7 @@ use super::authorize::{Denied, Guard};
 use crate::{
     identity::Clock,
     policy::{
-        BadPath, BeforeRequests, Decision, RequestFacts, Verdict, WorkloadPolicy,
+        BadPath, BeforeRequests, ConnectionFacts, Decision, RequestFacts, Token, Verdict, WorkloadPolicy,
         jwt::{self, KeyCell, Proved, TokenCache, Unproved},
         normalize,
     },
@@ -79,6 +79,15 @@ pub enum RequestDenied {
     Unknown(ObjectKey),
 }
 
+/// What is judged of a request: its path in its one spelling, and its headers as the mesh leaves them.
+#[derive(Debug)]
+pub struct Judged<'r> {
+    request: &'r Parts,
+    path: Cow<'r, str>,
+    headers: Cow<'r, HeaderMap>,
+    token: Option<&'r Token>,
+}
+
 /// What must be known of a request to judge it again later.
 #[derive(Clone, Debug)]
 pub struct KeptRequest {
@@ -111,6 +120,34 @@ impl Gate {
 impl Default for Gate {
     fn default() -> Self {
         Self::new(Clock::system())
+    }
+}
+
+impl<'r> Judged<'r> {
+    /// What `policy` judges of a request whose token was proved.
+    pub fn of(
+        policy: &WorkloadPolicy,
+        proved: Option<&'r Proved>,
+        request: &'r Parts,
+    ) -> Result<Self, BadPath> {
+        Ok(Self {
+            request,
+            path: judged_path(policy, request)?,
+            headers: judged_headers(policy, proved, &request.headers),
+            token: proved.map(|proved| &proved.verified.token),
+        })
+    }
+
+    /// The facts, of a request on that connection.
+    pub fn facts<'s>(&'s self, connection: ConnectionFacts<'s>) -> RequestFacts<'s> {
+        RequestFacts {
+            connection,
+            method: self.request.method.as_str(),
+            path: &self.path,
+            host: host_of(self.request),
+            headers: &self.headers,
+            token: self.token,
+        }
     }
 }
 
@@ -230,25 +267,17 @@ impl Guard {
             return Err(RequestDenied::Unknown(self.workload.key.clone()).into());
         };
         let policy = snapshot.policy_of(entry);
-        let path = judged_path(&policy, request).map_err(RequestDenied::from)?;
         let proved = match policy.authentications().is_empty() {
             true => None,
             false => jwt::authenticate(&policy, request, &gate.tokens, gate.clock.now())?,
         };
-        let headers = judged_headers(&policy, proved.as_ref(), &request.headers);
-        let facts = RequestFacts {
-            connection: self.facts(),
-            method: request.method.as_str(),
-            path: &path,
-            host: host_of(request),
-            headers: &headers,
-            token: proved.as_ref().map(|proved| &proved.verified.token),
-        };
+        let judged = Judged::of(&policy, proved.as_ref(), request).map_err(RequestDenied::from)?;
+        let facts = judged.facts(self.facts());
         if policy.has_silent() && gate.reports.may(gate.clock.now()) {
             self.report_request(&policy, &facts);
         }
         verdict(policy.decide_request(&facts))?;
-        let uri = match path {
+        let uri = match judged.path {
             Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
             Cow::Borrowed(_) => None,
         };

@@ -20,6 +20,18 @@ pub struct Ruling {
     pub rule: Option<usize>,
 }
 
+impl Ruling {
+    /// A sentence that names nothing.
+    pub const fn plain(text: &'static str) -> Self {
+        Self {
+            before: text,
+            policy: None,
+            after: "",
+            rule: None,
+        }
+    }
+}
+
 impl fmt::Display for Ruling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.before)?;

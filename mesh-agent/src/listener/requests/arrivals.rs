@@ -30,7 +30,7 @@ use crate::{
         serve::{self, DataPath},
     },
     node::Pod,
-    telemetry::{ConnectionState, Destination, Direction, Entry, FlowKind, Opening},
+    telemetry::{ConnectionState, Destination, Direction, Entry, FlowKind, Opening, Ruling},
 };
 
 /// The requests of one tunnel.
@@ -127,6 +127,7 @@ impl Arrivals {
                 destination: Destination::Workload(self.pod.workload.key.clone()),
                 process: None,
                 peer: proof.id().cloned(),
+                ruling: Some(Ruling::plain("each request is judged by itself")),
                 state: ConnectionState::Open,
             });
             entry.connection().set_upstream(*addressed);

@@ -73,6 +73,7 @@ pub(super) fn routed(
             comm: record.comm,
         }),
         peer: None,
+        ruling: None,
         state: ConnectionState::Held,
     };
     let steer = Outbound::new(path, pod, client, dialled);
