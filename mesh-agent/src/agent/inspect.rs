@@ -145,6 +145,7 @@ impl Inspect for Inspector {
         let world = World {
             snapshot: &self.store.load(),
             trust_domain: &self.trust_domain,
+            node: &self.node,
             encryption: match self.certificates {
                 Some(_) => Encryption::MutualTls,
                 None => Encryption::None,

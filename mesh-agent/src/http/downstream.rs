@@ -13,6 +13,7 @@ use super::{
     Broken, Reader, Writer,
     exchange::JOINED,
     h1::{Asked, Framing, KeepAlive, Switch},
+    mirror::Followed,
     pump::{Last, Sink, Source},
     streams::{self, is_empty},
     upstream::Answered,
@@ -23,6 +24,8 @@ use super::{
 pub(super) enum Downstream<'a> {
     H1(Turn<'a>),
     H2(StreamPair),
+    /// Nobody asked: the request is a copy, and its answer goes nowhere.
+    Copy(Followed),
 }
 
 /// A request's turn on an HTTP/1 connection.
@@ -57,6 +60,7 @@ impl Downstream<'_> {
                 Respond::Unanswered(respond) => Ok(respond.send_informational(head(status, headers))?),
                 Respond::Body(_) | Respond::Over => Ok(()),
             },
+            Self::Copy(_) => Ok(()),
         }
     }
 
@@ -86,6 +90,7 @@ impl Downstream<'_> {
                 pair.respond = if over { Respond::Over } else { Respond::Body(send) };
                 Ok(())
             }
+            Self::Copy(_) => Ok(()),
         }
     }
 
@@ -115,6 +120,7 @@ impl Downstream<'_> {
                     pair.respond = Respond::Body(respond.send_response(head(JOINED, headers), false)?);
                 }
             }
+            Self::Copy(_) => return Err(Broken::Closed),
         }
         Ok(())
     }
@@ -137,6 +143,7 @@ impl Downstream<'_> {
                     Err(error) => error.into(),
                 })
             }
+            Self::Copy(_) => Poll::Pending,
         }
     }
 
@@ -149,6 +156,18 @@ impl Downstream<'_> {
                 Respond::Body(send) => send.send_reset(reason),
                 Respond::Over => {}
             },
+            Self::Copy(_) => {}
+        }
+    }
+
+    /// Ends an answer of gRPC that was begun with a status; `None` where trailers cannot be said any more.
+    pub(super) fn end_grpc(&mut self, trailers: HeaderMap) -> Option<()> {
+        match self {
+            Self::H2(StreamPair {
+                respond: Respond::Body(send),
+                ..
+            }) => streams::finish(send, Some(trailers)).ok(),
+            Self::H1(_) | Self::H2(_) | Self::Copy(_) => None,
         }
     }
 }
@@ -161,6 +180,7 @@ impl Source for Downstream<'_> {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(Broken::from))),
             Self::H2(pair) => streams::poll_frame(&mut pair.recv, cx),
+            Self::Copy(body) => body.poll_frame(cx),
         }
     }
 
@@ -174,6 +194,7 @@ impl Source for Downstream<'_> {
         match self {
             Self::H1(turn) => turn.reader.is_body_done(),
             Self::H2(pair) => pair.recv.is_end_stream(),
+            Self::Copy(body) => body.is_done(),
         }
     }
 }
@@ -191,6 +212,7 @@ impl Sink for Downstream<'_> {
                 Respond::Body(send) => streams::poll_send(send, cx, data, last),
                 Respond::Unanswered(_) | Respond::Over => Poll::Ready(Err(Broken::Closed)),
             },
+            Self::Copy(_) => Poll::Ready(Ok(std::mem::take(data).len())),
         }
     }
 
@@ -201,13 +223,14 @@ impl Sink for Downstream<'_> {
                 Respond::Body(send) => streams::finish(send, trailers),
                 Respond::Unanswered(_) | Respond::Over => Err(Broken::Closed),
             },
+            Self::Copy(_) => Ok(()),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
             Self::H1(turn) => turn.writer.poll_flush(cx).map_err(Broken::from),
-            Self::H2(_) => Poll::Ready(Ok(())),
+            Self::H2(_) | Self::Copy(_) => Poll::Ready(Ok(())),
         }
     }
 }

@@ -5,19 +5,21 @@
 //!
 //! Invariant: nothing is sent again that a server may have seen, unless that is harmless; an answer is whole or visibly cut.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Instant};
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use super::{
     Broken, LIMITS,
+    course::{Course, Deadline, Escort, Onward},
     downstream::Downstream,
     fault::{Cause, Dialect, Fault, Signature},
     h1::{Framing, KeepAlive, Switch, Target, hop_by_hop},
+    mirror::Copies,
     pool::{Connection, Repeat, Shelf},
     pump::{Again, Last, Pump, PumpError, Sink, Source as _},
     streams::is_empty,
@@ -36,18 +38,25 @@ pub struct Message {
     pub(super) target: Target,
     pub(super) body: Framing,
     pub(super) switch: Switch,
+    /// Where its body goes as well.
+    pub(super) copies: Copies,
 }
 
 /// Decides where requests go: the part of the way that the engine does not know.
 pub trait Steer: Send + Sync {
     /// A server as [`Steer::steer`] names it.
     type Server: Server;
+    /// What goes with a request.
+    type Escort: Escort;
 
     /// Who signs the answers that the mesh makes.
     fn signature(&self) -> &Signature;
 
-    /// Where this request goes. May change its head.
-    fn steer(&self, message: &mut Message) -> impl Future<Output = Result<Hop<Self::Server>, Fault>> + Send;
+    /// What becomes of this request. May change its head.
+    fn steer(
+        &self,
+        message: &mut Message,
+    ) -> impl Future<Output = Result<Course<Self::Server, Self::Escort>, Fault>> + Send;
 }
 
 /// The next hop of a request.
@@ -105,26 +114,83 @@ impl From<Fault> for Stop {
     }
 }
 
+/// Who goes with a request, and how far it is.
+struct Charge<E> {
+    escort: E,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nobody has answered.
+    Unanswered,
+    /// The client hears an answer: there can be no other.
+    Answering,
+}
+
 /// Serves one request.
-pub(super) async fn exchange<S: Steer>(steer: &S, message: Message, down: &mut Downstream<'_>) -> Done {
+pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &mut Downstream<'_>) -> Done {
     let dialect = Dialect::of(&message.parts.headers);
     let method = message.parts.method.clone();
+    let Onward {
+        hop,
+        escort,
+        deadline,
+    } = match steer.steer(&mut message).await {
+        Ok(Course::Onward(onward)) => onward,
+        Ok(Course::Answer(answer)) => {
+            return say(answer.status, answer.headers, Bytes::new(), &method, down).await;
+        }
+        Err(fault) => return refused(steer, &fault, dialect, &method, down).await,
+    };
     let mut request = if is_empty(message.body) {
         Pump::flush_only()
     } else {
         Pump::new()
     };
-    match forward(steer, message, down, &mut request).await {
-        Ok(done) => done,
-        Err(Stop::Gone(broken)) => {
+    request.share(std::mem::take(&mut message.copies));
+    let mut charge = Charge {
+        escort,
+        stage: Stage::Unanswered,
+    };
+    let ended = {
+        let work = pin!(forward(hop, message, down, &mut request, &mut charge));
+        Deadline::bound(deadline, work).await
+    };
+    match ended {
+        Ok(Ok(done)) => done,
+        Ok(Err(Stop::Gone(broken))) => {
             down.reset(Reason::CANCEL);
             Done::Broken(broken)
         }
-        Err(Stop::Fault(fault)) => {
-            tracing::debug!(%fault, side = steer.signature().side().word(), "a request is answered by the mesh");
-            refuse(steer.signature(), &fault, dialect, &method, down).await
+        Ok(Err(Stop::Fault(fault))) => refused(steer, &fault, dialect, &method, down).await,
+        Err(late) if charge.stage == Stage::Unanswered => refused(steer, &late, dialect, &method, down).await,
+        Err(late) => {
+            tracing::debug!(fault = %late, "an answer is broken off");
+            cut(steer.signature(), &late, dialect, down)
         }
     }
+}
+
+async fn refused<S: Steer>(
+    steer: &S,
+    fault: &Fault,
+    dialect: Dialect,
+    method: &Method,
+    down: &mut Downstream<'_>,
+) -> Done {
+    tracing::debug!(%fault, side = steer.signature().side().word(), "a request is answered by the mesh");
+    refuse(steer.signature(), fault, dialect, method, down).await
+}
+
+/// Breaks off an answer that was begun.
+fn cut(signature: &Signature, fault: &Fault, dialect: Dialect, down: &mut Downstream<'_>) -> Done {
+    // A status other than OK at its end cannot be taken for the end of a whole answer.
+    if dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
+        return Done::Answered;
+    }
+    down.reset(Reason::CANCEL);
+    Done::Broken(Broken::Late)
 }
 
 /// Answers in the name of the mesh.
@@ -136,7 +202,17 @@ pub(super) async fn refuse(
     down: &mut Downstream<'_>,
 ) -> Done {
     let answer = signature.answer(fault, dialect);
-    let mut body = answer.body;
+    say(answer.status, answer.headers, answer.body, method, down).await
+}
+
+/// Gives an answer that nobody was asked for.
+async fn say(
+    status: StatusCode,
+    mut headers: HeaderMap,
+    mut body: Bytes,
+    method: &Method,
+    down: &mut Downstream<'_>,
+) -> Done {
     if *method == Method::HEAD {
         body = Bytes::new();
     }
@@ -146,17 +222,16 @@ pub(super) async fn refuse(
     {
         turn.keep_alive = KeepAlive::Close;
     }
-    let framing = if *method == Method::HEAD {
+    let framing = if *method == Method::HEAD || status == StatusCode::NO_CONTENT {
         Framing::None
     } else {
         Framing::Length(body.len() as u64)
     };
-    let mut headers = answer.headers;
     if !body.is_empty() {
         headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     let answered = async {
-        down.respond(answer.status, headers, framing)?;
+        down.respond(status, headers, framing)?;
         while !body.is_empty() {
             poll_fn(|cx| down.poll_data(cx, &mut body, Last::Yes)).await?;
         }
@@ -168,25 +243,26 @@ pub(super) async fn refuse(
     }
 }
 
-async fn forward<S: Steer>(
-    steer: &S,
-    mut message: Message,
+async fn forward<S: Server, E: Escort>(
+    hop: Hop<S>,
+    message: Message,
     down: &mut Downstream<'_>,
     request: &mut Pump,
+    charge: &mut Charge<E>,
 ) -> Result<Done, Stop> {
-    match steer.steer(&mut message).await? {
+    match hop {
         Hop::Agent(room) => {
             let mut up = ask_agent(room, message).await?;
             let answered = match hear(down, &mut up, request).await {
                 Ok(answered) => answered,
                 Err(unheard) => return Err(unheard.stop(&mut up)),
             };
-            let (done, _) = answer(down, up, request, answered).await;
+            let (done, _) = answer(down, up, request, answered, charge).await;
             Ok(done)
         }
         Hop::Server(server) => match message.spoken {
-            Spoken::Http1 => ask_http1(&server, &message, down, request).await,
-            Spoken::Http2 => ask_http2(&server, message, down, request).await,
+            Spoken::Http1 => ask_http1(&server, &message, down, request, charge).await,
+            Spoken::Http2 => ask_http2(&server, message, down, request, charge).await,
         },
     }
 }
@@ -237,11 +313,12 @@ fn extend(parts: &mut request::Parts, protocol: &HeaderValue) -> Result<(), Faul
     Ok(())
 }
 
-async fn ask_http1<S: Server>(
+async fn ask_http1<S: Server, E: Escort>(
     server: &S,
     message: &Message,
     down: &mut Downstream<'_>,
     request: &mut Pump,
+    charge: &mut Charge<E>,
 ) -> Result<Done, Stop> {
     let repeat = if message.parts.method.is_idempotent() {
         Repeat::Harmless
@@ -279,7 +356,7 @@ async fn ask_http1<S: Server>(
         };
         hop_by_hop::strip(&mut answered.headers, &answered.switch);
         wire::clean(&mut answered.headers);
-        let (done, up) = answer(down, up, request, answered).await;
+        let (done, up) = answer(down, up, request, answered, charge).await;
         if let Some(connection) = up.and_then(Upstream::reusable) {
             server.shelf().put(connection, Instant::now());
         }
@@ -287,11 +364,12 @@ async fn ask_http1<S: Server>(
     }
 }
 
-async fn ask_http2<S: Server>(
+async fn ask_http2<S: Server, E: Escort>(
     server: &S,
     message: Message,
     down: &mut Downstream<'_>,
     request: &mut Pump,
+    charge: &mut Charge<E>,
 ) -> Result<Done, Stop> {
     let Message { parts, body, .. } = message;
     let method = parts.method.clone();
@@ -327,7 +405,7 @@ async fn ask_http2<S: Server>(
         };
         request.keep_no_more();
         wire::clean(&mut answered.headers);
-        let (done, _) = answer(down, up, request, answered).await;
+        let (done, _) = answer(down, up, request, answered, charge).await;
         return Ok(done);
     }
 }
@@ -397,12 +475,15 @@ async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) 
 }
 
 /// Passes the answer on, and what is left of the request. Gives the upstream back when both are whole.
-async fn answer(
+async fn answer<E: Escort>(
     down: &mut Downstream<'_>,
     mut up: Upstream,
     request: &mut Pump,
-    answered: Answered,
+    mut answered: Answered,
+    charge: &mut Charge<E>,
 ) -> (Done, Option<Upstream>) {
+    charge.stage = Stage::Answering;
+    charge.escort.answered(answered.status, &mut answered.headers);
     if answered.switch != Switch::Stay {
         return match down.switch(answered).await {
             Ok(()) => (Done::Switched(Box::new(up)), None),

@@ -244,14 +244,7 @@ impl Signature {
             }
             Dialect::Grpc => {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                headers.insert(
-                    HeaderName::from_static("grpc-status"),
-                    fault.cause.grpc_status().into(),
-                );
-                let message = percent_encoded(&format!("nodemesh: {cause} ({side}): {}", fault.reason));
-                if let Ok(value) = HeaderValue::try_from(message) {
-                    headers.insert(HeaderName::from_static("grpc-message"), value);
-                }
+                headers.extend(self.grpc_status(fault));
                 Answer {
                     status: StatusCode::OK,
                     headers,
@@ -259,6 +252,23 @@ impl Signature {
                 }
             }
         }
+    }
+}
+
+impl Signature {
+    /// How an answer of gRPC ends that cannot go on.
+    pub fn grpc_status(&self, fault: &Fault) -> HeaderMap {
+        let mut status = HeaderMap::with_capacity(2);
+        status.insert(
+            HeaderName::from_static("grpc-status"),
+            fault.cause.grpc_status().into(),
+        );
+        let (cause, side) = (fault.cause.label(), fault.side.unwrap_or(self.side).word());
+        let message = percent_encoded(&format!("nodemesh: {cause} ({side}): {}", fault.reason));
+        if let Ok(value) = HeaderValue::try_from(message) {
+            status.insert(HeaderName::from_static("grpc-message"), value);
+        }
+        status
     }
 }
 

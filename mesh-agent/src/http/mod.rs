@@ -13,10 +13,12 @@
 //! Invariant: what is ambiguous on the wire is refused, never repaired; bodies are streamed, and one that broke never looks
 //! complete.
 
+pub mod course;
 pub mod detect;
 pub mod exchange;
 pub mod fault;
 pub mod h1;
+pub mod mirror;
 pub mod pool;
 pub mod server;
 pub mod wire;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::Broken;
+use super::{Broken, mirror::Copies};
 
 /// Where a body comes from.
 pub(super) trait Source {
@@ -59,6 +59,7 @@ pub(super) struct Pump {
     /// True once a frame was read.
     begun: bool,
     kept: Kept,
+    copies: Copies,
 }
 
 /// What was taken out of the source so far, to be sent once more.
@@ -103,7 +104,13 @@ impl Pump {
             data: Bytes::new(),
             begun: false,
             kept: Kept::Nothing,
+            copies: Copies::default(),
         }
+    }
+
+    /// Shares what is read from now on.
+    pub(super) fn share(&mut self, copies: Copies) {
+        self.copies = copies;
     }
 
     /// Keeps what is sent from now on, as long as it is little, so that it can be sent again.
@@ -178,6 +185,7 @@ impl Pump {
                         match frame.into_data() {
                             Ok(data) => {
                                 self.kept.push(&data);
+                                self.copies.push(&data);
                                 self.data = data;
                             }
                             Err(frame) => self.end(to, frame.into_trailers().ok())?,
@@ -192,6 +200,7 @@ impl Pump {
                     from.release(taken);
                     if self.data.is_empty() && last == Last::Yes {
                         self.kept.end(None);
+                        self.copies.end(None);
                         self.state = State::Flushing;
                     }
                 }
@@ -206,6 +215,7 @@ impl Pump {
 
     fn end(&mut self, to: &mut impl Sink, trailers: Option<HeaderMap>) -> Result<(), PumpError> {
         self.kept.end(trailers.as_ref());
+        self.copies.end(trailers.as_ref());
         to.finish(trailers).map_err(PumpError::Sink)?;
         self.state = State::Flushing;
         Ok(())

@@ -174,6 +174,19 @@ impl Authorized {
 }
 
 impl RequestDenied {
+    /// What a decision means for the request.
+    pub fn unless_allowed(decision: &Decision<'_>) -> Result<(), Self> {
+        match decision.verdict() {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny => Err(Self::Forbidden {
+                reason: decision.to_string(),
+                word: decision.reason.word(),
+                policy: decision.policy().cloned(),
+                rule: decision.rule(),
+            }),
+        }
+    }
+
     /// The status to answer with. For gRPC 401 is UNAUTHENTICATED, 403 PERMISSION_DENIED, 503 UNAVAILABLE, and 400
     /// INTERNAL as everywhere.
     pub fn status(&self) -> StatusCode {
@@ -276,7 +289,7 @@ impl Guard {
         if policy.has_silent() && gate.reports.may(gate.clock.now()) {
             self.report_request(&policy, &facts);
         }
-        verdict(policy.decide_request(&facts))?;
+        RequestDenied::unless_allowed(&policy.decide_request(&facts))?;
         let uri = match judged.path {
             Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
             Cow::Borrowed(_) => None,
@@ -335,7 +348,7 @@ impl Guard {
             true => normalize(&kept.path)?,
             false => Cow::Borrowed(&*kept.path),
         };
-        verdict(policy.decide_request(&RequestFacts {
+        RequestDenied::unless_allowed(&policy.decide_request(&RequestFacts {
             connection: self.facts(),
             method: kept.method.as_str(),
             path: &path,
@@ -423,17 +436,22 @@ impl From<RequestDenied> for Refused {
 
 impl From<Unproved> for Refused {
     fn from(unproved: Unproved) -> Self {
+        Self {
+            denied: RequestDenied::from(&unproved),
+            keys: match unproved {
+                Unproved::Bad(_) => None,
+                Unproved::UnknownKey(_, keys) | Unproved::NoKeys { keys, .. } => Some(keys),
+            },
+        }
+    }
+}
+
+impl From<&Unproved> for RequestDenied {
+    fn from(unproved: &Unproved) -> Self {
         let reason = unproved.to_string();
         match unproved {
-            Unproved::Bad(_) => RequestDenied::bad_token(reason).into(),
-            Unproved::UnknownKey(_, keys) => Self {
-                denied: RequestDenied::bad_token(reason),
-                keys: Some(keys),
-            },
-            Unproved::NoKeys { keys, .. } => Self {
-                denied: RequestDenied::NoKeys(reason),
-                keys: Some(keys),
-            },
+            Unproved::Bad(_) | Unproved::UnknownKey(..) => Self::bad_token(reason),
+            Unproved::NoKeys { .. } => Self::NoKeys(reason),
         }
     }
 }
@@ -477,18 +495,6 @@ impl Reports {
             }
         }
         self.count.fetch_add(1, Ordering::Relaxed) < REPORTS_A_SECOND
-    }
-}
-
-fn verdict(decision: Decision<'_>) -> Result<(), RequestDenied> {
-    match decision.verdict() {
-        Verdict::Allow => Ok(()),
-        Verdict::Deny => Err(RequestDenied::Forbidden {
-            reason: decision.to_string(),
-            word: decision.reason.word(),
-            policy: decision.policy().cloned(),
-            rule: decision.rule(),
-        }),
     }
 }
 

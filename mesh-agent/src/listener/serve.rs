@@ -15,7 +15,10 @@ use mesh_common::{
     kernel::{RecordKind, SynEvent},
     model::TrustDomain,
 };
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, oneshot},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -76,6 +79,8 @@ pub struct DataPath {
     pub(crate) shelves: Shelves<ShelfKey>,
     /// What is kept to judge requests.
     pub(crate) gate: Gate,
+    /// Places for copies of requests.
+    pub(crate) copies: Arc<Semaphore>,
     /// Owns the tunnels' tasks, in both directions.
     pub tunnels: TaskTracker,
     /// Bounds the handshakes of other agents.
@@ -122,6 +127,7 @@ impl DataPath {
             pool: Pool::default(),
             shelves: Shelves::default(),
             gate: Gate::default(),
+            copies: Arc::new(Semaphore::new(requests::COPIES_MAX)),
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
             told: Throttle::default(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use mesh_common::model::{ServicePort, Workload};
+use rand::Rng as _;
 
 use crate::{
     balance::{self, Active},
@@ -32,12 +33,21 @@ pub struct Plan {
 }
 
 /// The way to a destination.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Way {
     /// From the source pod's namespace to this address.
     Direct(SocketAddr),
     /// To an application in an enrolled pod of this node, in one hop.
     Local(Arc<Pod>, SocketAddr),
+}
+
+impl Way {
+    /// Where it ends.
+    pub fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Direct(addr) | Self::Local(_, addr) => *addr,
+        }
+    }
 }
 
 /// Why there is no way.
@@ -134,6 +144,11 @@ pub fn choose(backend: &ServiceBackend, pods: &PodTable) -> Result<Chosen, Unrou
         peer: Arc::clone(&endpoint.workload),
         active: Active::on(&**endpoint),
     })
+}
+
+/// A number, evenly drawn from all: for the choices of routes.
+pub fn lot() -> u64 {
+    rand::rng().next_u64()
 }
 
 /// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in

@@ -83,9 +83,25 @@ impl CompiledPolicy {
         self.policy.enforcement == Enforcement::Enforced
     }
 
+    /// Whether what it says counts: neither AUDIT nor in dry run.
+    pub fn decides(&self) -> bool {
+        !self.is_silent()
+    }
+
     /// Whether it decides nothing: AUDIT, or in dry run.
     pub(super) fn is_silent(&self) -> bool {
         self.policy.action == Action::Audit || !self.is_enforced()
+    }
+
+    /// The fields of its rules that look at requests, in the order in which they stand there.
+    pub fn request_fields(&self) -> impl Iterator<Item = &Field> {
+        let clauses = self.rules.iter().flat_map(|rule| {
+            let entries = rule.from.iter().chain(&rule.to).flatten();
+            entries.chain(&rule.when)
+        });
+        clauses
+            .filter(|clause| matches!(clause.test, Test::Request(_)))
+            .map(|clause| &clause.field)
     }
 
     /// What it looks at in requests.

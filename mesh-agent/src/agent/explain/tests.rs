@@ -1,12 +1,14 @@
 //! What is explained, for each kind of source and destination.
 
+mod requests;
+
 use mesh_common::model::{
     Action, AuthorizationPolicy, Enforcement, Pattern, PeerAuthentication, Rule, Service, ServicePort,
     Source as From, Target, TargetPort, Values, WorkloadPort,
 };
 
 use super::*;
-use crate::{config::Change, state::Store};
+use crate::{admin::proto::RequestHead, config::Change, state::Store};
 
 fn workload(name: &str, account: &str, node: &str, address: &str) -> Workload {
     Workload {
@@ -75,14 +77,26 @@ fn ask(
     source: &str,
     destination: &str,
 ) -> Result<ExplainReply, ExplainError> {
+    ask_about(store, encryption, source, destination, None)
+}
+
+fn ask_about(
+    store: &Store,
+    encryption: Encryption,
+    source: &str,
+    destination: &str,
+    request: Option<RequestHead>,
+) -> Result<ExplainReply, ExplainError> {
     World {
         snapshot: &store.load(),
         trust_domain: &"cluster.local".parse().unwrap(),
+        node: "a",
         encryption,
     }
     .explain(&ExplainRequest {
         source: source.to_owned(),
         destination: destination.to_owned(),
+        request,
     })
 }
 

@@ -28,6 +28,7 @@ use crate::{
         fault::Dialect,
         h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
         io::split,
+        mirror::Copies,
         raw::{self, Raw},
         wire::{self, Spoken},
     },
@@ -117,6 +118,7 @@ fn message(head: RequestHead) -> Message {
         target,
         body,
         switch,
+        copies: Copies::default(),
     }
 }
 

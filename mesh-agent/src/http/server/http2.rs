@@ -16,6 +16,7 @@ use crate::{
         exchange::{Done, Message, Steer, exchange},
         h1::{Framing, Switch, Target},
         io::Rewound,
+        mirror::Copies,
         raw::{self, Raw},
         upstream::length,
         wire::{self, Spoken, Told},
@@ -181,6 +182,7 @@ fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &R
         target,
         body,
         switch,
+        copies: Copies::default(),
     }
 }
 

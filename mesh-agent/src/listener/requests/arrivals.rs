@@ -18,6 +18,7 @@ use mesh_common::model::SpiffeId;
 use super::{authorize, server::Target};
 use crate::{
     http::{
+        course::{Course, Onward},
         exchange::{Hop, Message, Steer},
         fault::{Cause, Fault, Side, Signature},
         pool::Shelf,
@@ -149,12 +150,13 @@ impl Drop for Arrivals {
 
 impl Steer for Arrival<'_> {
     type Server = Target;
+    type Escort = ();
 
     fn signature(&self) -> &Signature {
         &self.arrivals.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
         let Arrivals {
             path,
             pod,
@@ -169,7 +171,7 @@ impl Steer for Arrival<'_> {
             ));
         }
         authorize(path, guard, &mut message.parts).await?;
-        Ok(Hop::Server(Target {
+        let hop = Hop::Server(Target {
             path: Arc::clone(path),
             shelf: Arc::clone(shelf),
             leg: Leg::Deliver {
@@ -178,7 +180,11 @@ impl Steer for Arrival<'_> {
                 client: self.client,
                 inbound: true,
             },
-            _active: None,
+        });
+        Ok(Course::Onward(Onward {
+            hop,
+            escort: (),
+            deadline: None,
         }))
     }
 }

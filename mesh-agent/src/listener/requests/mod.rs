@@ -6,8 +6,11 @@
 //! Invariant: each request is judged at its destination before the application hears of it, wherever it came from.
 
 mod arrivals;
+mod copies;
+mod led;
 mod outbound;
 mod server;
+mod ways;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,6 +18,8 @@ use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
 use tokio::net::TcpStream;
 
 pub(super) use arrivals::Arrivals;
+pub(super) use copies::COPIES_MAX;
+pub(crate) use outbound::backend_of;
 pub(crate) use server::ShelfKey;
 
 use self::outbound::Outbound;
@@ -40,7 +45,8 @@ pub(super) struct Routed {
     steer: Outbound,
 }
 
-/// What a captured connection is when its requests are led one by one; `None` when it is not.
+/// What a captured connection is when its requests are led one by one; `None` when it is not. They are where the port is
+/// declared to speak HTTP, by itself or by a route that is attached to it.
 pub(super) fn routed(
     path: &Arc<DataPath>,
     pod: &Arc<Pod>,
@@ -52,10 +58,14 @@ pub(super) fn routed(
     let Resolution::Service(backend) = snapshot.resolve(dialled) else {
         return None;
     };
-    // Requests in tunnels are our own agents' language: to others go bytes.
-    let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
-    if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
-        return None;
+    let namespace = &*pod.workload.key.namespace;
+    let routes = snapshot.routes_of(&backend.service.key, backend.port.port, Some(namespace));
+    if routes.is_none() {
+        // Requests in tunnels are our own agents' language: to others go bytes.
+        let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
+        if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
+            return None;
+        }
     }
     let client = journey::shown(pod, src, dialled);
     let opening = Opening {

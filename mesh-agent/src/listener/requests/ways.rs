@@ -1,0 +1,189 @@
+//! How requests of one captured connection reach the endpoints that were chosen for them.
+//!
+//! Invariant: where a destination must be reached under mTLS there is no way that reaches it in the clear.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::HeaderValue;
+use mesh_common::model::{SpiffeId, TunnelProtocol, Workload};
+
+use super::{
+    authorize,
+    server::{ShelfKey, Target},
+    unreached,
+};
+use crate::{
+    http::{
+        exchange::{Hop, Message},
+        fault::{Cause, Fault},
+        wire::{Told, client_value},
+    },
+    listener::{
+        journey::{self, From, Leg, Passage},
+        serve::DataPath,
+    },
+    node::Pod,
+    outbound::Way,
+    upstream::{
+        session::{Room, Session},
+        tunnel::{client::Tunnel, pool::Seated},
+    },
+};
+
+/// How long a tunnel is taken without asking the pool: that costs more than a request should.
+const REMEMBERED: Duration = Duration::from_secs(2);
+
+/// The ways from one client's connection to endpoints.
+pub(super) struct Ways {
+    pub(super) path: Arc<DataPath>,
+    pub(super) pod: Arc<Pod>,
+    /// The client as the application knows itself, and as other agents are told.
+    client: SocketAddr,
+    told: HeaderValue,
+    tunnels: Mutex<Vec<Remembered>>,
+}
+
+/// A tunnel used a moment ago.
+struct Remembered {
+    addr: SocketAddr,
+    expected: SpiffeId,
+    session: Session,
+    since: Instant,
+}
+
+impl Ways {
+    /// For a connection from `pod`.
+    pub(super) fn new(path: &Arc<DataPath>, pod: &Arc<Pod>, client: SocketAddr) -> Self {
+        Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(pod),
+            client,
+            told: client_value(client),
+            tunnels: Mutex::default(),
+        }
+    }
+
+    /// Opens the way of a request to an endpoint of `peer`. Where this agent stands before it, the policies are asked.
+    pub(super) async fn open(
+        &self,
+        way: Way,
+        peer: &Workload,
+        message: &mut Message,
+    ) -> Result<Hop<Target>, Fault> {
+        let client = self.client_for(way.addr());
+        let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(peer), client, From::Any)
+            .map_err(|cause| Fault::new(Cause::Connect, cause.to_string()))?;
+        if let Some(guard) = &guard {
+            authorize(&self.path, guard, &mut message.parts).await?;
+        }
+        match leg {
+            Leg::Tunnel {
+                addr,
+                expected,
+                protocol: TunnelProtocol::Nodemesh,
+                ..
+            } => {
+                let room = self.room(addr, &expected, TunnelProtocol::Nodemesh).await?;
+                Told::write(&mut message.parts.headers, message.spoken, &self.told);
+                Ok(Hop::Agent(room))
+            }
+            leg => {
+                let key = ShelfKey {
+                    source: self.pod.number,
+                    target: match &leg {
+                        Leg::Deliver { pod, .. } => Some(pod.number),
+                        Leg::Dial { .. } | Leg::Tunnel { .. } => None,
+                    },
+                    addr: leg.addr(),
+                };
+                Ok(Hop::Server(Target {
+                    path: Arc::clone(&self.path),
+                    shelf: self.path.shelves.shelf(key),
+                    leg,
+                }))
+            }
+        }
+    }
+
+    /// The client as an endpoint of that family sees it: a backend need not have the family that was dialled.
+    fn client_for(&self, addr: SocketAddr) -> SocketAddr {
+        if self.client.is_ipv4() == addr.is_ipv4() {
+            return self.client;
+        }
+        let own = self.pod.address_like(addr.ip());
+        own.map_or(self.client, |own| SocketAddr::new(own, self.client.port()))
+    }
+
+    /// Room in a tunnel.
+    async fn room(
+        &self,
+        addr: SocketAddr,
+        expected: &SpiffeId,
+        protocol: TunnelProtocol,
+    ) -> Result<Room, Fault> {
+        if let Some(session) = self.remembered(addr, expected)
+            && let Ok(room) = session.room().await
+        {
+            return Ok(room);
+        }
+        let passage = Passage::new(&self.path, &self.pod, addr, expected, protocol)
+            .map_err(|error| unreached(&error))?;
+        let establish = || passage.establish(&self.path, &self.pod);
+        loop {
+            let Seated { tunnel, seat, fresh } = self
+                .path
+                .pool
+                .seat(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
+                .await
+                .map_err(|error| unreached(&error))?;
+            match tunnel.session().seated(seat).await {
+                Ok(room) => {
+                    self.remember(addr, expected, tunnel.session());
+                    return Ok(room);
+                }
+                // One that broke since it was used is replaced: nothing was sent in it.
+                Err(error) => {
+                    tracing::debug!(%addr, %error, "a tunnel takes no requests any more");
+                    self.path.pool.give_up(&passage.key, &tunnel);
+                    if fresh {
+                        return Err(Fault::new(
+                            Cause::Connect,
+                            format!("a new tunnel to {addr} broke at once: {error}"),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {
+        let mut tunnels = self.lock();
+        let at = tunnels
+            .iter()
+            .position(|one| one.addr == addr && one.expected == *expected)?;
+        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].session.has_room() {
+            tunnels.swap_remove(at);
+            return None;
+        }
+        Some(tunnels[at].session.clone())
+    }
+
+    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, session: &Session) {
+        let mut tunnels = self.lock();
+        tunnels.retain(|one| one.addr != addr && one.since.elapsed() <= REMEMBERED);
+        tunnels.push(Remembered {
+            addr,
+            expected: expected.clone(),
+            session: session.clone(),
+            since: Instant::now(),
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Remembered>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
