@@ -211,7 +211,7 @@ impl Demo {
         println!("\n  and the agent of node a: mesh-agent {}", explain.join(" "));
         // It ends with 1, since the request is denied.
         let said = self.agents[0].cli(&explain)?;
-        said.stdout.lines().for_each(|line| println!("  {line}"));
+        print_indented(&said.stdout);
         ensure!(said.stdout.contains("no-admin"), "not explained: {said}");
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Demo {
             for command in commands {
                 heading(&format!("node {}: mesh-agent {}", node.name(), command.join(" ")));
                 let output = agent.cli(command)?.ok()?;
-                output.stdout.lines().for_each(|line| println!("  {line}"));
+                print_indented(&output.stdout);
             }
         }
         Ok(())
@@ -394,13 +394,24 @@ fn listens(pod: &LivePod, server: &mut Process, port: u16) -> Result<()> {
 /// Runs a program in a pod and shows it as a person would have seen it. Returns what it said.
 fn show(pod: &LivePod, command: &[&str]) -> Result<String> {
     let output = pod.run(command[0], &command[1..])?.ok()?;
-    println!(
-        "  {}$ {}\n  {}",
-        pod.name(),
-        command.join(" "),
-        output.stdout.trim()
-    );
+    let words: Vec<_> = command.iter().map(|word| quoted(word)).collect();
+    println!("  {}$ {}", pod.name(), words.join(" "));
+    print_indented(&output.stdout);
     Ok(output.stdout)
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    match word.contains([' ', '?', '[']) {
+        true => format!("'{word}'"),
+        false => word.to_owned(),
+    }
+}
+
+fn print_indented(text: &str) {
+    text.trim_end()
+        .lines()
+        .for_each(|line| println!("  {}", line.trim_end()));
 }
 
 fn heading(text: &str) {
