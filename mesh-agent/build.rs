@@ -115,6 +115,7 @@ const SERIALIZED: &[&str] = &[
     "ListConnectionsReply",
     "Connection",
     "Flow",
+    "Request",
     "DrainReply",
     "SetLogLevelReply",
 ];

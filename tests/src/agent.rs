@@ -110,6 +110,11 @@ impl Agent {
         self.process.resident_bytes()
     }
 
+    /// The most resident memory it ever had, in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.process.peak_bytes()
+    }
+
     /// Its log so far.
     pub fn log(&self) -> String {
         self.process.stderr() + &self.process.stdout()

@@ -552,6 +552,16 @@ impl Node {
         AgentStart::new(self)
     }
 
+    /// A program to be started in the namespace of a pod and in the cgroup of the node's agent, as a proxy beside one pod
+    /// would be.
+    pub fn sidecar(&self, pod: &LivePod, program: impl AsRef<OsStr>) -> Command {
+        let place = Place {
+            cgroup: self.place.cgroup.clone(),
+            ..pod.place.clone()
+        };
+        Command::new(&place, program)
+    }
+
     /// Starts the agents of this node, those that take over too, with this authority and more options.
     pub fn trust(&mut self, authority: &Authority, options: &[&str]) {
         self.agent_options = vec!["--ca".into(), authority.dir().into()];

@@ -5,7 +5,7 @@ use super::proto::{
     Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
     ExplainReply, ExplainedBackend, ExplainedPolicy, ExplainedRoute, ExplainedRule, ExplainedSource,
     ExplainedWay, Flow, FlowKind, Path, Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject,
-    RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule, Service, StatusReply,
+    Request, RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule, Service, StatusReply,
     TokenIssuer, Totals, WorkerStatus, Workload,
 };
 
@@ -353,6 +353,7 @@ pub(crate) fn connections() -> Vec<Connection> {
             opened_at: NOW - 90 * SECOND,
             bytes_to_upstream: 17,
             bytes_to_downstream: 1 << 30,
+            requests: 0,
         },
         Connection {
             id: 1,
@@ -361,6 +362,7 @@ pub(crate) fn connections() -> Vec<Connection> {
             opened_at: NOW - 4 * 3_600 * SECOND,
             bytes_to_upstream: 2_048,
             bytes_to_downstream: 123_456,
+            requests: 42,
         },
         Connection {
             id: 2,
@@ -423,6 +425,29 @@ pub(crate) fn flows() -> Vec<Flow> {
             }),
             duration_us: 95,
             reason: "nobody listens on 10.0.0.7:81".into(),
+            ..Flow::default()
+        },
+        Flow {
+            time: NOW + 4 * SECOND,
+            kind: FlowKind::Denied.into(),
+            connection: 1,
+            path: Some(Path {
+                verdict: "denied by DENY policy shop/no-admin, rule 0".into(),
+                policy: "shop/no-admin".into(),
+                ..to_service()
+            }),
+            duration_us: 310,
+            bytes_to_downstream: 120,
+            reason: "denied by DENY policy shop/no-admin, rule 0".into(),
+            request: Some(Request {
+                method: "GET".into(),
+                host: "cart.shop".into(),
+                path: "/admin".into(),
+                status: 403,
+                grpc_status: None,
+                cause: "deny-rule".into(),
+                flags: "UAEX".into(),
+            }),
             ..Flow::default()
         },
     ]

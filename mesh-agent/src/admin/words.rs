@@ -83,6 +83,8 @@ words! {
         Reset = "reset",
         Abandoned = "abandoned",
         Dropped = "dropped",
+        Denied = "denied",
+        Failed = "failed",
     }
 }
 

@@ -159,7 +159,7 @@ impl World<'_> {
                 ExplainReply {
                     destination: Some(destination),
                     route: format!("the workload itself; no service is dialled{unread}"),
-                    ways: vec![self.way(source, &entry.workload, dialled, Load::Bytes)],
+                    ways: vec![self.way(source, &entry.workload, dialled, Load::Bytes(request.as_ref()))],
                     ..ExplainReply::default()
                 }
             }
@@ -168,7 +168,7 @@ impl World<'_> {
                     kind: DestinationKind::Passthrough.into(),
                     ..Destination::default()
                 }),
-                route: format!("not in the mesh: passed on as it is{unread}"),
+                route: "not in the mesh: passed on as it is".to_owned(),
                 ways: vec![ExplainedWay {
                     endpoints: vec![Endpoint {
                         port: dialled.port().into(),
@@ -192,25 +192,29 @@ impl World<'_> {
         request: Option<Parts>,
     ) -> ExplainReply {
         let key = &backend.service.key;
-        let client = source.workload.as_ref().filter(|_| reads_requests(backend));
-        let table = client.and_then(|client| {
+        let table = source.workload.as_ref().and_then(|client| {
             let namespace = Some(&*client.key.namespace);
             self.snapshot.routes_of(key, backend.port.port, namespace)
         });
         if let Some(table) = table {
             return self.by_routes(source, backend, table, request);
         }
-        let (load, unread) = match (client, &request) {
-            (Some(_), Some(parts)) => (Load::Request(parts), ""),
-            (Some(_), None) => (Load::Requests, ""),
-            (None, Some(_)) => (Load::Bytes, UNREAD),
-            (None, None) => (Load::Bytes, ""),
+        let led = source.workload.is_some() && leads_requests(backend);
+        let (load, unread) = match (led, &request) {
+            (true, Some(parts)) => (Load::Request(parts), ""),
+            (true, None) => (Load::Requests, ""),
+            (false, Some(parts)) => (Load::Bytes(Some(parts)), UNREAD),
+            (false, None) => (Load::Bytes(None), ""),
+        };
+        let best = match led {
+            true => "the one likely to answer first",
+            false => "the less loaded one",
         };
         let route = match backend.endpoints.len() {
             0 => format!("refused: {}", Unroutable::NoEndpoint),
             1 => format!("the service's one ready endpoint{unread}"),
             ready => {
-                format!("of two of its {ready} ready endpoints, drawn at random, the less loaded one{unread}")
+                format!("of two of its {ready} ready endpoints, drawn at random, {best}{unread}")
             }
         };
         ExplainReply {
@@ -266,27 +270,31 @@ impl World<'_> {
         way.carriage = carriage.into();
         way.mode = mode.mode.to_string();
         way.mode_policy = mode.from.as_ref().map(ToString::to_string).unwrap_or_default();
+        let address = source.address_like(addr.ip());
         let connection = ConnectionFacts {
             channel,
-            source_ip: source.address,
-            remote_ip: source.address,
+            source_ip: address,
+            remote_ip: address,
             destination: addr,
             sni: None,
         };
-        // Requests are read where our own agents carry them; what arrives in the clear is bytes.
+        let keys = match target.node == self.node {
+            true => Keys::Fetched,
+            false => Keys::Elsewhere(&target.node),
+        };
         match (load, carriage) {
+            (Load::Request(_) | Load::Requests, Carriage::Hbone) => request::cannot_go(&mut way),
+            (Load::Bytes(_), Carriage::Hbone) => fill(&mut way, &policy.trace(connection)),
             (Load::Request(parts), Carriage::Local | Carriage::MutualTls) => {
-                way.request = Some(request::shown(parts));
-                let keys = match target.node == self.node {
-                    true => Keys::Fetched,
-                    false => Keys::Elsewhere(&target.node),
-                };
                 request::judge(&mut way, &policy, connection, parts, keys);
             }
             (Load::Requests, Carriage::Local | Carriage::MutualTls) => {
                 request::before(&mut way, &policy, connection);
             }
-            _ => fill(&mut way, &policy.trace(connection)),
+            // In the clear the destination sees bytes, whoever sent them.
+            (Load::Request(parts), _) => request::admit(&mut way, &policy, connection, Some(parts), keys),
+            (Load::Requests, _) => request::admit(&mut way, &policy, connection, None, keys),
+            (Load::Bytes(parts), _) => request::admit(&mut way, &policy, connection, parts, keys),
         }
         way
     }
@@ -305,11 +313,22 @@ impl World<'_> {
     }
 }
 
-/// Said where somebody asks about a request and none is read.
-const UNREAD: &str = "; requests are not read there, so that this one does not matter";
+impl Source {
+    /// Its address of the family of another.
+    fn address_like(&self, other: IpAddr) -> IpAddr {
+        let more = self.workload.iter().flat_map(|workload| &workload.addresses);
+        let mut own = std::iter::once(&self.address).chain(more);
+        let fits = own.find(|own| own.is_ipv4() == other.is_ipv4());
+        *fits.unwrap_or(&self.address)
+    }
+}
 
-/// Whether the requests to a service port are led one by one: as `listener` decides for a captured connection.
-fn reads_requests(backend: &ServiceBackend) -> bool {
+/// Said where somebody asks about a request, and connections go as a whole.
+const UNREAD: &str = "; all requests on a connection go there";
+
+/// Whether the requests to a service port without routes are led one by one: as `listener` decides for a captured
+/// connection.
+fn leads_requests(backend: &ServiceBackend) -> bool {
     let mut endpoints = backend.endpoints.iter();
     speaks_http(&backend.port) && !endpoints.any(|one| one.workload.tunnel == TunnelProtocol::Hbone)
 }

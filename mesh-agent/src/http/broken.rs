@@ -28,9 +28,9 @@ pub(crate) enum Broken {
     /// The other side is gone.
     #[error("the other side is gone")]
     Closed,
-    /// Its time was over.
-    #[error("the time for the request was over")]
-    Late,
+    /// It was broken off here, for this reason.
+    #[error("broken off: {}", .0.label())]
+    Stopped(Cause),
     /// A connection that left HTTP broke.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -42,7 +42,7 @@ impl Broken {
         match self {
             Self::Stream(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
             Self::Reset(reason) => *reason,
-            Self::Late => Reason::CANCEL,
+            Self::Stopped(_) => Reason::CANCEL,
             Self::Read(_) | Self::Write(_) | Self::Closed | Self::Io(_) => Reason::INTERNAL_ERROR,
         }
     }

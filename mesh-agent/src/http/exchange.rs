@@ -23,10 +23,11 @@ use super::{
     pool::{Connection, Repeat, Shelf},
     pump::{Again, Last, Pump, PumpError, Sink, Source as _},
     streams::is_empty,
+    trail::{self, Attached, Trail},
     upstream::{Answered, Heard, Upstream},
     wire::{self, Spoken},
 };
-use crate::telemetry::Budget;
+use crate::telemetry::{self, Budget};
 use crate::upstream::session::{Room, Session};
 
 /// A request on its way.
@@ -35,6 +36,8 @@ pub struct Message {
     pub parts: request::Parts,
     /// What the client speaks.
     pub spoken: Spoken,
+    /// What whoever steers knows of it.
+    pub attached: Attached,
     pub(super) target: Target,
     pub(super) body: Framing,
     pub(super) switch: Switch,
@@ -51,6 +54,14 @@ pub trait Steer: Send + Sync {
 
     /// Who signs the answers that the mesh makes.
     fn signature(&self) -> &Signature;
+
+    /// The connection that the requests come on, as it is told of.
+    fn connection(&self) -> Option<&Arc<telemetry::Connection>> {
+        None
+    }
+
+    /// A request is over, however it ended.
+    fn over(&self, _: &Trail) {}
 
     /// What becomes of this request. May change its head.
     fn steer(
@@ -139,10 +150,18 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
     } = match steer.steer(&mut message).await {
         Ok(Course::Onward(onward)) => onward,
         Ok(Course::Answer(answer)) => {
-            return say(answer.status, answer.headers, Bytes::new(), &method, down).await;
+            let done = say(answer.status, answer.headers, Bytes::new(), &method, down).await;
+            down.trail().attach(message.attached);
+            down.trail().whole();
+            return done;
         }
-        Err(fault) => return refused(steer, &fault, dialect, &method, down).await,
+        Err(fault) => {
+            down.trail().attach(message.attached);
+            return refused(steer, &fault, dialect, &method, down).await;
+        }
     };
+    down.trail().attach(std::mem::take(&mut message.attached));
+    let mut revoked = down.trail().take_revoked();
     let mut request = if is_empty(message.body) {
         Pump::flush_only()
     } else {
@@ -155,19 +174,30 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
     };
     let ended = {
         let work = pin!(forward(hop, message, down, &mut request, &mut charge));
-        Deadline::bound(deadline, work).await
+        tokio::select! {
+            biased;
+            ended = Deadline::bound(deadline, work) => ended,
+            fault = trail::revoked(&mut revoked) => Err(fault),
+        }
     };
     match ended {
-        Ok(Ok(done)) => done,
+        Ok(Ok(done)) => {
+            down.trail().watch(revoked);
+            done
+        }
         Ok(Err(Stop::Gone(broken))) => {
+            down.trail().gone();
             down.reset(Reason::CANCEL);
             Done::Broken(broken)
         }
         Ok(Err(Stop::Fault(fault))) => refused(steer, &fault, dialect, &method, down).await,
-        Err(late) if charge.stage == Stage::Unanswered => refused(steer, &late, dialect, &method, down).await,
-        Err(late) => {
-            tracing::debug!(fault = %late, "an answer is broken off");
-            cut(steer.signature(), &late, dialect, down)
+        Err(fault) if charge.stage == Stage::Unanswered => {
+            refused(steer, &fault, dialect, &method, down).await
+        }
+        Err(fault) => {
+            tracing::debug!(%fault, "an answer is broken off");
+            down.trail().faulted(fault.clone());
+            cut(steer.signature(), &fault, dialect, down)
         }
     }
 }
@@ -180,6 +210,7 @@ async fn refused<S: Steer>(
     down: &mut Downstream<'_>,
 ) -> Done {
     tracing::debug!(%fault, side = steer.signature().side().word(), "a request is answered by the mesh");
+    down.trail().faulted(fault.clone());
     refuse(steer.signature(), fault, dialect, method, down).await
 }
 
@@ -190,7 +221,7 @@ fn cut(signature: &Signature, fault: &Fault, dialect: Dialect, down: &mut Downst
         return Done::Answered;
     }
     down.reset(Reason::CANCEL);
-    Done::Broken(Broken::Late)
+    Done::Broken(Broken::Stopped(fault.cause))
 }
 
 /// Answers in the name of the mesh.
@@ -483,11 +514,13 @@ async fn answer<E: Escort>(
     charge: &mut Charge<E>,
 ) -> (Done, Option<Upstream>) {
     charge.stage = Stage::Answering;
+    down.trail().heard(&answered.headers);
     charge.escort.answered(answered.status, &mut answered.headers);
     if answered.switch != Switch::Stay {
         return match down.switch(answered).await {
             Ok(()) => (Done::Switched(Box::new(up)), None),
             Err(broken) => {
+                down.trail().gone();
                 up.reset(Reason::CANCEL);
                 (Done::Broken(broken), None)
             }
@@ -508,20 +541,26 @@ async fn answer<E: Escort>(
         Err(broken) => Err(Unheard::Client(broken)),
     };
     match carried {
-        Ok(()) if request.is_done() => (Done::Answered, Some(up)),
+        Ok(()) if request.is_done() => {
+            down.trail().whole();
+            (Done::Answered, Some(up))
+        }
         // Answered early: what the client still sends has no reader.
         Ok(()) => {
+            down.trail().whole();
             if let Downstream::H1(turn) = down {
                 turn.keep_alive = KeepAlive::Close;
             }
             (Done::Answered, None)
         }
         Err(Unheard::Client(broken)) => {
+            down.trail().gone();
             up.reset(Reason::CANCEL);
             down.reset(Reason::CANCEL);
             (Done::Broken(broken), None)
         }
         Err(Unheard::Server(broken)) => {
+            down.trail().cut_by(&broken);
             down.reset(broken.reason());
             (Done::Broken(broken), None)
         }

@@ -26,6 +26,7 @@ use super::{
     exchange::{Message, Steer, exchange},
     h1::Switch,
     streams::is_empty,
+    trail::{Attached, Attended},
 };
 
 /// So much of a body may wait for a copy's server.
@@ -94,6 +95,7 @@ impl Message {
                 body: self.body,
                 switch: Switch::Stay,
                 copies: Copies::default(),
+                attached: Attached::default(),
             },
             body: Followed {
                 pieces: followed,
@@ -108,7 +110,8 @@ impl Message {
 /// Sends a copy where it is steered, and lets its answer go by.
 pub async fn serve<S: Steer>(steer: &S, copy: Mirrored) {
     let Mirrored { message, body, over } = copy;
-    let mut down = Downstream::Copy(body);
+    let mut attended = Attended::new(steer, &message);
+    let mut down = Downstream::Copy(body, &mut attended.trail);
     let bound = async {
         // Without a sender everything was sent.
         let _ = over.await;

@@ -21,6 +21,7 @@ pub mod h1;
 pub mod mirror;
 pub mod pool;
 pub mod server;
+pub mod trail;
 pub mod wire;
 
 mod broken;
@@ -32,6 +33,7 @@ mod streams;
 mod upstream;
 
 pub(crate) use broken::Broken;
+pub use io::{Plain, Transport};
 
 /// The reading half of an HTTP/1 connection.
 type Reader = h1::Reader<io::ReadHalf>;

@@ -58,6 +58,8 @@ pub(super) struct Pump {
     data: Bytes,
     /// True once a frame was read.
     begun: bool,
+    /// Bytes taken by the other side and not asked for yet.
+    carried: usize,
     kept: Kept,
     copies: Copies,
 }
@@ -103,6 +105,7 @@ impl Pump {
             state,
             data: Bytes::new(),
             begun: false,
+            carried: 0,
             kept: Kept::Nothing,
             copies: Copies::default(),
         }
@@ -147,6 +150,11 @@ impl Pump {
             ended,
             unreleased,
         })
+    }
+
+    /// Bytes that the other side took since this was asked last.
+    pub(super) fn take_carried(&mut self) -> usize {
+        std::mem::take(&mut self.carried)
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -198,6 +206,7 @@ impl Pump {
                     let last = if from.is_done() { Last::Yes } else { Last::No };
                     let taken = ready!(to.poll_data(cx, &mut self.data, last)).map_err(PumpError::Sink)?;
                     from.release(taken);
+                    self.carried += taken;
                     if self.data.is_empty() && last == Last::Yes {
                         self.kept.end(None);
                         self.copies.end(None);

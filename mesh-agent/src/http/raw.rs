@@ -20,6 +20,7 @@ use super::{
     io::{ReadHalf, WriteHalf},
     pump::{Last, Pump, PumpError, Sink, Source},
     streams,
+    trail::{self, Trail},
     upstream::Upstream,
 };
 use crate::upstream::session::Seat;
@@ -99,26 +100,40 @@ impl Raw {
     }
 }
 
-/// Carries bytes both ways until both sides have ended, or one breaks.
-pub(super) async fn relay(mut down: Raw, mut up: Raw) -> Result<(), Broken> {
+/// Carries bytes both ways until both sides have ended, one breaks, or they may not go on.
+pub(super) async fn relay(mut down: Raw, mut up: Raw, trail: &mut Trail) -> Result<(), Broken> {
     let (mut there, mut back) = (Pump::new(), Pump::new());
+    let mut revoked = trail.take_revoked();
     let carried = poll_fn(|cx| {
         let one = there.poll(cx, &mut down.from, &mut up.to)?;
+        trail.count_request(there.take_carried());
         let other = back.poll(cx, &mut up.from, &mut down.to)?;
+        trail.count_response(back.take_carried());
         if one.is_ready() && other.is_ready() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
         }
-    })
-    .await;
+    });
+    let carried = tokio::select! {
+        biased;
+        carried = carried => carried,
+        // Whatever is dropped unfinished is reset.
+        fault = trail::revoked(&mut revoked) => {
+            let cause = fault.cause;
+            trail.faulted(fault);
+            return Err(Broken::Stopped(cause));
+        }
+    };
     match carried {
         Ok(()) => {
+            trail.whole();
             down.in_order();
             up.in_order();
             Ok(())
         }
         Err(PumpError::Source(broken) | PumpError::Sink(broken)) => {
+            trail.whole();
             down.reset();
             up.reset();
             Err(broken)

@@ -96,7 +96,9 @@ async fn engine(server: SocketAddr) -> (SocketAddr, CancellationToken) {
         let tasks = TaskTracker::new();
         while let Ok((stream, _)) = listener.accept().await {
             let (steer, tasks, leaving) = (Arc::clone(&steer), tasks.clone(), token.clone());
-            tokio::spawn(async move { super::server::serve(stream, &steer, &tasks, &leaving).await });
+            tokio::spawn(async move {
+                super::server::serve(stream, bytes::BytesMut::new(), &steer, &tasks, &leaving).await
+            });
         }
     });
     (addr, leaving)

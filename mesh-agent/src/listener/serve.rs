@@ -27,7 +27,7 @@ use super::{
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
-    requests::{self, ShelfKey},
+    requests::{self, Inspected, ShelfKey},
     terms::Terms,
 };
 use crate::{
@@ -50,6 +50,9 @@ use crate::{
 /// How long the client may take to complete a handshake that the agent let through. Its kernel answers at once
 /// unless the client is gone.
 pub(super) const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Flows of requests in a second, for each worker.
+const REQUEST_FLOWS: u32 = 200;
 
 /// What one data worker's connections share.
 pub struct DataPath {
@@ -87,6 +90,8 @@ pub struct DataPath {
     pub(crate) admission: Admission,
     /// Bounds what is logged of refused connections.
     pub(crate) told: Throttle,
+    /// Bounds the flows of requests.
+    pub(crate) told_requests: Throttle,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -131,6 +136,7 @@ impl DataPath {
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
             told: Throttle::default(),
+            told_requests: Throttle::of(REQUEST_FLOWS),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
@@ -218,6 +224,7 @@ pub(super) fn accepted(
 }
 
 async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey, cookie: Option<u64>) {
+    let mut inspected = Inspected::of(&journey, None);
     let entry = path.registry.open(journey.opening);
     let _active = journey.active;
     let leg = match journey.leg {
@@ -227,6 +234,21 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
             return denied(&path, &entry, cause);
         }
     };
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        // Nothing leads to the application before a request may.
+        return match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
+            Ok(Some(downstream)) => {
+                drop(held);
+                inspected.serve(&path, &entry, downstream, None).await;
+            }
+            _ => refused(
+                &path,
+                &entry,
+                FlowKind::Abandoned,
+                abandoned("the client was gone when it was let in"),
+            ),
+        };
+    }
     let gave_up = cookie.map(|cookie| {
         let (sender, gave_up) = oneshot::channel();
         path.dialling().insert(cookie, sender);
@@ -261,7 +283,15 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
         Ok(Some(downstream)) => {
             drop(held);
-            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
+            carry(
+                &path,
+                &entry,
+                journey.guard.as_ref(),
+                inspected,
+                downstream,
+                upstream,
+            )
+            .await;
         }
         _ => {
             upstream.abort();
@@ -276,6 +306,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
 }
 
 pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Journey) {
+    let mut inspected = Inspected::of(&journey, None);
     let entry = path.registry.open(journey.opening);
     entry.connection().set_state(ConnectionState::Connecting);
     let _active = journey.active;
@@ -286,6 +317,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             return denied(&path, &entry, cause);
         }
     };
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        return inspected.serve(&path, &entry, downstream, None).await;
+    }
     let dialled = tokio::select! {
         dialled = leg.open(&path) => dialled,
         () = path.cut.cancelled() => return upstream::abort(&downstream),
@@ -293,7 +327,15 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     match dialled {
         Ok(upstream) => {
             established(&entry, &leg);
-            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
+            carry(
+                &path,
+                &entry,
+                journey.guard.as_ref(),
+                inspected,
+                downstream,
+                upstream,
+            )
+            .await;
         }
         Err(error) => {
             leg.not_opened(&path);
@@ -311,16 +353,21 @@ fn established(entry: &Entry, leg: &Leg) {
     }
 }
 
-/// Both sides stand: carries bytes until the end.
+/// Both sides stand: carries bytes until the end, or has what may be requests looked at.
 async fn carry(
-    path: &DataPath,
+    path: &Arc<DataPath>,
     entry: &Entry,
     guard: Option<&Guard>,
+    inspected: Option<Inspected>,
     downstream: TcpStream,
     upstream: Upstream,
 ) {
     let connection = entry.connection();
+    measure(path, entry);
     match upstream {
+        Upstream::Tcp(upstream) if let Some(inspected) = inspected => {
+            inspected.serve(path, entry, downstream, Some(upstream)).await;
+        }
         Upstream::Tcp(upstream) => {
             let cut = || {
                 upstream::abort(&downstream);
@@ -345,6 +392,12 @@ async fn carry(
     }
 }
 
+/// Counts a connection whose bytes are carried as they are; where requests are led one by one, these are counted.
+pub(super) fn measure(path: &DataPath, entry: &Entry) {
+    let connection = entry.connection();
+    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
+}
+
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
 /// drain is over or the `terms` do not hold any more.
 pub(super) async fn attend(
@@ -357,7 +410,6 @@ pub(super) async fn attend(
     path.registry.count_accepted();
     let connection = entry.connection();
     connection.set_state(ConnectionState::Open);
-    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
     let started = Instant::now();
     let broken = tokio::select! {

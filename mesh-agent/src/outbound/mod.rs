@@ -7,13 +7,14 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
-use mesh_common::model::{ServicePort, Workload};
+use mesh_common::model::{Service, ServicePort, Workload};
 use rand::Rng as _;
 
 use crate::{
-    balance::{self, Active},
+    balance::{self, Active, Moment},
     node::{Pod, PodTable},
     state::{Resolution, ServiceBackend, Snapshot},
     telemetry::Destination,
@@ -132,16 +133,21 @@ pub struct Chosen {
     pub way: Result<Way, Unroutable>,
     /// The workload there.
     pub peer: Arc<Workload>,
+    /// What for.
+    pub service: Arc<Service>,
     /// Keeps the request counted at its endpoint.
     pub active: Active,
 }
 
-/// Chooses an endpoint for a request.
+/// Chooses an endpoint for a request: where it is likely to be answered first.
 pub fn choose(backend: &ServiceBackend, pods: &PodTable) -> Result<Chosen, Unroutable> {
-    let endpoint = balance::pick(&backend.endpoints, &mut rand::rng()).ok_or(Unroutable::NoEndpoint)?;
+    let now = Moment::from(Instant::now());
+    let endpoint = balance::pick_fastest(&backend.endpoints, now, &mut rand::rng());
+    let endpoint = endpoint.ok_or(Unroutable::NoEndpoint)?;
     Ok(Chosen {
         way: way_to(pods, endpoint.addr),
         peer: Arc::clone(&endpoint.workload),
+        service: Arc::clone(&backend.service),
         active: Active::on(&**endpoint),
     })
 }

@@ -12,7 +12,7 @@ use mesh_common::model::{
 };
 
 use super::clause::{Address, Clause, Effect, Field, Miss, Part, Sense, Test};
-use super::facts::Subject;
+use super::facts::{ConnectionFacts, Subject};
 use super::networks::NetworkSet;
 use super::request::RequestTest;
 use super::text::{Case, TextSet};
@@ -118,6 +118,19 @@ impl CompiledPolicy {
             }
         }
         reads
+    }
+
+    /// Whether some rule depends on the request and could match one on that connection.
+    pub(super) fn could_match_request(&self, facts: &ConnectionFacts<'_>) -> bool {
+        self.rules.iter().any(|rule| {
+            // For a rule that permits, the requests thought of at their best are those that it wants to see; from one
+            // that objects, what it says of requests is dropped.
+            let subject = match rule.effect {
+                Effect::Permit => Subject::Requests(facts),
+                Effect::Object => Subject::Connection(facts),
+            };
+            rule.request_field.is_some() && rule.matches(subject, &mut ())
+        })
     }
 
     /// The first rule that matches.

@@ -10,6 +10,7 @@ mod connection;
 mod flow;
 pub mod metrics;
 mod registry;
+mod request;
 mod ruling;
 mod throttle;
 
@@ -18,5 +19,6 @@ pub use cause::Cause;
 pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
 pub use flow::{Flow, FlowKind, FlowLog, FlowSubject};
 pub use registry::{Entry, Registry, Totals};
+pub use request::{RequestEnds, RequestFlow, escaped};
 pub use ruling::Ruling;
 pub use throttle::Throttle;

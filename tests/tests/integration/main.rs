@@ -11,8 +11,10 @@
 mod captured;
 mod checks;
 mod claims;
+mod clients;
 mod corners;
 mod direct;
+mod explained;
 mod harness;
 mod http;
 mod mtls;

@@ -4,6 +4,7 @@ mod bulk;
 mod connect;
 mod connections;
 mod handshakes;
+mod http;
 mod memory;
 mod round_trips;
 
@@ -55,6 +56,8 @@ pub(super) enum Body {
 pub(super) struct Round {
     /// From 1; 0 is the warm-up.
     pub(super) number: u8,
+    /// How long what is measured by time lasts.
+    pub(super) seconds: u64,
 }
 
 /// Every scenario, in the order they run.
@@ -67,8 +70,16 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     connections::UNPOOLED,
     connect::SCENARIO,
     handshakes::SCENARIO,
+    http::ONE,
+    http::TWO,
+    http::ONE_NEAR,
+    http::TWO_NEAR,
+    http::NEW,
+    http::BIG,
     memory::STREAMS,
+    memory::HTTP,
     memory::WORKLOADS,
+    memory::ROUTES,
 ];
 
 /// Plain networking, and the agents in both modes.

@@ -8,10 +8,11 @@ use crate::{
         ExplainError,
         proto::{ExplainedWay, RequestHead},
     },
+    http::fault::Cause,
     identity::Clock,
     inbound::{Judged, RequestDenied},
     policy::{
-        BeforeRequests, ConnectionFacts, WorkloadPolicy,
+        BeforeRequests, ConnectionFacts, Entrance, Interest, WorkloadPolicy,
         jwt::{self, TokenCache, Unproved},
     },
 };
@@ -19,11 +20,12 @@ use crate::{
 /// What is known of what goes over a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Load<'r> {
-    /// Bytes that nobody reads: the connection is judged as a whole.
-    Bytes,
-    /// Requests, each judged by itself; which ones nobody said.
+    /// Bytes on their way, and this request in them, if one was asked about. The destination reads them if its policies
+    /// are about requests.
+    Bytes(Option<&'r Parts>),
+    /// Requests, each led by itself; which ones nobody said.
     Requests,
-    /// This request.
+    /// This request, led by itself.
     Request(&'r Parts),
 }
 
@@ -80,6 +82,34 @@ pub(super) fn shown(parts: &Parts) -> RequestHead {
     }
 }
 
+/// What the policies say of a connection whose bytes come as they are, and of the request in them, if one was asked about.
+pub(super) fn admit(
+    way: &mut ExplainedWay,
+    policy: &WorkloadPolicy,
+    connection: ConnectionFacts<'_>,
+    parts: Option<&Parts>,
+    keys: Keys<'_>,
+) {
+    match (policy.admit(&connection), parts) {
+        (Entrance::Closed(_) | Entrance::Open(_, Interest::None), _) | (Entrance::Open(..), None) => {
+            fill(way, &policy.trace(connection));
+        }
+        (Entrance::Requests(_) | Entrance::Open(..), Some(parts)) => {
+            judge(way, policy, connection, parts, keys);
+        }
+        (Entrance::Requests(decision), None) => {
+            way.depends_on = asked_by(policy);
+            way.verdict = format!("{DEPENDS}; what is none is {decision}");
+        }
+    }
+}
+
+/// Requests in tunnels are our own agents' language.
+pub(super) fn cannot_go(way: &mut ExplainedWay) {
+    way.verdict = "not sent: requests that are led one by one do not go by HBONE".to_owned();
+    way.status = Cause::Internal.status().as_u16().into();
+}
+
 /// What the policies say of requests on a connection, none of which is known.
 pub(super) fn before(way: &mut ExplainedWay, policy: &WorkloadPolicy, connection: ConnectionFacts<'_>) {
     let depends_on = asked_by(policy);
@@ -129,6 +159,7 @@ pub(super) fn judge(
     parts: &Parts,
     keys: Keys<'_>,
 ) {
+    way.request = Some(shown(parts));
     let mut refuse = |denied: &RequestDenied| {
         way.verdict = denied.to_string();
         way.status = denied.status().as_u16().into();

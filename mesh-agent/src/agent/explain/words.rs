@@ -109,7 +109,7 @@ fn parts_of(wanted: &RouteMatch) -> Vec<String> {
 /// What a filter looks at to answer requests instead of sending them on.
 fn looked_at(filter: &RouteFilter) -> Option<&'static str> {
     match filter {
-        RouteFilter::Redirect(_) => Some("target"),
+        RouteFilter::Redirect(_) => Some("path"),
         RouteFilter::Cors(_) => Some("origin"),
         RouteFilter::Rewrite(_)
         | RouteFilter::RequestHeaders(_)

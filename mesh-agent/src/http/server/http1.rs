@@ -14,7 +14,6 @@ use bytes::BytesMut;
 use http::Method;
 use tokio::{
     io::AsyncReadExt as _,
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,9 +26,10 @@ use crate::{
         exchange::{Done, Message, Steer, exchange, refuse},
         fault::Dialect,
         h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
-        io::split,
+        io::{Transport, split},
         mirror::Copies,
         raw::{self, Raw},
+        trail::{Attached, Attended},
         wire::{self, Spoken},
     },
     upstream::Ending,
@@ -41,12 +41,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection of which `seen` was read.
 pub(super) async fn serve<S: Steer>(
-    stream: TcpStream,
+    client: Transport,
     seen: BytesMut,
     steer: &S,
     leaving: &CancellationToken,
 ) -> Ending {
-    let (read, write) = split(stream);
+    let (read, write) = split(client);
     let mut reader = Reader::with_buffered(read, seen, LIMITS);
     let mut writer = Writer::new(write);
     let mut patience = Patience::new(IDLE);
@@ -62,13 +62,16 @@ pub(super) async fn serve<S: Steer>(
         } else {
             head.keep_alive
         };
+        let message = message(head);
+        let mut attended = Attended::new(steer, &message);
         let mut down = Downstream::H1(Turn {
             reader: &mut reader,
             writer: &mut writer,
             asked,
             keep_alive,
+            trail: &mut attended.trail,
         });
-        let done = exchange(steer, message(head), &mut down).await;
+        let done = exchange(steer, message, &mut down).await;
         let Downstream::H1(Turn { keep_alive, .. }) = down else {
             return broken("a request changed its connection");
         };
@@ -80,7 +83,7 @@ pub(super) async fn serve<S: Steer>(
                 let Some(up) = Raw::upstream(*up) else {
                     return broken("the server switched without an answer");
                 };
-                return match raw::relay(Raw::connection(reader, writer), up).await {
+                return match raw::relay(Raw::connection(reader, writer), up, &mut attended.trail).await {
                     Ok(()) => Ending::Closed,
                     Err(error) => broken(error),
                 };
@@ -118,6 +121,7 @@ fn message(head: RequestHead) -> Message {
         target,
         body,
         switch,
+        attached: Attached::default(),
         copies: Copies::default(),
     }
 }
@@ -163,11 +167,14 @@ async fn refuse_head<S: Steer>(
     let Some(fault) = error.fault() else {
         return broken(error);
     };
+    let mut attended = Attended::unread(steer);
+    attended.trail.faulted(fault.clone());
     let mut down = Downstream::H1(Turn {
         reader: &mut reader,
         writer: &mut writer,
         asked: Asked::of(&Method::GET, &Switch::Stay),
         keep_alive: KeepAlive::Close,
+        trail: &mut attended.trail,
     });
     match refuse(steer.signature(), &fault, Dialect::Http, &Method::GET, &mut down).await {
         Done::Answered => end(reader, writer).await,

@@ -18,6 +18,7 @@ use crate::{
         io::Rewound,
         mirror::Copies,
         raw::{self, Raw},
+        trail::{Attached, Attended},
         upstream::length,
         wire::{self, Spoken, Told},
     },
@@ -131,9 +132,11 @@ async fn serve_message<S: Steer>(
     recv: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
+    let mut attended = Attended::new(steer, &message);
     let mut down = Downstream::H2(StreamPair {
         recv,
         respond: Respond::Unanswered(respond),
+        trail: &mut attended.trail,
     });
     match exchange(steer, message, &mut down).await {
         Done::Answered => {}
@@ -142,12 +145,13 @@ async fn serve_message<S: Steer>(
             let Downstream::H2(StreamPair {
                 recv,
                 respond: Respond::Body(send),
+                ..
             }) = down
             else {
                 return;
             };
             if let Some(up) = Raw::upstream(*up)
-                && let Err(error) = raw::relay(Raw::stream(recv, send, None), up).await
+                && let Err(error) = raw::relay(Raw::stream(recv, send, None), up, &mut attended.trail).await
             {
                 tracing::debug!(%error, "a switched stream broke off");
             }
@@ -182,6 +186,7 @@ fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &R
         target,
         body,
         switch,
+        attached: Attached::default(),
         copies: Copies::default(),
     }
 }

@@ -13,9 +13,14 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
-use mesh_common::model::SpiffeId;
+use mesh_common::model::{ObjectKey, SpiffeId};
 
-use super::{authorize, server::Target};
+use super::{
+    account::{self, Parties},
+    authorize,
+    server::Target,
+    standing::{Other, Standing},
+};
 use crate::{
     http::{
         course::{Course, Onward},
@@ -23,6 +28,7 @@ use crate::{
         fault::{Cause, Fault, Side, Signature},
         pool::Shelf,
         server::serve_stream,
+        trail::Trail,
         wire::Told,
     },
     inbound::{Guard, Proof},
@@ -31,16 +37,18 @@ use crate::{
         serve::{self, DataPath},
     },
     node::Pod,
-    telemetry::{ConnectionState, Destination, Direction, Entry, FlowKind, Opening, Ruling},
+    state::Snapshot,
+    telemetry::{Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, Ruling},
 };
 
 /// The requests of one tunnel.
 pub(in crate::listener) struct Arrivals {
     path: Arc<DataPath>,
     pod: Arc<Pod>,
-    guard: Guard,
+    guard: Arc<Guard>,
     /// Present from the first request on: a tunnel need not have any.
     entry: OnceLock<Entry>,
+    parties: Parties,
     shelf: Arc<Shelf>,
     signature: Signature,
 }
@@ -63,12 +71,13 @@ impl Arrivals {
         Arc::new(Self {
             path: Arc::clone(path),
             pod: Arc::clone(pod),
-            guard: Guard {
+            guard: Arc::new(Guard {
                 workload: Arc::clone(&pod.workload),
                 proof: Proof::Certificate(peer),
                 client,
                 addressed,
-            },
+            }),
+            parties: Parties::default(),
             entry: OnceLock::new(),
             shelf: Arc::default(),
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Destination),
@@ -104,6 +113,12 @@ impl Arrivals {
         self.shelf.sweep(std::time::Instant::now());
     }
 
+    /// The workload that the tunnel comes from, if it is known.
+    fn client_workload(&self, snapshot: &Snapshot) -> Option<ObjectKey> {
+        let entry = snapshot.workload_at(self.guard.client.ip());
+        entry.map(|entry| entry.workload.key.clone())
+    }
+
     /// Makes the tunnel a connection that can be looked at.
     fn enter(&self) {
         self.entry.get_or_init(|| {
@@ -112,13 +127,8 @@ impl Arrivals {
                 addressed,
                 proof,
                 ..
-            } = &self.guard;
-            let client_workload = self
-                .path
-                .store
-                .load()
-                .workload_at(client.ip())
-                .map(|entry| entry.workload.key.clone());
+            } = &*self.guard;
+            let client_workload = self.client_workload(&self.path.store.load());
             let entry = self.path.registry.open(Opening {
                 direction: Direction::Inbound,
                 workload: Arc::clone(&self.pod.workload),
@@ -156,6 +166,17 @@ impl Steer for Arrival<'_> {
         &self.arrivals.signature
     }
 
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        self.arrivals.entry.get().map(Entry::connection)
+    }
+
+    fn over(&self, trail: &Trail) {
+        let Arrivals { path, parties, .. } = self.arrivals;
+        if let Some(connection) = self.connection() {
+            account::over(path, Some(connection), trail, &parties.of(path, connection));
+        }
+    }
+
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
         let Arrivals {
             path,
@@ -170,7 +191,19 @@ impl Steer for Arrival<'_> {
                 format!("{} is no port of workload {}", guard.addressed, pod.workload.key),
             ));
         }
-        authorize(path, guard, &mut message.parts).await?;
+        let version = path.store.load().version();
+        let kept = authorize(path, guard, &mut message.parts).await?;
+        let standing = Standing {
+            path: Arc::clone(path),
+            version,
+            own: Arc::clone(&pod.workload),
+            other: match guard.proof.id() {
+                Some(peer) => Other::Peer(guard.client.ip(), peer.clone()),
+                None => Other::Unproved,
+            },
+            guard: Some((Arc::clone(guard), kept)),
+        };
+        message.attached.revoked = Some(standing.watch());
         let hop = Hop::Server(Target {
             path: Arc::clone(path),
             shelf: Arc::clone(shelf),

@@ -71,7 +71,9 @@ impl<'w> Copies<'w> {
     fn copying(&self, snapshot: &Snapshot, mirror: &BackendPort) -> Option<Copying> {
         let path = &self.ways.path;
         let backend = backend_of(snapshot, mirror, self.family)?;
-        let Chosen { way, peer, active } = outbound::choose(backend, &path.pods).ok()?;
+        let Chosen {
+            way, peer, active, ..
+        } = outbound::choose(backend, &path.pods).ok()?;
         let place = Arc::clone(&path.copies).try_acquire_owned().ok()?;
         Some(Copying {
             ways: Arc::clone(self.ways),
@@ -102,7 +104,10 @@ impl Steer for Copying {
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
-        let hop = self.ways.open(self.way.clone(), &self.peer, message).await?;
+        let hop = self
+            .ways
+            .open(self.way.clone(), &self.peer, None, message)
+            .await?;
         Ok(Course::Onward(Onward {
             hop,
             escort: (),

@@ -1,12 +1,10 @@
-//! What a request takes along until its answer has ended: its place in the load of its endpoint, and what its route does to
-//! the answer.
+//! What a request takes along until its answer has begun: what its route does to that.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, request, response};
 
 use crate::{
-    balance::Active,
     http::course::Escort,
     routing::{FilterFailure, FilterOutcome, Filters, MatchedPath},
 };
@@ -14,8 +12,6 @@ use crate::{
 /// A request that was led somewhere.
 #[derive(Debug, Default)]
 pub(in crate::listener) struct Led {
-    /// Keeps the request counted at its endpoint.
-    active: Option<Active>,
     /// Those of the rule, then those of the backend, where they do something to answers.
     rule: Option<Answering>,
     backend: Option<Answering>,
@@ -29,11 +25,6 @@ struct Answering {
 }
 
 impl Led {
-    /// Counts the request at its endpoint.
-    pub(super) fn count(&mut self, active: Active) {
-        self.active = Some(active);
-    }
-
     /// Does to a request what filters say, those of the rule before those of the backend. What comes back is the answer.
     pub(super) fn follow(
         &mut self,

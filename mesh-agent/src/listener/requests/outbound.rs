@@ -7,20 +7,27 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderValue, header};
-
-use super::{copies::Copies, led::Led, server::Target, ways::Ways};
+use super::{
+    account,
+    copies::Copies,
+    led::Led,
+    name_host,
+    server::Target,
+    ways::{Counted, Ways},
+};
 use crate::{
     http::{
         course::{Course, Deadline, Onward},
         exchange::{Message, Steer},
         fault::{Cause, Fault, Side, Signature},
+        trail::Trail,
     },
     listener::serve::DataPath,
     node::Pod,
     outbound::{self, Chosen},
     routing::{BackendPort, FilterFailure, RouteTable, Rule},
     state::{Family, Resolution, ServiceBackend, Snapshot},
+    telemetry::Connection,
 };
 
 /// Steers the requests of one connection.
@@ -29,6 +36,8 @@ pub(super) struct Outbound {
     /// What was dialled.
     dialled: SocketAddr,
     signature: Signature,
+    /// As it is told of.
+    pub(super) connection: Option<Arc<Connection>>,
 }
 
 /// What one snapshot says of a request.
@@ -48,6 +57,7 @@ impl Outbound {
             ways: Arc::new(Ways::new(path, pod, client)),
             dialled,
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Source),
+            connection: None,
         }
     }
 
@@ -145,14 +155,19 @@ impl Steer for Outbound {
         &self.signature
     }
 
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        self.connection.as_ref()
+    }
+
+    fn over(&self, trail: &Trail) {
+        let none = || self.ways.no_ends(self.dialled);
+        let ends = trail.ends().map_or_else(none, Arc::clone);
+        account::over(&self.ways.path, self.connection(), trail, &ends);
+    }
+
     async fn steer(&self, message: &mut Message) -> Result<Course<Target, Led>, Fault> {
-        // HTTP/1.0 knows no Host, but the versions that are spoken from here do.
-        if message.parts.uri.authority().is_none() && !message.parts.headers.contains_key(header::HOST) {
-            let host = HeaderValue::try_from(self.dialled.to_string())
-                .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
-            message.parts.headers.insert(header::HOST, host);
-        }
-        let (chosen, mut led, deadline) = match self.plan(message)? {
+        name_host(message, self.dialled)?;
+        let (chosen, led, deadline) = match self.plan(message)? {
             Plan::Answer(answer) => return Ok(Course::Answer(answer)),
             Plan::Onward {
                 chosen,
@@ -160,10 +175,16 @@ impl Steer for Outbound {
                 deadline,
             } => (chosen, led, deadline),
         };
-        let Chosen { way, peer, active } = chosen;
-        led.count(active);
+        let Chosen {
+            way,
+            peer,
+            service,
+            active,
+        } = chosen;
+        let counted = Counted::new(&service, &active);
+        message.attached.load = Some(active);
         let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
-        let hop = Deadline::bound(deadline, self.ways.open(way, &peer, message)).await??;
+        let hop = Deadline::bound(deadline, self.ways.open(way, &peer, Some(counted), message)).await??;
         Ok(Course::Onward(Onward {
             hop,
             escort: led,

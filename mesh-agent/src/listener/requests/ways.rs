@@ -9,25 +9,32 @@ use std::{
 };
 
 use http::HeaderValue;
-use mesh_common::model::{SpiffeId, TunnelProtocol, Workload};
+use mesh_common::model::{Service, SpiffeId, TunnelProtocol, Workload};
 
 use super::{
     authorize,
     server::{ShelfKey, Target},
+    standing::{Other, Standing},
     unreached,
 };
 use crate::{
+    balance::{Active, Load},
     http::{
         exchange::{Hop, Message},
         fault::{Cause, Fault},
+        trail::Revoked,
         wire::{Told, client_value},
     },
+    inbound::{Guard, KeptRequest},
     listener::{
         journey::{self, From, Leg, Passage},
+        measure::Ends,
         serve::DataPath,
     },
     node::Pod,
     outbound::Way,
+    state::{Resolution, Snapshot},
+    telemetry::{Destination, Direction, RequestEnds},
     upstream::{
         session::{Room, Session},
         tunnel::{client::Tunnel, pool::Seated},
@@ -37,6 +44,9 @@ use crate::{
 /// How long a tunnel is taken without asking the pool: that costs more than a request should.
 const REMEMBERED: Duration = Duration::from_secs(2);
 
+/// Endpoints that a connection remembers the series of.
+const KNOWN: usize = 256;
+
 /// The ways from one client's connection to endpoints.
 pub(super) struct Ways {
     pub(super) path: Arc<DataPath>,
@@ -45,6 +55,20 @@ pub(super) struct Ways {
     client: SocketAddr,
     told: HeaderValue,
     tunnels: Mutex<Vec<Remembered>>,
+    ends: Mutex<KnownEnds>,
+}
+
+/// Between whom the requests of the connection go, by one version of the snapshot.
+#[derive(Default)]
+struct KnownEnds {
+    version: u64,
+    by_endpoint: Vec<(Arc<Load>, Arc<RequestEnds>)>,
+}
+
+/// What a request is counted by, where it is.
+pub(super) struct Counted {
+    service: Arc<Service>,
+    load: Arc<Load>,
 }
 
 /// A tunnel used a moment ago.
@@ -53,6 +77,16 @@ struct Remembered {
     expected: SpiffeId,
     session: Session,
     since: Instant,
+}
+
+impl Counted {
+    /// Of `service`, at the endpoint whose load this counts in.
+    pub(super) fn new(service: &Arc<Service>, active: &Active) -> Self {
+        Self {
+            service: Arc::clone(service),
+            load: Arc::clone(active.load()),
+        }
+    }
 }
 
 impl Ways {
@@ -64,6 +98,7 @@ impl Ways {
             client,
             told: client_value(client),
             tunnels: Mutex::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -72,13 +107,23 @@ impl Ways {
         &self,
         way: Way,
         peer: &Workload,
+        counted: Option<Counted>,
         message: &mut Message,
     ) -> Result<Hop<Target>, Fault> {
+        let version = self.path.store.load().version();
         let client = self.client_for(way.addr());
         let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(peer), client, From::Any)
             .map_err(|cause| Fault::new(Cause::Connect, cause.to_string()))?;
-        if let Some(guard) = &guard {
-            authorize(&self.path, guard, &mut message.parts).await?;
+        if let Some(counted) = counted {
+            message.attached.ends = Some(self.ends(counted, peer, &leg, guard.as_ref()));
+        }
+        if let Some(guard) = guard {
+            let kept = authorize(&self.path, &guard, &mut message.parts).await?;
+            let other = Other::Local(Arc::clone(&guard.workload));
+            message.attached.revoked = Some(self.standing(version, other, Some((Arc::new(guard), kept))));
+        } else if let Leg::Tunnel { addr, expected, .. } = &leg {
+            let other = Other::Peer(addr.ip(), expected.clone());
+            message.attached.revoked = Some(self.standing(version, other, None));
         }
         match leg {
             Leg::Tunnel {
@@ -116,6 +161,78 @@ impl Ways {
         }
         let own = self.pod.address_like(addr.ip());
         own.map_or(self.client, |own| SocketAddr::new(own, self.client.port()))
+    }
+
+    /// Between whom a request goes that takes `leg` to an endpoint of `peer`.
+    fn ends(&self, counted: Counted, peer: &Workload, leg: &Leg, guard: Option<&Guard>) -> Arc<RequestEnds> {
+        let Counted { service, load } = counted;
+        let (direction, proved) = match guard {
+            // On one node the kernel proves who asks.
+            Some(guard) => (Direction::Local, guard.proof.id()),
+            None => (Direction::Outbound, leg.peer()),
+        };
+        let snapshot = self.path.store.load();
+        let mut known = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.version != snapshot.version() || known.by_endpoint.len() >= KNOWN {
+            known.version = snapshot.version();
+            known.by_endpoint.clear();
+        }
+        let same = |(other, ends): &&(Arc<Load>, Arc<RequestEnds>)| {
+            Arc::ptr_eq(other, &load) && ends.direction == direction && ends.peer.as_ref() == proved
+        };
+        if let Some((_, ends)) = known.by_endpoint.iter().find(same) {
+            return Arc::clone(ends);
+        }
+        let destination = Destination::Service {
+            service: service.key.clone(),
+            endpoint: Some((peer.key.clone(), leg.addr())),
+        };
+        let ends = self.told_ends(&snapshot, direction, &destination, proved, Some(leg.addr()));
+        known.by_endpoint.push((load, Arc::clone(&ends)));
+        ends
+    }
+
+    /// Between whom a request was to go that got no endpoint.
+    pub(super) fn no_ends(&self, dialled: SocketAddr) -> Arc<RequestEnds> {
+        let snapshot = self.path.store.load();
+        let destination = match snapshot.resolve(dialled) {
+            Resolution::Service(backend) => Destination::Service {
+                service: backend.service.key.clone(),
+                endpoint: None,
+            },
+            _ => Destination::Passthrough,
+        };
+        self.told_ends(&snapshot, Direction::Outbound, &destination, None, None)
+    }
+
+    fn told_ends(
+        &self,
+        snapshot: &Snapshot,
+        direction: Direction,
+        destination: &Destination,
+        peer: Option<&SpiffeId>,
+        upstream: Option<SocketAddr>,
+    ) -> Arc<RequestEnds> {
+        let ends = Ends {
+            direction,
+            workload: &self.pod.workload,
+            client: Some(&self.pod.workload.key),
+            destination,
+            peer,
+        };
+        self.path.meters.requests(snapshot, &ends, upstream)
+    }
+
+    /// What must hold of a request as long as it is on its way.
+    fn standing(&self, version: u64, other: Other, guard: Option<(Arc<Guard>, KeptRequest)>) -> Revoked {
+        let standing = Standing {
+            path: Arc::clone(&self.path),
+            version,
+            own: Arc::clone(&self.pod.workload),
+            other,
+            guard,
+        };
+        standing.watch()
     }
 
     /// Room in a tunnel.

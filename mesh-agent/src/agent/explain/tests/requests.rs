@@ -121,7 +121,7 @@ fn a_request_goes_by_the_rule_that_wants_it_and_arrives_as_its_filters_leave_it(
     // On another port there are bytes.
     let reply = about(&store, "shop/cart", "web.shop:90", head("POST", "/api", &[]));
     assert!(
-        reply.route.contains("requests are not read there"),
+        reply.route.contains("all requests on a connection go there"),
         "{}",
         reply.route
     );
@@ -224,7 +224,7 @@ fn clients_of_another_namespace_go_by_the_routes_that_are_theirs() {
     // From outside the mesh nothing is routed.
     let reply = about(&store, "192.0.2.1", "shop/web:80", head("", "", &[]));
     assert!(
-        reply.rule.is_none() && reply.route.contains("requests are not read there"),
+        reply.rule.is_none() && reply.route.contains("all requests on a connection go there"),
         "{}",
         reply.route
     );
@@ -355,4 +355,53 @@ fn what_is_no_request_is_told_apart() {
         );
         assert!(matches!(error, Err(ExplainError::Request(_))), "{request:?}");
     }
+}
+
+#[test]
+fn where_connections_go_as_a_whole_requests_are_judged_all_the_same() {
+    let store = world(&[READERS]);
+    // A port for bytes, the workload itself, and a client outside of the mesh.
+    for (source, destination) in [
+        ("shop/cart", "shop/web:90"),
+        ("shop/cart", "shop/v1:80"),
+        ("shop/cart", "10.0.1.2:90"),
+        ("192.0.2.1", "10.0.0.2:80"),
+    ] {
+        let judged = |method| {
+            let reply = about(&store, source, destination, head(method, "/read/x", &[]));
+            (reply.ways[0].allowed, reply.ways[0].status)
+        };
+        assert_eq!(judged("GET"), (true, 0), "{source} {destination}");
+        assert_eq!(judged("POST"), (false, 403), "{source} {destination}");
+        let reply = about(&store, source, destination, None);
+        let [way, ..] = &*reply.ways else { panic!("no way") };
+        assert_eq!(way.depends_on, ["ALLOW shop/readers: methods, paths"]);
+        assert!(
+            way.verdict
+                .ends_with("what is none is denied: no rule of the ALLOW policies matches"),
+            "{}",
+            way.verdict
+        );
+    }
+    // Where no policy looks at requests, there is nothing to read.
+    let reply = about(&world(&[]), "shop/cart", "shop/web:90", head("GET", "/", &[]));
+    assert!(reply.ways[0].allowed && reply.ways[0].request.is_none());
+}
+
+#[test]
+fn a_route_leads_requests_also_where_the_port_says_nothing_and_not_by_hbone() {
+    let store = world(&[
+        "{kind: HTTPRoute, metadata: {name: raw, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: web, port: 90}], \
+         rules: [{backendRefs: [{name: away, port: 80}]}]}}",
+        "{kind: Workload, metadata: {name: away, namespace: shop, labels: {app: away}}, spec: {serviceAccount: away, node: z, addresses: [10.0.2.2], tunnelProtocol: HBONE}}",
+        "{kind: Service, metadata: {name: away, namespace: shop}, spec: {clusterIPs: [10.96.0.9], selector: {app: away}, ports: [{port: 80}]}}",
+    ]);
+    let reply = about(&store, "shop/cart", "shop/web:90", head("", "", &[]));
+    assert_eq!(reply.rule.unwrap().key, "shop/raw");
+    assert_eq!(
+        (reply.ways[0].allowed, reply.ways[0].status),
+        (false, 500),
+        "{:?}",
+        reply.ways
+    );
 }
