@@ -107,7 +107,7 @@ pub(super) fn admit(
 /// Requests in tunnels are our own agents' language.
 pub(super) fn cannot_go(way: &mut ExplainedWay) {
     way.verdict = "not sent: requests that are led one by one do not go by HBONE".to_owned();
-    way.status = Cause::Internal.status().as_u16().into();
+    way.status = Cause::Connect.status().as_u16().into();
 }
 
 /// What the policies say of requests on a connection, none of which is known.

@@ -136,12 +136,20 @@ impl Ways {
                 Told::write(&mut message.parts.headers, message.spoken, &self.told);
                 Ok(Hop::Agent(room))
             }
+            Leg::Tunnel {
+                addr,
+                protocol: TunnelProtocol::Hbone,
+                ..
+            } => Err(Fault::new(
+                Cause::Connect,
+                format!("{addr} is reached by HBONE, in which requests are not led one by one"),
+            )),
             leg => {
                 let key = ShelfKey {
                     source: self.pod.number,
                     target: match &leg {
                         Leg::Deliver { pod, .. } => Some(pod.number),
-                        Leg::Dial { .. } | Leg::Tunnel { .. } => None,
+                        _ => None,
                     },
                     addr: leg.addr(),
                 };

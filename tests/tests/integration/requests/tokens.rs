@@ -37,7 +37,7 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 /// A public key of PKCS #1 as a file of text.
 fn pem(der: &[u8]) -> String {
     let mut body = base64(der).replace('-', "+").replace('_', "/");
-    while body.len() % 4 != 0 {
+    while !body.len().is_multiple_of(4) {
         body.push('=');
     }
     let lines: Vec<&str> = (0..body.len())
