@@ -400,7 +400,7 @@ fn a_route_leads_requests_also_where_the_port_says_nothing_and_not_by_hbone() {
     assert_eq!(reply.rule.unwrap().key, "shop/raw");
     assert_eq!(
         (reply.ways[0].allowed, reply.ways[0].status),
-        (false, 500),
+        (false, 503),
         "{:?}",
         reply.ways
     );
