@@ -18,6 +18,8 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 CANCEL = 8
 # Nobody who means to take something waits longer.
 STALLED = 3
+# A flood that is taken drop by drop goes on for so long.
+FLOOD = 10
 # The digits in HPACK's Huffman code (RFC 7541, appendix B).
 DIGITS = dict(zip(("00000", "00001", "00010", "011001", "011010", "011011", "011100", "011101", "011110", "011111"),
                   "0123456789"))
@@ -152,22 +154,6 @@ def rapid_reset(to):
     return client
 
 
-def bursts_of_resets(to):
-    """Few enough at once that nobody can object, over and over: what a client with short deadlines does."""
-    client, stream = Client(to), 1
-    for turn in range(200):
-        burst = range(stream, stream + 40, 2)
-        for frames in ([frame(HEADERS, END_HEADERS | END_STREAM, one, head(b"/bytes/10000")) for one in burst],
-                       [frame(RST_STREAM, 0, one, struct.pack(">I", CANCEL)) for one in burst]):
-            # The answer to a PING says that the server has seen what came before.
-            before = client.kinds.get(PING, 0)
-            client.send(b"".join(frames) + frame(PING, 0, 0, bytes(8)))
-            if not client.wait(lambda: client.kinds.get(PING, 0) > before):
-                return client
-        stream += 40
-    return client
-
-
 def continuations(to):
     client = Client(to)
     client.send(frame(HEADERS, END_STREAM, 1, head()))
@@ -185,17 +171,17 @@ def empty_continuations(to):
 
 
 def settings(to):
-    client = Client(to, reads=False)
+    client, end = Client(to, reads=False), time.monotonic() + FLOOD
     for _ in range(2000):
-        if not client.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65535)) * 100):
+        if time.monotonic() > end or not client.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65535)) * 100):
             break
     return client
 
 
 def pings(to):
-    client = Client(to, reads=False)
+    client, end = Client(to, reads=False), time.monotonic() + FLOOD
     for _ in range(2000):
-        if not client.send(frame(PING, 0, 0, bytes(8)) * 100):
+        if time.monotonic() > end or not client.send(frame(PING, 0, 0, bytes(8)) * 100):
             break
     return client
 

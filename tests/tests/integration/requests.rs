@@ -497,7 +497,10 @@ fn tokens_are_good_only_as_their_issuer_made_them() {
                 mesh.pod("client"),
                 &["half-close", "--to", &echo, "--bytes", "100000"],
             )?;
-            ensure!(report["good"] == 1, "{report}");
+            ensure!(
+                report["intact"] == true && report["received"] == 100_000,
+                "{report}"
+            );
         }
         apply(
             mesh,
