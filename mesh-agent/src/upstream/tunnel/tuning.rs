@@ -21,9 +21,9 @@ pub(crate) const HEADER_LIST: usize = 16 << 10;
 /// What an HTTP/1 head may have, counted in the same way. Beyond this h2 does not keep headers: it answers 431 by itself, and ends the connection beyond four times as much.
 /// That also bounds CONTINUATION frames, to five without an end.
 pub(crate) const HEADER_LIST_KEPT: u32 = 72 << 10;
-/// Streams opened and reset by the peer that were not looked at yet. Another agent passes on what its clients give up, and
-/// reading may lag behind; beyond this it means harm. Each holds its headers until it is looked at.
-const PENDING_RESETS: usize = 2000;
+/// Streams opened and reset at once by the peer that were not looked at yet. Our own client opens no more than this
+/// in one tunnel, so only somebody who means it gets there.
+const PENDING_RESETS: usize = 100;
 /// Streams that we reset and still remember, for a second. What arrives for one that was forgotten counts as a fault, though it
 /// was only on its way: so these are more than clients give up in a moment.
 const REMEMBERED_RESETS: usize = 2000;
