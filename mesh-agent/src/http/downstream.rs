@@ -5,7 +5,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Frame;
 
@@ -20,6 +20,7 @@ use super::{
     upstream::Answered,
     wire,
 };
+use crate::upstream::incoming::Incoming;
 
 /// One request's place on the connection it came over.
 pub(super) enum Downstream<'a> {
@@ -41,7 +42,7 @@ pub(super) struct Turn<'a> {
 
 /// A request's stream on an HTTP/2 connection.
 pub(super) struct StreamPair<'a> {
-    pub(super) recv: RecvStream,
+    pub(super) recv: Incoming,
     pub(super) respond: Respond,
     pub(super) trail: &'a mut Trail,
 }
@@ -202,7 +203,13 @@ impl Source for Downstream<'_> {
     fn release(&mut self, bytes: usize) {
         self.trail().count_request(bytes);
         if let Self::H2(pair) = self {
-            streams::release(&mut pair.recv, bytes);
+            pair.recv.release(bytes);
+        }
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::H2(pair) = self {
+            pair.recv.gather(cx);
         }
     }
 

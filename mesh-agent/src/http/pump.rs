@@ -17,6 +17,8 @@ pub(super) trait Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>>;
     /// So many bytes were taken by the other side.
     fn release(&mut self, bytes: usize);
+    /// The other side takes nothing now: see [`Incoming::gather`](crate::upstream::incoming::Incoming::gather).
+    fn gather(&mut self, _: &mut Context<'_>) {}
     /// True when it is known that nothing follows, trailers included.
     fn is_done(&self) -> bool;
 }
@@ -204,7 +206,11 @@ impl Pump {
                 },
                 State::Open => {
                     let last = if from.is_done() { Last::Yes } else { Last::No };
-                    let taken = ready!(to.poll_data(cx, &mut self.data, last)).map_err(PumpError::Sink)?;
+                    let Poll::Ready(taken) = to.poll_data(cx, &mut self.data, last) else {
+                        from.gather(cx);
+                        return Poll::Pending;
+                    };
+                    let taken = taken.map_err(PumpError::Sink)?;
                     from.release(taken);
                     self.carried += taken;
                     if self.data.is_empty() && last == Last::Yes {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
@@ -23,6 +23,7 @@ use super::{
     trail::{self, Trail},
     upstream::Upstream,
 };
+use crate::upstream::incoming::Incoming;
 use crate::upstream::session::Seat;
 
 /// Bytes read at once.
@@ -41,7 +42,7 @@ enum From {
         seen: BytesMut,
         ended: bool,
     },
-    Stream(RecvStream),
+    Stream(Incoming),
 }
 
 enum To {
@@ -68,7 +69,7 @@ impl Raw {
     }
 
     /// A stream.
-    pub(super) fn stream(recv: RecvStream, send: SendStream<Bytes>, seat: Option<Seat>) -> Self {
+    pub(super) fn stream(recv: Incoming, send: SendStream<Bytes>, seat: Option<Seat>) -> Self {
         Self {
             from: From::Stream(recv),
             to: To::Stream(send),
@@ -171,7 +172,13 @@ impl Source for From {
 
     fn release(&mut self, bytes: usize) {
         if let Self::Stream(recv) = self {
-            streams::release(recv, bytes);
+            recv.release(bytes);
+        }
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::Stream(recv) = self {
+            recv.gather(cx);
         }
     }
 

@@ -37,6 +37,7 @@ use crate::{
     telemetry::{Budget, Cause, Direction, Entry, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
+        incoming::Incoming,
         tunnel::{self, Stream, Windows, Wire, baggage, keepalive, protocol, tuning},
     },
 };
@@ -485,7 +486,7 @@ impl Asked {
         let send = self.respond.send_response(response, false)?;
         Ok(Stream {
             send,
-            recv: self.request.into_body(),
+            recv: Incoming::new(self.request.into_body()),
         })
     }
 

@@ -10,6 +10,7 @@ use http::{Method, Request, header};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::IDLE;
+use crate::upstream::incoming::Incoming;
 use crate::{
     http::{
         downstream::{Downstream, Respond, StreamPair},
@@ -136,7 +137,7 @@ async fn serve_message<S: Steer>(
 ) {
     let mut attended = Attended::new(steer, &message);
     let mut down = Downstream::H2(StreamPair {
-        recv,
+        recv: Incoming::new(recv),
         respond: Respond::Unanswered(respond),
         trail: &mut attended.trail,
     });

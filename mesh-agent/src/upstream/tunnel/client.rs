@@ -16,6 +16,7 @@ use crate::{
     telemetry::Budget,
     upstream::{
         Refusal, in_order,
+        incoming::Incoming,
         session::{Seat, Session},
     },
 };
@@ -171,6 +172,7 @@ impl Tunnel {
                 refusal,
             });
         }
+        let recv = Incoming::new(recv);
         Ok((Stream { send, recv }, place))
     }
 

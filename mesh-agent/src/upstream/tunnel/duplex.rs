@@ -10,10 +10,11 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
+use crate::upstream::incoming::Incoming;
 
 /// The most that is handed to the stream at once.
 const PIECE: usize = 64 * 1024;
@@ -21,7 +22,7 @@ const PIECE: usize = 64 * 1024;
 /// What comes out of a stream.
 #[derive(Debug)]
 pub struct StreamReader {
-    recv: RecvStream,
+    recv: Incoming,
     /// Received, and not read yet.
     rest: Bytes,
 }
@@ -43,7 +44,7 @@ pub fn split(stream: Stream) -> (StreamReader, StreamWriter) {
 pub fn unsplit(mut reader: StreamReader, mut writer: StreamWriter) -> Option<(Stream, Bytes)> {
     let send = writer.0.take()?;
     let rest = std::mem::take(&mut reader.rest);
-    reader.release(rest.len());
+    reader.recv.release(rest.len());
     let recv = reader.recv;
     Some((Stream { send, recv }, rest))
 }
@@ -55,13 +56,6 @@ impl StreamWriter {
             // Fails only on a stream that is over.
             let _ = send.send_data(Bytes::new(), true);
         }
-    }
-}
-
-impl StreamReader {
-    fn release(&mut self, bytes: usize) {
-        // Fails only for more bytes than were received.
-        let _ = self.recv.flow_control().release_capacity(bytes);
     }
 }
 
@@ -81,7 +75,7 @@ impl AsyncRead for StreamReader {
         let count = self.rest.len().min(buffer.remaining());
         buffer.put_slice(&self.rest[..count]);
         self.rest.advance(count);
-        self.release(count);
+        self.recv.release(count);
         Poll::Ready(Ok(()))
     }
 }

@@ -22,11 +22,11 @@ mod wire;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
+use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 pub(crate) use self::{window::Windows, wire::Wire};
-use super::Refusal;
+use super::{Refusal, incoming::Incoming};
 
 /// Why a stream was not joined, in words that the other agent understands: see [`Refusal`].
 static REFUSAL: HeaderName = HeaderName::from_static("nodemesh-refusal");
@@ -37,7 +37,7 @@ pub struct Stream {
     /// Towards the other end of the tunnel.
     pub send: SendStream<Bytes>,
     /// From the other end of the tunnel.
-    pub recv: RecvStream,
+    pub recv: Incoming,
 }
 
 /// Says in an answer how the client is to be refused.
