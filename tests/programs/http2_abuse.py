@@ -20,6 +20,8 @@ CANCEL = 8
 STALLED = 3
 # A flood that is taken drop by drop goes on for so long.
 FLOOD = 10
+# Answers without end are read for so long.
+DRAIN = 10
 # The digits in HPACK's Huffman code (RFC 7541, appendix B).
 DIGITS = dict(zip(("00000", "00001", "00010", "011001", "011010", "011011", "011100", "011101", "011110", "011111"),
                   "0123456789"))
@@ -116,9 +118,10 @@ class Client:
         except OSError as error:
             self.ended = self.ended or type(error).__name__
             return False
-        while len(self.seen) >= 9 and len(self.seen) >= 9 + (size := int.from_bytes(self.seen[:3], "big")):
-            kind, flags, stream = struct.unpack(">BBI", self.seen[3:9])
-            payload, self.seen = self.seen[9 : 9 + size], self.seen[9 + size :]
+        at = 0
+        while len(self.seen) >= at + 9 and len(self.seen) >= (end := at + 9 + int.from_bytes(self.seen[at : at + 3], "big")):
+            kind, flags, stream = struct.unpack(">BBI", self.seen[at + 3 : at + 9])
+            payload, at = self.seen[at + 9 : end], end
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
             if kind == HEADERS and stream not in self.statuses:
                 self.statuses[stream] = status(payload)
@@ -130,11 +133,13 @@ class Client:
                 code, debug = struct.unpack(">I", payload[4:8])[0], payload[8:].decode(errors="replace")
                 if code:
                     self.ended = f"goaway {code} {debug}".strip()
+        self.seen = self.seen[at:]
         return bool(piece)
 
     def drain(self, patience):
-        """Reads until the end, or until nothing has come for a while."""
-        while self.ended in (None, "stalled") and self.read(patience):
+        """Reads until the end, until nothing has come for a while, or until enough has come."""
+        end = time.monotonic() + DRAIN
+        while self.ended in (None, "stalled") and time.monotonic() < end and self.read(patience):
             pass
 
     def wait(self, condition, patience=20):
