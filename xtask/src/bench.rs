@@ -1,7 +1,7 @@
 //! What the agents cost: `cargo xtask bench`.
 //!
 //! A scenario is one file of [`scenarios`]: it says what is done between two pods and what came of it. A
-//! [`Stage`] is the same pods with something between them, from nothing at all to agents under mTLS. The rounds of one
+//! [`stage::Stage`] is the same pods with something between them, from nothing at all to agents under mTLS. The rounds of one
 //! scenario alternate between its stages, after a warm-up that is not counted. Figures compare only within one run:
 //! the machine may be shared. Progress goes to standard error, the table to standard output.
 //!
