@@ -6,6 +6,7 @@ mod connections;
 mod handshakes;
 mod http;
 mod memory;
+mod noisy;
 mod round_trips;
 mod scale;
 
@@ -77,6 +78,10 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     http::TWO_NEAR,
     http::NEW,
     http::BIG,
+    noisy::BULK,
+    noisy::CONNECTING,
+    noisy::ASKING,
+    noisy::ALL_AT_ONCE,
     memory::STREAMS,
     memory::HTTP,
     memory::WORKLOADS,
