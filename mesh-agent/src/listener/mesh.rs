@@ -188,6 +188,7 @@ impl Arrived {
         let mut broken = pin!(terms.broken(path));
         let (mut leaving, mut revoked) = (false, None);
         loop {
+            let in_use = connection.has_streams();
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
                 cause = &mut broken, if revoked.is_none() => {
@@ -195,8 +196,8 @@ impl Arrived {
                     revoked = Some(cause);
                     continue;
                 }
-                () = windows.due() => {
-                    windows.apply(&mut connection);
+                window = windows.due(|| in_use) => {
+                    windows.apply(&mut connection, window);
                     continue;
                 }
                 _ = sweep.tick() => {

@@ -68,12 +68,14 @@ impl Session {
         let mut windows = Windows::of(budget);
         let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
         let pings = connection.ping_pong();
+        let streams = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&streams);
         let carry = async move {
             let mut silent = pin!(keepalive::silent(pings));
             let ended = loop {
                 tokio::select! {
                     ended = &mut connection => break ended,
-                    () = windows.due() => windows.apply(&mut connection),
+                    window = windows.due(|| counted.load(Ordering::Relaxed) > 0) => windows.apply(&mut connection, window),
                     () = &mut silent => {
                         tracing::warn!(
                             %addr,
@@ -90,7 +92,7 @@ impl Session {
         tasks.spawn(fair(Some(Arc::clone(claim)), carry));
         Ok(Self {
             requests,
-            streams: Arc::default(),
+            streams,
             budget: Arc::clone(budget),
         })
     }
