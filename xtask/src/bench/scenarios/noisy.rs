@@ -1,6 +1,6 @@
-//! A quiet pod beside one at full blast: what its round trips take alone, and what they take beside it.
+//! A quiet pod beside one at full blast: what its requests take alone, and what they take beside it.
 //!
-//! Both are on one node and talk to the same server on the other. The cores are shared by everybody, the load's own programs
+//! The quiet one asks at a fixed rate, so that what is late counts as late. Both are on one node and talk to the same server on the other. The cores are shared by everybody, the load's own programs
 //! too; `direct` says what comes of that alone.
 
 use std::{thread::sleep, time::Duration};
@@ -13,14 +13,13 @@ use crate::bench::http::Version;
 use crate::bench::sample::Sample;
 use crate::bench::stage::Stage;
 
-const QUIET: u16 = 7001;
 const SINK: u16 = 7002;
 /// Several, since each address and port has ephemeral ports of its own.
 const SHORT: std::ops::Range<u16> = 7010..7018;
 
-/// Round trips in a round, alone and beside the load.
-const COUNT: &str = "4000";
-const BYTES: &str = "1024";
+/// Requests a second of the quiet pod, and connections that it has.
+const RATE: &str = "500";
+const KEPT: &str = "8";
 /// Streams at once.
 const STREAMS: usize = 8;
 /// Short connections at once.
@@ -42,45 +41,45 @@ const EVERYTHING: &[Noise] = &[Noise::Bulk, Noise::Connections, Noise::SlowReque
 
 pub(super) const BULK: Scenario = Scenario {
     name: "noisy-bulk",
-    about: "1 KiB round trips beside a pod that sends as much as it can over 8 streams",
+    about: "500 requests a second beside a pod that sends as much as it can over 8 streams",
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, &[Noise::Bulk]),
+        measure: |stage, round| measure(stage, round, &[Noise::Bulk]),
     },
 };
 
 pub(super) const CONNECTING: Scenario = Scenario {
     name: "noisy-connections",
-    about: "1 KiB round trips beside a pod that makes as many short connections as it can, 32 at once",
+    about: "500 requests a second beside a pod that makes as many short connections as it can, 32 at once",
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, &[Noise::Connections]),
+        measure: |stage, round| measure(stage, round, &[Noise::Connections]),
     },
 };
 
 pub(super) const ASKING: Scenario = Scenario {
     name: "noisy-requests",
-    about: "1 KiB round trips beside a pod with 256 slow HTTP/1.1 requests under way",
+    about: "500 requests a second beside a pod with 256 slow HTTP/1.1 requests under way",
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, &[Noise::SlowRequests]),
+        measure: |stage, round| measure(stage, round, &[Noise::SlowRequests]),
     },
 };
 
 pub(super) const ALL_AT_ONCE: Scenario = Scenario {
     name: "noisy-all",
-    about: "1 KiB round trips beside a pod that does all three at once",
+    about: "500 requests a second beside a pod that does all three at once",
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, EVERYTHING),
+        measure: |stage, round| measure(stage, round, EVERYTHING),
     },
 };
 
@@ -95,7 +94,6 @@ fn prepare(stage: &Stage, _: u8) -> Result<Vec<Process>> {
         &http2.to_string(),
     ];
     let mut servers = vec![
-        traffic::serve(web, "echo", QUIET)?,
         traffic::serve(web, "sink", SINK)?,
         traffic::serve_web(web, &echo, http2)?,
     ];
@@ -105,14 +103,14 @@ fn prepare(stage: &Stage, _: u8) -> Result<Vec<Process>> {
     Ok(servers)
 }
 
-fn measure(stage: &Stage, noises: &[Noise]) -> Result<Sample> {
-    let alone = round_trips(stage)?;
+fn measure(stage: &Stage, round: Round, noises: &[Noise]) -> Result<Sample> {
+    let alone = quiet(stage, round)?;
     let mut noise = Vec::new();
     for each in noises {
         noise.extend(start(stage, *each)?);
     }
     sleep(LEAD);
-    let beside = round_trips(stage)?;
+    let beside = quiet(stage, round)?;
     for process in &mut noise {
         ensure!(
             process.is_running(),
@@ -126,13 +124,30 @@ fn measure(stage: &Stage, noises: &[Noise]) -> Result<Sample> {
         .with("p99 alone", "µs", alone.1)
         .with("p50 beside", "µs", beside.0)
         .with("p99 beside", "µs", beside.1)
+        .with("p50 beside to alone", "times", beside.0 / alone.0)
         .with("p99 beside to alone", "times", beside.1 / alone.1))
 }
 
-fn round_trips(stage: &Stage) -> Result<(f64, f64)> {
-    let to = stage.target("web", QUIET);
-    let args = ["ping", "--to", &to, "--count", COUNT, "--bytes", BYTES];
-    p50_and_p99(&traffic::report(stage.pod("client"), &args)?)
+fn quiet(stage: &Stage, round: Round) -> Result<(f64, f64)> {
+    let to = stage.entrance("web", Version::Http1)?;
+    let seconds = round.seconds.to_string();
+    let args = [
+        "pace",
+        "--to",
+        &to,
+        "--rate",
+        RATE,
+        "--connections",
+        KEPT,
+        "--seconds",
+        &seconds,
+    ];
+    let report = traffic::report(stage.pod("client"), &args)?;
+    ensure!(
+        report["failed"] == 0 && report["answered"] == report["due"],
+        "requests of the quiet pod failed: {report}"
+    );
+    p50_and_p99(&report)
 }
 
 fn start(stage: &Stage, noise: Noise) -> Result<Vec<Process>> {
