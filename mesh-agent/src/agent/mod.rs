@@ -51,7 +51,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{AccessLog, Budgets, FlowLog, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Limits, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -102,6 +102,10 @@ pub struct Options {
     pub health_address: DoorAddress,
     /// Bytes that the connections of one workload may make the agent hold.
     pub buffer_limit: usize,
+    /// Connections that one workload may have; by default a share of what open files allow.
+    pub connection_limit: Option<usize>,
+    /// Requests that one workload may have under way; by default the same.
+    pub request_limit: Option<usize>,
     /// Take over from the agent that runs here.
     pub takeover: bool,
     /// How long open connections may take to end after SIGTERM.
@@ -272,13 +276,14 @@ impl Agent {
             )),
             Access::Untold => None,
         };
+        let budgets = Budgets::new(limits(&options));
         let shared = Shared {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
             access,
-            budgets: Budgets::new(options.buffer_limit),
+            budgets: Arc::clone(&budgets),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
             home: Arc::clone(&home),
@@ -326,6 +331,7 @@ impl Agent {
             generation: AtomicU32::new(generation),
             store: Arc::clone(&store),
             workers: Arc::clone(&workers),
+            budgets,
             standings,
             trust_domain,
             certificates,
@@ -538,6 +544,23 @@ fn note_mount(run_dir: &RunDir, mounted: &Path) {
     if let Err(error) = std::fs::write(run_dir.bpffs_note(), mounted.as_os_str().as_encoded_bytes()) {
         tracing::warn!(%error, "`uninstall` will leave the BPF file system mounted");
     }
+}
+
+/// What one workload may take up.
+fn limits(options: &Options) -> Limits {
+    let usual = Limits::of_descriptors(preflight::descriptors());
+    let limits = Limits {
+        bytes: options.buffer_limit,
+        connections: options.connection_limit.unwrap_or(usual.connections),
+        requests: options.request_limit.unwrap_or(usual.requests),
+    };
+    tracing::info!(
+        connections = limits.connections,
+        requests = limits.requests,
+        bytes = limits.bytes,
+        "what one workload may have at once"
+    );
+    limits
 }
 
 /// The keys and certificates of this node, issued by the authority in `directory`.

@@ -8,6 +8,7 @@ mod handshakes;
 mod http;
 mod idle;
 mod memory;
+mod noisy;
 mod open_loop;
 mod round_trips;
 mod rules;
@@ -108,6 +109,10 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     rules::POLICIES,
     idle::STREAMS,
     idle::HTTP,
+    noisy::BULK,
+    noisy::CONNECTING,
+    noisy::ASKING,
+    noisy::ALL_AT_ONCE,
     memory::WORKLOADS,
     scale::SMALL,
     scale::MIDDLE,
