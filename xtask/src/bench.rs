@@ -134,7 +134,8 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
         }
         write(&report, options)?;
     }
-    for path in options.json.iter().chain(&options.plot) {
+    let plots = options.plot.as_ref().filter(|_| !report.results.is_empty());
+    for path in options.json.iter().chain(plots) {
         eprintln!("written: {}", path.display());
     }
     match &report.failures[..] {
