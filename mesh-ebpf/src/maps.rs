@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mesh_common::kernel::{
-    Config, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PodEntry, PortKey,
-    SYN_RING_BYTES, SockAddr, SocketRecord,
+    Config, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS,
+    PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
 };
 
 const MAX_PODS: usize = 1024;
@@ -75,3 +75,19 @@ pub static SYN_RINGS: ArrayOfMaps<RingBuf<u8, SYN_RING_BYTES>, MAX_WORKERS> = Ar
 /// Flow events; drained on a timer, so nothing is woken up for them.
 #[btf_map]
 pub static EVENTS: RingBuf<u8, { 1024 * 1024 }> = RingBuf::new();
+
+/// Who may dial what without the agent. Each agent's own: an agent that begins has said nothing yet.
+#[btf_map]
+pub static DIRECT: LruHashMap<DirectKey, DirectEntry, 8192> = LruHashMap::new();
+
+/// The generation of `DIRECT` that counts; 0, and at the start, none.
+#[btf_map]
+pub static GENERATION: Array<u64, 1> = Array::new();
+
+/// The connections that were let go.
+#[btf_map]
+pub static PASSAGES: HashMap<FlowKey, Passage, PASSAGES_MAX, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// What becomes of them; drained on a timer.
+#[btf_map]
+pub static PASSAGE_EVENTS: RingBuf<u8, { 1024 * 1024 }> = RingBuf::new();

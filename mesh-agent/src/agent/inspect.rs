@@ -27,7 +27,7 @@ use crate::{
     runtime::Workers,
     state::{ServiceEntry, Store},
     telemetry::{
-        Connection, Destination, FlowLog, Totals,
+        Connection, Destination, FlowLog, Registry, Totals,
         metrics::{CertificateFacts, Metrics, NodeFacts},
     },
 };
@@ -41,6 +41,8 @@ pub(super) struct Inspector {
     pub(super) generation: AtomicU32,
     pub(super) store: Arc<Store>,
     pub(super) workers: Arc<Workers>,
+    /// Connections that go directly.
+    pub(super) by_themselves: Arc<Registry>,
     pub(super) standings: Standings,
     pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
@@ -71,7 +73,7 @@ impl Inspect for Inspector {
             connections: worker.registry().len() as u64,
             held: worker.held() as u64,
         });
-        let totals = self.workers.iter().map(|worker| worker.registry().totals());
+        let totals = self.registries().map(|registry| registry.totals());
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
@@ -230,7 +232,7 @@ impl Inspector {
                 ("waiting", counts.workloads_waiting as usize),
                 ("failed", counts.workloads_failed as usize),
             ],
-            connections: self.workers.connections(),
+            connections: self.workers.connections() + self.by_themselves.len(),
             rejected: self.store.rejections().len(),
             certificates: states
                 .map(|state| CertificateFacts {
@@ -251,9 +253,12 @@ impl Inspector {
     }
 
     fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
-        self.workers
-            .iter()
-            .flat_map(|worker| worker.registry().connections())
+        self.registries().flat_map(|registry| registry.connections())
+    }
+
+    fn registries(&self) -> impl Iterator<Item = &Arc<Registry>> {
+        let carried = self.workers.iter().map(|worker| worker.registry());
+        carried.chain([&self.by_themselves])
     }
 
     fn counts(&self) -> proto::Counts {
@@ -278,7 +283,7 @@ impl Inspector {
                     .flat_map(|entry| &entry.backends)
                     .flat_map(|backend| &backend.endpoints),
             ),
-            connections: self.workers.connections() as u64,
+            connections: (self.workers.connections() + self.by_themselves.len()) as u64,
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     failure::Failure,
 };
 use crate::admin::DoorAddress;
-use crate::agent::{self, LogFormat, Options};
+use crate::agent::{self, LogFormat, Options, SameNode};
 use crate::policy::ROOT_NAMESPACE;
 use crate::telemetry::LIMIT_LEAST;
 
@@ -60,6 +60,9 @@ pub(super) struct RunArgs {
     /// Where `/healthz/ready` and `/livez` are served: an address and a port, or `none`
     #[arg(long, value_name = "ADDRESS", default_value = HEALTH)]
     health_address: DoorAddress,
+    /// How connections between pods of this node go that need no agent
+    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    same_node: SameNode,
     /// Memory that the connections of one workload may take up in this agent for readers that are slow
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = buffer_limit)]
     buffer_limit: usize,
@@ -96,6 +99,7 @@ impl RunArgs {
             certificate_lifetime: self.certificate_lifetime,
             metrics_address: self.metrics_address,
             health_address: self.health_address,
+            same_node: self.same_node,
             buffer_limit: self.buffer_limit,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,

@@ -14,7 +14,7 @@ use mesh_common::model::{ServicePort, Workload};
 use crate::{
     balance::{self, Active},
     node::{Pod, PodTable},
-    state::{Resolution, ServiceBackend, Snapshot},
+    state::{Resolution, ServiceBackend, Snapshot, WorkloadEntry},
     telemetry::Destination,
 };
 
@@ -139,9 +139,10 @@ pub fn choose(backend: &ServiceBackend, pods: &PodTable) -> Result<Chosen, Unrou
 /// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
 /// Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes.
 pub fn speaks_http(port: &ServicePort) -> bool {
-    let Some(protocol) = port.app_protocol.as_deref() else {
-        return false;
-    };
+    port.app_protocol.as_deref().is_some_and(is_http)
+}
+
+fn is_http(protocol: &str) -> bool {
     [
         "http",
         "grpc",
@@ -152,6 +153,58 @@ pub fn speaks_http(port: &ServicePort) -> bool {
     ]
     .iter()
     .any(|known| protocol.eq_ignore_ascii_case(known))
+}
+
+/// Whether the requests of a service port are led one by one, or routes may lead them.
+pub fn leads_requests(snapshot: &Snapshot, backend: &ServiceBackend) -> bool {
+    speaks_http(&backend.port) || snapshot.has_routes(&backend.service.key)
+}
+
+/// Whether requests may come to this address of the workload, whatever was dialled: it says that it speaks HTTP there,
+/// or a service leads requests to it.
+pub fn takes_requests(snapshot: &Snapshot, entry: &WorkloadEntry, addr: SocketAddr) -> bool {
+    let mut ports = entry.workload.ports.iter();
+    let speaks_http =
+        ports.any(|port| port.port == addr.port() && port.app_protocol.as_deref().is_some_and(is_http));
+    speaks_http
+        || snapshot
+            .services_in(&entry.workload.key.namespace)
+            .flat_map(|service| &service.backends)
+            .filter(|backend| leads_requests(snapshot, backend))
+            .any(|backend| backend.endpoints.iter().any(|endpoint| endpoint.addr == addr))
+}
+
+/// What a dialled address stands for, when the connection to it ended at `addr`; counted there.
+pub fn stands_for(
+    snapshot: &Snapshot,
+    dialled: SocketAddr,
+    addr: SocketAddr,
+) -> (Destination, Option<Active>) {
+    match snapshot.resolve(dialled) {
+        Resolution::Service(backend) => {
+            let endpoint = backend.endpoints.iter().find(|endpoint| endpoint.addr == addr);
+            let destination = Destination::Service {
+                service: backend.service.key.clone(),
+                endpoint: endpoint.map(|endpoint| (endpoint.workload.key.clone(), addr)),
+            };
+            (destination, endpoint.map(|endpoint| Active::on(&**endpoint)))
+        }
+        Resolution::ServiceWithoutPort(entry) => {
+            let service = entry.service.key.clone();
+            (
+                Destination::Service {
+                    service,
+                    endpoint: None,
+                },
+                None,
+            )
+        }
+        Resolution::Workload(entry) => (
+            Destination::Workload(entry.workload.key.clone()),
+            Some(Active::on(&**entry)),
+        ),
+        Resolution::Unknown => (Destination::Passthrough, None),
+    }
 }
 
 /// The source to dial from: the client's, if it bound one itself, else the kernel's choice. `listener` is the

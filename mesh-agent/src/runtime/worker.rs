@@ -27,6 +27,7 @@ use crate::{
     listener::{
         DataPath, PodListener, Serving,
         answer::Answerer,
+        direct::Direct,
         held::{self, Listeners},
     },
     node::{Netns, Pod, PodTable, netns},
@@ -77,6 +78,8 @@ pub struct Shared {
     pub certificates: Option<Arc<CertificateStore>>,
     /// The trust domain of this mesh.
     pub trust_domain: TrustDomain,
+    /// Which connections need no agent.
+    pub direct: Arc<Direct>,
     /// The agent's own network namespace.
     pub home: Arc<Netns>,
 }
@@ -197,6 +200,7 @@ impl Worker {
             metrics: Arc::clone(&shared.metrics),
             certificates: shared.certificates.clone(),
             trust_domain: shared.trust_domain.clone(),
+            direct: Arc::clone(&shared.direct),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
         };

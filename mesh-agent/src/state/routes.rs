@@ -29,6 +29,11 @@ impl Snapshot {
         self.attached.get(service)?.table(port, client_namespace)
     }
 
+    /// Whether any route is attached to the service, for whatever port and clients.
+    pub fn has_routes(&self, service: &ObjectKey) -> bool {
+        self.attached.contains_key(service)
+    }
+
     /// A port of a service in one address family, with its ready endpoints: what a backend of a route means.
     pub fn service_port(
         &self,

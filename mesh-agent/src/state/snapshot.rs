@@ -96,7 +96,7 @@ impl Snapshot {
     }
 
     /// The services of one namespace in the order of their names.
-    pub(super) fn services_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+    pub fn services_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<ServiceEntry>> {
         in_namespace(&self.services, namespace)
     }
 

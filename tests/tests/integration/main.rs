@@ -20,4 +20,5 @@ mod outside;
 mod policy;
 mod refusals;
 mod restart;
+mod same_node;
 mod sustained;

@@ -1,0 +1,389 @@
+//! Follows the connections that the kernel half let go: tells of them, and ends what may not be any more.
+//!
+//! One task on the admin runtime. Invariant: whatever was let go is known here soon after, by its event or by a look
+//! through all of them, and is judged by the configuration of that moment and at each change.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use aya::maps::{MapData, RingBuf};
+use mesh_common::kernel::{
+    FlowKey, MAX_WORKERS, PASSAGE_OPEN, PASSAGES_MAX, Passage, PassageEvent, PassageEventKind,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Direct, Passing};
+use crate::{
+    balance::Active,
+    kernel::{
+        diag::{self, SocketName},
+        direct::Passages,
+        raw,
+    },
+    listener::measure::{Ends, Meters},
+    node::{Netns, Pod},
+    outbound,
+    telemetry::{
+        Cause, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject, Opening, Process,
+        Registry, Side, metrics::Metrics,
+    },
+};
+
+/// The number that stands for no data worker.
+pub const NO_WORKER: u32 = MAX_WORKERS as u32;
+
+/// How often the ring is emptied. The kernel half wakes nobody for it.
+const PERIOD: Duration = Duration::from_millis(10);
+/// After this many empty looks it is looked at less often.
+const QUIET_LOOKS: u32 = 50;
+const QUIET_PERIOD: Duration = Duration::from_millis(100);
+/// How often all connections are looked through, for events that were lost.
+const ROUND: Duration = Duration::from_secs(10);
+/// A request that took longer than this to fail was lost at least once, on a network of one machine.
+const LOST: Duration = Duration::from_millis(900);
+
+/// Follows direct connections.
+pub struct Watch {
+    direct: Arc<Direct>,
+    passages: Passages,
+    ring: RingBuf<MapData>,
+    registry: Arc<Registry>,
+    flows: Arc<FlowLog>,
+    meters: Meters,
+    home: Arc<Netns>,
+    /// By the cookie of the client's socket.
+    open: HashMap<u64, Followed>,
+    /// Ended by order, as far as is known.
+    revoked: HashMap<u64, (Passing, FlowKey)>,
+}
+
+/// What is needed to follow direct connections.
+#[expect(missing_docs, reason = "the parts are named after what they are")]
+pub struct WatchParts {
+    pub passages: Passages,
+    pub ring: RingBuf<MapData>,
+    pub registry: Arc<Registry>,
+    pub flows: Arc<FlowLog>,
+    pub metrics: Arc<Metrics>,
+    pub home: Arc<Netns>,
+}
+
+/// One connection.
+struct Followed {
+    entry: Entry,
+    passing: Passing,
+    flow: FlowKey,
+    since: Instant,
+    /// Keeps it counted at its endpoint.
+    _active: Option<Active>,
+}
+
+impl Watch {
+    /// Nothing is followed yet.
+    pub fn new(direct: Arc<Direct>, parts: WatchParts) -> Self {
+        let meters = Meters::new(parts.metrics, direct.trust_domain.clone());
+        Self {
+            direct,
+            passages: parts.passages,
+            ring: parts.ring,
+            registry: parts.registry,
+            flows: parts.flows,
+            meters,
+            home: parts.home,
+            open: HashMap::new(),
+            revoked: HashMap::new(),
+        }
+    }
+
+    /// Takes over what an earlier agent let go, and follows everything until told to stop. What is open goes on then.
+    /// Whether new connections are let go is `letting_go`'s to say.
+    pub async fn run(mut self, letting_go: LettingGo, stop: CancellationToken) {
+        let direct = Arc::clone(&self.direct);
+        let mut versions = direct.store.subscribe();
+        versions.mark_unchanged();
+        self.look_through();
+        if letting_go == LettingGo::Allowed {
+            direct.review();
+        }
+        let mut last_round = Instant::now();
+        let mut quiet = 0;
+        loop {
+            let period = if quiet < QUIET_LOOKS { PERIOD } else { QUIET_PERIOD };
+            let (changed, pods_changed) = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = versions.changed() => (changed.is_ok(), false),
+                () = direct.pods_changed.notified() => (true, true),
+                () = tokio::time::sleep(period) => (false, false),
+            };
+            quiet += 1;
+            if self.take_events() {
+                quiet = 0;
+            }
+            if changed {
+                if letting_go == LettingGo::Allowed {
+                    direct.review();
+                }
+                self.judge_all();
+            }
+            if pods_changed || last_round.elapsed() >= ROUND {
+                last_round = Instant::now();
+                self.look_through();
+                self.meters.sweep();
+            }
+        }
+    }
+
+    fn take_events(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            let Some(item) = self.ring.next() else {
+                break;
+            };
+            let event = raw::read_value::<PassageEvent>(&item);
+            drop(item);
+            any = true;
+            let Some(event) = event else {
+                continue;
+            };
+            match PassageEventKind::of(event.kind) {
+                Some(PassageEventKind::Opened) => self.begin(event.flow, &event.passage),
+                Some(PassageEventKind::Ended) => self.end(&event),
+                None => {}
+            }
+        }
+        any
+    }
+
+    /// Compares what is followed with what there is.
+    fn look_through(&mut self) {
+        let all = self.passages.all();
+        // What began or ended meanwhile is told by its event.
+        self.take_events();
+        if all.len() > PASSAGES_MAX / 10 * 9 {
+            tracing::warn!(
+                connections = all.len(),
+                "hardly room for more direct connections; beyond that they are refused"
+            );
+        }
+        let there: HashSet<u64> = all.iter().map(|(_, passage)| passage.client).collect();
+        for (flow, passage) in &all {
+            if passage.state == PASSAGE_OPEN {
+                self.begin(*flow, passage);
+            }
+        }
+        self.revoked.retain(|cookie, _| there.contains(cookie));
+        for (cookie, (passing, flow)) in &self.revoked {
+            self.end_sockets(*cookie, passing, flow);
+        }
+        self.go_home();
+        let gone: Vec<u64> = self
+            .open
+            .keys()
+            .filter(|cookie| !there.contains(cookie))
+            .copied()
+            .collect();
+        for cookie in gone {
+            if let Some(followed) = self.open.remove(&cookie) {
+                self.tell(&followed, FlowKind::Closed, None);
+            }
+        }
+    }
+
+    fn begin(&mut self, flow: FlowKey, passage: &Passage) {
+        let cookie = passage.client;
+        if self.open.contains_key(&cookie) || self.revoked.contains_key(&cookie) {
+            return;
+        }
+        let direct = Arc::clone(&self.direct);
+        let snapshot = Arc::clone(&direct.store.load());
+        // Where a pod is not enrolled (yet, or any more) there is nobody to judge; it is looked for again.
+        let Some(source) = pod_in(&direct, passage.netns) else {
+            return;
+        };
+        let (client, addr): (SocketAddr, SocketAddr) = (flow.src.into(), flow.dst.into());
+        let Some(passing) = direct.passing(&source, addr, Some(client)) else {
+            return;
+        };
+        let dialled: SocketAddr = passage.dialled.into();
+        let (destination, active) = outbound::stands_for(&snapshot, dialled, addr);
+        let checked = passing.check(&snapshot);
+        let opening = Opening {
+            direction: Direction::Local,
+            workload: Arc::clone(&source.workload),
+            client,
+            client_workload: Some(source.workload.key.clone()),
+            original_destination: dialled,
+            destination,
+            process: Some(Process {
+                pid: passage.pid,
+                comm: passage.comm,
+            }),
+            peer: passing.guard.proof.id().cloned(),
+            ruling: checked.as_ref().ok().cloned(),
+            state: ConnectionState::Open,
+        };
+        let entry = self.registry.open(opening);
+        let connection = entry.connection();
+        connection.set_direct();
+        connection.set_upstream(addr);
+        self.registry.count_accepted();
+        connection.measure(self.meters.tcp(&snapshot, &Ends::from(&**connection)));
+        let followed = Followed {
+            entry,
+            passing,
+            flow,
+            since: Instant::now(),
+            _active: active,
+        };
+        self.tell(&followed, FlowKind::Opened, None);
+        match checked {
+            Ok(_) => {
+                self.open.insert(cookie, followed);
+            }
+            Err(cause) => self.revoke(cookie, followed, cause),
+        }
+    }
+
+    fn end(&mut self, event: &PassageEvent) {
+        let cookie = event.passage.client;
+        self.revoked.remove(&cookie);
+        let Some(followed) = self.open.remove(&cookie) else {
+            const SYN_SENT: u32 = 2;
+            if event.before == SYN_SENT {
+                self.failed(event);
+            }
+            return;
+        };
+        let connection = followed.entry.connection();
+        connection.count(Side::ToUpstream, event.sent);
+        connection.count(Side::ToDownstream, event.received);
+        self.tell(&followed, FlowKind::Closed, None);
+    }
+
+    /// A request was not answered, or refused.
+    fn failed(&mut self, event: &PassageEvent) {
+        let took = Duration::from_nanos(event.time.saturating_sub(event.passage.since));
+        let dialled: SocketAddr = event.passage.dialled.into();
+        let (kind, cause) = if took < LOST {
+            (
+                FlowKind::Refused,
+                Cause::new("connection-refused", "the destination does not accept"),
+            )
+        } else {
+            self.direct.shun((event.passage.netns, dialled));
+            let text = "no answer on the node's own network; the next connections are carried by the agent";
+            (FlowKind::TimedOut, Cause::new("timed-out", text))
+        };
+        let subject = FlowSubject::Request {
+            workload: pod_in(&self.direct, event.passage.netns).map(|pod| Arc::clone(&pod.workload)),
+            direction: Direction::Local,
+            client: event.flow.src.into(),
+            original_destination: dialled,
+            process: Some(Process {
+                pid: event.passage.pid,
+                comm: event.passage.comm,
+            }),
+        };
+        self.registry.count_refused();
+        self.flows.push(Flow {
+            time: SystemTime::now(),
+            kind,
+            subject,
+            duration: None,
+            cause: Some(cause),
+        });
+    }
+
+    /// Judges all that is open by the snapshot of now.
+    fn judge_all(&mut self) {
+        let snapshot = Arc::clone(&self.direct.store.load());
+        let mut denied = Vec::new();
+        for (cookie, followed) in &self.open {
+            match followed.passing.check(&snapshot) {
+                Ok(ruling) => followed.entry.connection().set_ruling(ruling),
+                Err(cause) => denied.push((*cookie, cause)),
+            }
+        }
+        for (cookie, cause) in denied {
+            if let Some(followed) = self.open.remove(&cookie) {
+                self.revoke(cookie, followed, cause);
+            }
+        }
+    }
+
+    /// Ends a connection that may not be any more, at both ends.
+    fn revoke(&mut self, cookie: u64, followed: Followed, cause: Cause) {
+        let connection = followed.entry.connection();
+        connection.set_unauthorized();
+        tracing::info!(
+            workload = %connection.workload.key,
+            client = %connection.client,
+            destination = %connection.original_destination,
+            reason = %cause,
+            "a direct connection is not permitted any more"
+        );
+        self.end_sockets(cookie, &followed.passing, &followed.flow);
+        self.go_home();
+        self.registry.count_failed();
+        self.tell(&followed, FlowKind::Reset, Some(cause));
+        self.revoked.insert(cookie, (followed.passing, followed.flow));
+    }
+
+    fn end_sockets(&self, cookie: u64, passing: &Passing, flow: &FlowKey) {
+        let (client, addr): (SocketAddr, SocketAddr) = (flow.src.into(), flow.dst.into());
+        let server = self.passages.get(flow).filter(|passage| passage.client == cookie);
+        // The accepting end first: the client then learns of it by a reset, as of any server that breaks off.
+        if let Some(server) = server.filter(|passage| passage.server != 0) {
+            end_socket(&passing.target, addr, client, server.server);
+        }
+        end_socket(&passing.source, client, addr, cookie);
+    }
+
+    /// A thread keeps the namespace it is in alive.
+    fn go_home(&self) {
+        if let Err(error) = self.home.enter() {
+            tracing::warn!(%error, "leaving a pod's network namespace failed");
+        }
+    }
+
+    fn tell(&self, followed: &Followed, kind: FlowKind, cause: Option<Cause>) {
+        self.flows.push(Flow {
+            time: SystemTime::now(),
+            kind,
+            subject: FlowSubject::Connection(Arc::clone(followed.entry.connection())),
+            duration: (kind != FlowKind::Opened).then(|| followed.since.elapsed()),
+            cause,
+        });
+    }
+}
+
+/// Whether new connections are let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LettingGo {
+    /// Those that need no agent.
+    Allowed,
+    /// None; what was let go before is followed to its end.
+    Forbidden,
+}
+
+fn end_socket(pod: &Pod, local: SocketAddr, remote: SocketAddr, cookie: u64) {
+    let name = SocketName {
+        local,
+        remote,
+        cookie,
+    };
+    if let Err(error) = diag::destroy(&pod.netns, name) {
+        tracing::error!(%local, %remote, %error, "a connection that is not permitted any more could not be ended");
+    }
+}
+
+fn pod_in(direct: &Direct, netns_cookie: u64) -> Option<Arc<Pod>> {
+    let pods = direct.pods.load();
+    pods.values()
+        .find(|pod| pod.netns.cookie() == netns_cookie)
+        .cloned()
+}
