@@ -119,6 +119,12 @@ impl Passages {
         self.0.get(flow, 0).ok()
     }
 
+    /// Forgets a connection that is not there any more.
+    pub fn forget(&mut self, flow: &FlowKey) {
+        // The kernel half may have done so meanwhile.
+        let _ = self.0.remove(flow);
+    }
+
     /// All of them. One that comes or goes meanwhile may be missing.
     pub fn all(&self) -> Vec<(FlowKey, Passage)> {
         self.0.iter().filter_map(Result::ok).collect()

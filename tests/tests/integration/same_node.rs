@@ -267,6 +267,9 @@ fn whom_a_policy_denies_is_refused_and_what_stands_is_ended() {
         // Whoever is permitted again goes directly again.
         mesh.remove_config(FILE)?;
         fs::remove_file(mesh.dir().join("release"))?;
+        wait_until(SOON, "the policy to be gone", || {
+            failing::connect(mesh.pod("client"), &near).is_ok_and(|said| said["connected"] == true)
+        })?;
         hold_directly(mesh, &near).map(drop)
     });
 }
