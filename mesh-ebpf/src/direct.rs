@@ -12,8 +12,8 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_NOEXIST, BPF_RB_NO_WAKEUP, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
-        BPF_TCP_SYN_SENT, BPF_TCP_TIME_WAIT, bpf_sock,
+        BPF_NOEXIST, BPF_RB_NO_WAKEUP, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2,
+        BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT, BPF_TCP_TIME_WAIT, bpf_sock,
     },
     helpers::{
         bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
@@ -137,7 +137,10 @@ pub fn is_expected(src: &SockAddr, dst: &SockAddr) -> bool {
 /// listeners leave the map when it ends, in whatever way.
 #[inline(always)]
 fn is_attended(dst: &SockAddr) -> bool {
-    let key = ListenerKey { ip: dst.ip, worker: 0 };
+    let key = ListenerKey {
+        ip: dst.ip,
+        worker: 0,
+    };
     // SAFETY: the map and the key are of the types that belong together.
     let listener = unsafe {
         bpf_map_lookup_elem(

@@ -203,7 +203,9 @@ mod tests {
         use std::io::{Read as _, Write as _};
         let netns = Netns::open("/proc/self/ns/net".as_ref()).unwrap();
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        client.connect(&server.local_addr().unwrap().into()).unwrap();
+        let mut client = std::net::TcpStream::from(client);
         let (mut accepted, _) = server.accept().unwrap();
         client.write_all(b"hello").unwrap();
         accepted.read_exact(&mut [0; 5]).unwrap();
