@@ -71,6 +71,7 @@ const TIME_FIELDS: &[&str] = &[
     "Certificate.not_after",
     "Certificate.renewal_due",
     "Route.created_at",
+    "TokenIssuer.fetched_at",
 ];
 
 /// What is printed with `-o json`; these messages and what they contain.
@@ -102,14 +103,19 @@ const SERIALIZED: &[&str] = &[
     "Certificate",
     "ListPoliciesReply",
     "Policy",
+    "TokenIssuer",
     "ExplainReply",
     "ExplainedSource",
     "ExplainedWay",
+    "ExplainedRoute",
+    "ExplainedBackend",
+    "RequestHead",
     "ExplainedPolicy",
     "ExplainedRule",
     "ListConnectionsReply",
     "Connection",
     "Flow",
+    "Request",
     "DrainReply",
     "SetLogLevelReply",
 ];

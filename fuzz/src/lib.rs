@@ -9,6 +9,10 @@
 pub mod detect;
 #[path = "../../mesh-agent/src/http/h1/mod.rs"]
 pub mod h1;
+#[path = "../../mesh-agent/src/routing/tests/oracle.rs"]
+mod oracle;
+#[path = "../../mesh-agent/src/routing/mod.rs"]
+pub mod routing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,6 +20,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use http::HeaderMap;
+use http::request::Parts;
+use mesh_common::model::Route;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::h1::{Limits, ReadError, Reader};
@@ -29,6 +35,11 @@ pub const LIMITS: Limits = Limits {
     chunk_line_bytes: 32,
     body_bytes: 1 << 20,
 };
+
+/// Which route and rule leads a request by the words of the Gateway API: `namespace/name index`.
+pub fn scan(routes: &[Route], request: &Parts) -> Option<String> {
+    oracle::naive(routes, request)
+}
 
 /// Polls what never waits for anything but the next piece.
 pub fn poll_until<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {

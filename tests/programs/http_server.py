@@ -1,6 +1,8 @@
 """An HTTP/1.1 server that says what it was asked, and misbehaves on request.
 
-http_server.py PORT NAME
+http_server.py PORT NAME [SECONDS]
+
+Each answer begins after so many seconds.
 """
 
 import base64
@@ -26,6 +28,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     name = ""
     connections = 0
+    # What was asked so far, for `/seen`.
+    asked = []
+    delay = 0.0
     lock = threading.Lock()
 
     def setup(self):
@@ -80,6 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
 
     def do_any(self):
+        time.sleep(Handler.delay)
         path, _, argument = self.path.lstrip("/").partition("/")
         if path == "early":
             self.answer(413, b"too much\n", [("Connection", "close")])
@@ -154,8 +160,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 gone = True
             print(json.dumps({"gone": gone}), flush=True)
             self.close_connection = True
+        elif path == "drip" and not argument.isdigit():
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while True:
+                self.wfile.write(b"5\r\ndrip\n\r\n")
+                time.sleep(0.05)
         elif path == "status":
             self.answer(int(argument), b"")
+        elif path == "sleep":
+            time.sleep(int(argument) / 1000)
+            self.answer(200, b"slept\n")
+        elif path == "drip":
+            self.send_response(200)
+            self.send_header("Content-Length", argument)
+            self.end_headers()
+            for _ in range(int(argument)):
+                self.wfile.write(b".")
+                time.sleep(0.05)
+        elif path == "seen":
+            with Handler.lock:
+                asked = list(Handler.asked)
+            self.answer(200, json.dumps(asked).encode() + b"\n")
         else:
             said = {
                 "server": self.name,
@@ -169,7 +196,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 "sha256": digest,
                 "trailers": trailers,
             }
+            with Handler.lock:
+                Handler.asked.append(said)
             headers = [("Content-Type", "application/json"), ("nodemesh-error", "forged"), ("X-App", "1")]
+            # What the client wants the answer to say.
+            for wanted in self.headers.get_all("X-Answer", []):
+                name, _, value = wanted.partition("=")
+                headers.append((name, value))
             self.answer(200, json.dumps(said).encode() + b"\n", headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_PATCH = do_any
@@ -190,6 +223,7 @@ class Server(http.server.ThreadingHTTPServer):
 def main():
     port = int(sys.argv[1])
     Handler.name = sys.argv[2]
+    Handler.delay = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     server = Server(("::", port), Handler)
     print(json.dumps({"listening": port}), flush=True)
     server.serve_forever()

@@ -110,9 +110,19 @@ impl Agent {
         self.process.resident_bytes()
     }
 
+    /// The most resident memory it ever had, in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.process.peak_bytes()
+    }
+
     /// Its log so far.
     pub fn log(&self) -> String {
         self.process.stderr() + &self.process.stdout()
+    }
+
+    /// What it has written to standard output so far: its access log.
+    pub fn access_log(&self) -> String {
+        self.process.stdout()
     }
 
     /// Waits until it answers and every workload of its node is enrolled.

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// Namespace of every object the harness writes.
+/// Namespace of the objects that name no other.
 pub(crate) const NAMESPACE: &str = "default";
 
 /// A pod to be built, and how the mesh is told about it.
 #[derive(Clone, Debug)]
 pub struct Pod {
     pub(crate) name: String,
+    namespace: String,
     labels: BTreeMap<String, String>,
     ports: Vec<Port>,
     service_account: String,
@@ -26,6 +27,7 @@ struct Port {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub(crate) name: String,
+    namespace: String,
     selector: BTreeMap<String, String>,
     ports: Vec<ServicePort>,
 }
@@ -42,11 +44,19 @@ impl Pod {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            namespace: NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
             ports: Vec::new(),
             service_account: name.to_owned(),
             ready: true,
         }
+    }
+
+    /// Puts it into another namespace than `default`.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.to_owned();
+        self
     }
 
     /// Adds a label.
@@ -93,8 +103,8 @@ impl Pod {
     /// The `Workload` document of this pod.
     pub(crate) fn to_yaml(&self, node: &str, netns: &str, addresses: &[IpAddr]) -> String {
         let mut yaml = format!(
-            "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\nmetadata:\n  name: {}\n  namespace: {NAMESPACE}\n",
-            self.name
+            "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\nmetadata:\n  name: {}\n  namespace: {}\n",
+            self.name, self.namespace
         );
         yaml += &mapping("  ", "labels", &self.labels);
         yaml += &format!(
@@ -128,9 +138,17 @@ impl Service {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            namespace: NAMESPACE.to_owned(),
             selector: BTreeMap::new(),
             ports: Vec::new(),
         }
+    }
+
+    /// Puts it into another namespace than `default`.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.to_owned();
+        self
     }
 
     /// Selects pods with this label.
@@ -163,8 +181,8 @@ impl Service {
     /// The `Service` document.
     pub(crate) fn to_yaml(&self, addresses: &[IpAddr]) -> String {
         let mut yaml = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {NAMESPACE}\nspec:\n",
-            self.name
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\nspec:\n",
+            self.name, self.namespace
         );
         if let Some(first) = addresses.first() {
             yaml += &format!("  clusterIP: \"{first}\"\n  clusterIPs:\n");

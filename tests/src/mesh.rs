@@ -533,7 +533,7 @@ impl Node {
     }
 
     /// The agent's binary.
-    pub(crate) fn agent_binary(&self) -> Result<PathBuf> {
+    pub fn agent_binary(&self) -> Result<PathBuf> {
         self.agent.clone().map_or_else(agent_binary, Ok)
     }
 
@@ -550,6 +550,16 @@ impl Node {
     /// An agent to be started with options of one's own.
     pub fn agent(&self) -> AgentStart<'_> {
         AgentStart::new(self)
+    }
+
+    /// A program to be started in the namespace of a pod and in the cgroup of the node's agent, as a proxy beside one pod
+    /// would be.
+    pub fn sidecar(&self, pod: &LivePod, program: impl AsRef<OsStr>) -> Command {
+        let place = Place {
+            cgroup: self.place.cgroup.clone(),
+            ..pod.place.clone()
+        };
+        Command::new(&place, program)
     }
 
     /// Starts the agents of this node, those that take over too, with this authority and more options.

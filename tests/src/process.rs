@@ -240,13 +240,12 @@ impl Process {
 
     /// Resident memory of the program in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
-        Ok(kib * 1024)
+        resident_bytes(self.pid())
+    }
+
+    /// The most resident memory it ever had, in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        status_bytes(self.pid(), "VmHWM:")
     }
 
     fn wait_status(&mut self, deadline: Duration) -> Result<ExitStatus> {
@@ -337,6 +336,25 @@ impl fmt::Display for Output {
             tail(stderr, 60)
         )
     }
+}
+
+/// Resident memory of a process in bytes.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+fn status_bytes(pid: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .with_context(|| format!("no {field}"))?;
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .with_context(|| field.to_owned())?;
+    Ok(kib * 1024)
 }
 
 /// Waits until the condition holds; an error naming `what` if it does not by the deadline.

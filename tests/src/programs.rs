@@ -21,7 +21,14 @@ pub enum Linkage {
 /// The `traffic` program: servers and clients that check what they see.
 pub fn traffic() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| build_traffic().map_err(|error| format!("{error:#}")));
+    let built = BUILT.get_or_init(|| build("traffic").map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+/// The `web` program: HTTP servers and clients that check what they see.
+pub fn web() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build("web").map_err(|error| format!("{error:#}")));
     built.clone().map_err(anyhow::Error::msg)
 }
 
@@ -75,9 +82,9 @@ fn profile_dir() -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-fn build_traffic() -> Result<PathBuf> {
+fn build(program: &str) -> Result<PathBuf> {
     let profile = profile_dir()?;
-    let path = profile.join("traffic");
+    let path = profile.join(program);
     // Under `cargo test` the program is built with the tests; other callers may come first.
     if !path.exists() {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -88,7 +95,7 @@ fn build_traffic() -> Result<PathBuf> {
             "--package",
             "mesh-tests",
             "--bin",
-            "traffic",
+            program,
             "--target-dir",
         ]);
         build.arg(target_dir()?).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -98,7 +105,7 @@ fn build_traffic() -> Result<PathBuf> {
         let status = build.status().context("starting cargo")?;
         ensure!(
             status.success() && path.exists(),
-            "building the program traffic failed: {status}"
+            "building the program {program} failed: {status}"
         );
     }
     Ok(path)

@@ -55,6 +55,36 @@ pub fn serve_http(pod: &LivePod, port: u16) -> Result<Process> {
     listening(server.args([&port.to_string(), pod.name()]).spawn()?, port)
 }
 
+/// As [`serve_http`], with answers that each begin after so many seconds.
+pub fn serve_http_slowly(pod: &LivePod, port: u16, seconds: &str) -> Result<Process> {
+    let server = pod.command("python3").arg(programs::python("http_server.py"));
+    listening(
+        server.args([&port.to_string(), pod.name(), seconds]).spawn()?,
+        port,
+    )
+}
+
+/// Starts `grpc_server.py` in a pod, and waits until it listens.
+pub fn serve_grpc(pod: &LivePod, port: u16) -> Result<Process> {
+    let server = pod.command("python3").arg(programs::python("grpc_server.py"));
+    listening(server.arg(port.to_string()).spawn()?, port)
+}
+
+/// Starts a server of `web` in a pod and waits until it listens on `port`.
+pub fn serve_web(pod: &LivePod, args: &[&str], port: u16) -> Result<Process> {
+    listening(pod.command(programs::web()?).args(args).spawn()?, port)
+}
+
+/// Runs a client of `web` to its end and returns its report. Two minutes are enough for each of them.
+pub fn web(pod: &LivePod, args: &[&str]) -> Result<Value> {
+    let client = pod.command(programs::web()?).args(args);
+    let output = client.deadline(Duration::from_secs(120)).run()?;
+    output
+        .ok()?
+        .report()
+        .with_context(|| format!("web {}", args.join(" ")))
+}
+
 /// Runs a client of `traffic` to its end and returns its report. Two minutes are enough for each of them.
 pub fn report(pod: &LivePod, args: &[&str]) -> Result<Value> {
     let client = pod

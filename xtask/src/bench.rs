@@ -7,7 +7,9 @@
 //!
 //! Invariant: a round in which anything failed is an error, never a figure.
 
+mod http;
 mod machine;
+mod peers;
 mod report;
 mod sample;
 mod scenarios;
@@ -24,22 +26,28 @@ use self::machine::Machine;
 use self::report::{Report, Results};
 use self::sample::{Sample, Series};
 use self::scenarios::{Body, Round, Rounds, SCENARIOS, Scenario};
-use self::stage::{Setup, Stage};
+use self::stage::{Peer, Setup, Stage};
 use crate::compile::Profile;
 use crate::repo::Repo;
 use crate::{compile, ebpf, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only these, by name; all of them by default
+    /// Only these, by name or by what their names begin with: `http` for all of `http-…`; all of them by default
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// Only with this between the pods: direct, clear or mtls; repeat for several
+    /// Only with this between the pods: direct, clear, mtls or policy; repeat for several
     #[arg(long, value_name = "SETUP")]
     setup: Vec<Setup>,
     /// How often each figure is taken
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     rounds: u8,
+    /// How long each measurement of requests takes
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    seconds: u64,
+    /// Measure other proxies beside it, where a scenario has requests
+    #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
+    peers: Vec<Peer>,
     /// Write everything that was measured, and on which machine, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -52,6 +60,16 @@ pub(crate) struct Options {
     /// Measure this binary instead of a release build of this checkout
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether this is to stand between the pods.
+    fn wants(&self, setup: Setup) -> bool {
+        match setup.is_peer() {
+            true => self.peers.iter().any(|peer| peer.setup() == setup),
+            false => self.setup.is_empty() || self.setup.contains(&setup),
+        }
+    }
 }
 
 /// Runs `cargo xtask bench`.
@@ -83,6 +101,7 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
         machine: Machine::look(&agent)?,
         agent,
         rounds: options.rounds,
+        seconds: options.seconds,
         results: Vec::new(),
     };
     eprintln!("{}", report.machine);
@@ -103,14 +122,21 @@ fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
     if names.is_empty() {
         return Ok(SCENARIOS.iter().collect());
     }
-    let find = |name: &String| SCENARIOS.iter().find(|scenario| scenario.name == name);
-    let unknown = |name: &String| {
-        format!("there is no scenario {name}; `cargo xtask bench --list` says which there are")
-    };
-    names
-        .iter()
-        .map(|name| find(name).with_context(|| unknown(name)))
-        .collect()
+    let mut chosen = Vec::new();
+    for name in names {
+        let before = chosen.len();
+        chosen.extend(SCENARIOS.iter().filter(|scenario| {
+            let rest = scenario.name.strip_prefix(name.as_str());
+            rest.is_some_and(|rest| {
+                rest.is_empty()
+                    || (!SCENARIOS.iter().any(|other| other.name == name) && rest.starts_with('-'))
+            })
+        }));
+        if chosen.len() == before {
+            bail!("there is no scenario {name}; `cargo xtask bench --list` says which there are");
+        }
+    }
+    Ok(chosen)
 }
 
 /// One scenario, from its stages to its figures.
@@ -129,7 +155,7 @@ fn run(repo: &Repo, scenario: &'static Scenario, options: &Options, report: &Rep
             eprintln!("{}: {}", scenario.name, scenario.about);
             let mut stages: Vec<Stage> = setups
                 .iter()
-                .filter(|setup| options.setup.is_empty() || options.setup.contains(setup))
+                .filter(|setup| options.wants(**setup))
                 .map(|setup| Stage::build(*setup, &report.agent))
                 .collect::<Result<_>>()?;
             if let Some(against) = &options.against {
@@ -145,10 +171,11 @@ fn run(repo: &Repo, scenario: &'static Scenario, options: &Options, report: &Rep
                 Rounds::Once => 1,
             };
             for number in first..=rounds {
+                let seconds = if number == 0 { 1 } else { options.seconds };
                 for stage in &stages {
                     let before = stage.cpu_seconds()?;
-                    let mut sample =
-                        measure(stage, Round { number }).with_context(|| format!("{}", stage.setup()))?;
+                    let mut sample = measure(stage, Round { number, seconds })
+                        .with_context(|| format!("{}", stage.setup()))?;
                     sample.charge(stage.cpu_seconds()? - before, stage.setup());
                     progress(number, rounds, stage.setup(), &sample);
                     if number > 0 {

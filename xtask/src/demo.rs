@@ -1,8 +1,9 @@
 //! A mesh to look at: `cargo xtask demo`.
 //!
-//! Two nodes, three pods with real programs in them. Traffic goes from `shop` to nginx on the other node and to
-//! redis and a greeter on its own; the agents then tell what they carried. The mesh is made by
-//! [`mesh_tests`], of namespaces and cgroups, and is gone at the end unless it is to be kept.
+//! Two nodes, four pods with real programs in them, mTLS between the nodes. Traffic goes from `shop` to two versions of nginx on
+//! the other node and to redis and a greeter on its own. Then a route sends a part of the requests to the new version, and a
+//! policy denies some; the agents tell what they carried, and why they did not. The mesh is made by [`mesh_tests`], of
+//! namespaces and cgroups, and is gone at the end unless it is to be kept.
 //!
 //! Invariant: every program's output is what it really said; nothing is printed that did not happen.
 
@@ -53,6 +54,8 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
     let agent = compile::agent(repo, Profile::Debug)?;
     let demo = Demo::start(&agent)?;
     demo.traffic()?;
+    demo.canary()?;
+    demo.denied()?;
     demo.tables()?;
     demo.next(options.keep, &agent)
 }
@@ -66,8 +69,8 @@ struct Demo {
 
 impl Demo {
     fn start(agent: &Path) -> Result<Self> {
-        heading("Two nodes, three pods");
-        let mesh = Mesh::builder(NAME)
+        heading("Two nodes, four pods, mTLS between the nodes");
+        let mut mesh = Mesh::builder(NAME)
             .agent(agent)
             .node("a")
             .node("b")
@@ -79,14 +82,11 @@ impl Demo {
                     .port("redis", 6379)
                     .port("smtp", 25),
             )
-            .pod(
-                "b",
-                Pod::new("web")
-                    .label("app", "web")
-                    .port("http", 8080)
-                    .app_protocol("http"),
-            )
-            .service(Service::new("web").selector("app", "web").port(80, 8080))
+            .pod("b", web("web-v1"))
+            .pod("b", web("web-v2"))
+            .service(service("web", "app", "web"))
+            .service(service("web-v1", "version", "web-v1"))
+            .service(service("web-v2", "version", "web-v2"))
             .service(
                 Service::new("store")
                     .selector("app", "store")
@@ -97,21 +97,26 @@ impl Demo {
         for (pod, runs) in [
             ("shop", "curl, redis-cli"),
             ("store", "redis, an SMTP-like greeter"),
-            ("web", "nginx"),
+            ("web-v1", "nginx"),
+            ("web-v2", "nginx, the new version"),
         ] {
             let pod = mesh.pod(pod);
             println!(
-                "  node {}  {:<5}  {:<12}  {:<20}  {runs}",
+                "  node {}  {:<6}  {:<12}  {:<20}  {runs}",
                 pod.node(),
                 pod.name(),
                 pod.v4(),
                 pod.v6()
             );
         }
+        // Until there is a route, everybody gets the old version.
+        mesh.write_config(ROUTE, &route(100, 0))?;
+        mesh.secure(&[])?;
         let agents = mesh.start_agents()?;
-        println!("  an agent runs on each node; all three pods are enrolled");
+        println!("  an agent runs on each node; all four pods are enrolled");
         let programs = vec![
-            nginx(&mesh)?,
+            nginx(&mesh, "web-v1")?,
+            nginx(&mesh, "web-v2")?,
             redis(&mesh)?,
             traffic::serve(mesh.pod("store"), "greet", 25)?,
         ];
@@ -130,7 +135,7 @@ impl Demo {
         let urls = [
             at(web.v4(), 80),
             at(web.v6(), 80),
-            at(self.mesh.pod("web").v4(), 8080),
+            at(self.mesh.pod("web-v1").v4(), 8080),
         ]
         .map(|to| format!("http://{to}/"));
         for url in &urls {
@@ -150,13 +155,64 @@ impl Demo {
             "  (a server that speaks first) {}",
             report["banner"].as_str().unwrap_or_default().trim()
         );
-        let closed = format!("http://{}/", at(self.mesh.pod("web").v4(), 8081));
+        let closed = format!("http://{}/", at(self.mesh.pod("web-v1").v4(), 8081));
         let refused = shop.run("curl", &["-sS", "--max-time", "10", &closed])?;
         println!("  shop$ curl -sS {closed}\n  {}", refused.stderr.trim());
         ensure!(
             !refused.status.success(),
             "nobody listens at {closed}, and yet: {refused}"
         );
+        Ok(())
+    }
+
+    /// A tenth of the requests goes to the new version, and all of those that ask for it.
+    fn canary(&self) -> Result<()> {
+        heading(
+            "A canary: a tenth of the requests to web-v2, and every request with the header x-group: testers",
+        );
+        self.mesh.write_config(ROUTE, &route(90, 10))?;
+        let shop = self.mesh.pod("shop");
+        let url = format!("http://{}/", at(self.mesh.service("web").v4(), 80));
+        let asks = |header: &str| {
+            shop.run("curl", &["-sS", "--max-time", "10", "-H", header, &url])
+                .and_then(|output| output.ok())
+        };
+        wait_until(SOON, "the route to be in force", || {
+            asks("x-group: testers").is_ok_and(|answer| answer.stdout.contains("web-v2"))
+        })?;
+        show(shop, &["curl", "-sS", "-H", "x-group: testers", &url])?;
+        let many = format!("{url}?n=[1-200]");
+        let answers = shop
+            .run("curl", &["-sS", "--max-time", "60", &many])?
+            .ok()?
+            .stdout;
+        let count = |version: &str| answers.lines().filter(|line| line.starts_with(version)).count();
+        let (old, new) = (count("web-v1"), count("web-v2"));
+        println!(
+            "  shop$ curl -sS '{many}' | cut -d' ' -f1 | sort | uniq -c\n  {old:>7} web-v1\n  {new:>7} web-v2"
+        );
+        ensure!(old + new == 200, "200 requests, {old} + {new} answers");
+        Ok(())
+    }
+
+    /// A path that nobody may ask for, and why.
+    fn denied(&self) -> Result<()> {
+        heading("A policy: nobody may ask web for /admin");
+        self.mesh.write_config("policy.yaml", POLICY)?;
+        let shop = self.mesh.pod("shop");
+        let url = format!("http://{}/admin", at(self.mesh.service("web").v4(), 80));
+        let ask = ["-sSi", "--max-time", "10", &url];
+        wait_until(SOON, "the policy to be in force", || {
+            shop.run("curl", &ask)
+                .is_ok_and(|answer| answer.stdout.starts_with("HTTP/1.1 403"))
+        })?;
+        show(shop, &["curl", "-sSi", "--max-time", "10", &url])?;
+        let explain = ["explain", "default/shop", "default/web:80", "--path", "/admin"];
+        println!("\n  and the agent of node a: mesh-agent {}", explain.join(" "));
+        // It ends with 1, since the request is denied.
+        let said = self.agents[0].cli(&explain)?;
+        print_indented(&said.stdout);
+        ensure!(said.stdout.contains("no-admin"), "not explained: {said}");
         Ok(())
     }
 
@@ -171,10 +227,18 @@ impl Demo {
                 .all(|agent| agent.connections().is_ok_and(|open| open > 0))
         })?;
         for (agent, node) in self.agents.iter().zip(self.mesh.nodes()) {
-            for command in [&["workloads"][..], &["connections"], &["flows", "--last", "10"]] {
+            let commands = [
+                &["workloads"][..],
+                &["certs"],
+                &["routes"],
+                &["policies"],
+                &["connections"],
+                &["flows", "--last", "10"],
+            ];
+            for command in commands {
                 heading(&format!("node {}: mesh-agent {}", node.name(), command.join(" ")));
                 let output = agent.cli(command)?.ok()?;
-                output.stdout.lines().for_each(|line| println!("  {line}"));
+                print_indented(&output.stdout);
             }
         }
         Ok(())
@@ -222,35 +286,82 @@ impl Demo {
     }
 }
 
+const ROUTE: &str = "route.yaml";
+
+const POLICY: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: default}
+spec:
+  selector: {matchLabels: {app: web}}
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/admin, /admin/*]}}]
+";
+
+/// How many of a hundred requests each version gets.
+fn route(old: u32, new: u32) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: web, namespace: default}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: web, port: 80}}]
+  rules:
+  - matches: [{{headers: [{{name: x-group, value: testers}}]}}]
+    backendRefs: [{{name: web-v2, port: 80}}]
+  - backendRefs:
+    - {{name: web-v1, port: 80, weight: {old}}}
+    - {{name: web-v2, port: 80, weight: {new}}}
+"
+    )
+}
+
+fn web(version: &str) -> Pod {
+    Pod::new(version)
+        .label("app", "web")
+        .label("version", version)
+        .port("http", 8080)
+        .app_protocol("http")
+}
+
+fn service(name: &str, label: &str, value: &str) -> Service {
+    Service::new(name)
+        .selector(label, value)
+        .port(80, 8080)
+        .app_protocol("http")
+}
+
 /// Serves a greeting that names the client nginx saw, and a download that takes its time.
-fn nginx(mesh: &Mesh) -> Result<Process> {
-    let dir = mesh.dir().join("nginx");
+fn nginx(mesh: &Mesh, pod: &str) -> Result<Process> {
+    let dir = mesh.dir().join(pod);
     fs::create_dir_all(dir.join("html")).with_context(|| format!("creating {}", dir.display()))?;
     fs::write(dir.join("html/slow"), vec![b'.'; 1 << 20]).context("writing what nginx serves")?;
-    let configuration = "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
-                         events {}\n\
-                         http {\n\
-                           access_log off;\n\
-                           client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp;\n\
-                           uwsgi_temp_path tmp; scgi_temp_path tmp;\n\
-                           server {\n\
-                             listen 8080; listen [::]:8080;\n\
-                             root html;\n\
-                             location = / { return 200 \"nginx greets $remote_addr\\n\"; }\n\
-                             location = /slow { limit_rate 10k; }\n\
-                           }\n\
-                         }\n";
+    let configuration = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
+  server {{
+    listen 8080; listen [::]:8080;
+    root html;
+    location / {{ return 200 \"{pod} greets $remote_addr\\n\"; }}
+    location = /slow {{ limit_rate 10k; }}
+  }}
+}}
+"
+    );
     let file = dir.join("nginx.conf");
     fs::write(&file, configuration).context("writing nginx's configuration")?;
     let mut server = mesh
-        .pod("web")
+        .pod(pod)
         .command("nginx")
         .arg("-p")
         .arg(&dir)
         .arg("-c")
         .arg(&file)
         .spawn()?;
-    listens(mesh.pod("web"), &mut server, 8080)?;
+    listens(mesh.pod(pod), &mut server, 8080)?;
     Ok(server)
 }
 
@@ -283,13 +394,24 @@ fn listens(pod: &LivePod, server: &mut Process, port: u16) -> Result<()> {
 /// Runs a program in a pod and shows it as a person would have seen it. Returns what it said.
 fn show(pod: &LivePod, command: &[&str]) -> Result<String> {
     let output = pod.run(command[0], &command[1..])?.ok()?;
-    println!(
-        "  {}$ {}\n  {}",
-        pod.name(),
-        command.join(" "),
-        output.stdout.trim()
-    );
+    let words: Vec<_> = command.iter().map(|word| quoted(word)).collect();
+    println!("  {}$ {}", pod.name(), words.join(" "));
+    print_indented(&output.stdout);
     Ok(output.stdout)
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    match word.contains([' ', '?', '[']) {
+        true => format!("'{word}'"),
+        false => word.to_owned(),
+    }
+}
+
+fn print_indented(text: &str) {
+    text.trim_end()
+        .lines()
+        .for_each(|line| println!("  {}", line.trim_end()));
 }
 
 fn heading(text: &str) {

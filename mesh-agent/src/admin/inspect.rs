@@ -71,6 +71,11 @@ pub enum ExplainError {
     /// Not a destination and a port.
     #[error("`{0}` is not HOST:PORT, such as `shop/web:80`, `web.shop:80`, `10.0.0.7:80` or `[fd00::7]:80`")]
     Destination(String),
+    /// Not a part of a request.
+    #[error(
+        "`{0}` cannot be part of a request: a method like `GET`, a path like `/cart?id=1`, a header like `Name: value`"
+    )]
+    Request(String),
     /// Nothing of that name is known.
     #[error("this agent knows neither a service nor a workload `{0}`")]
     Unknown(String),

@@ -3,9 +3,10 @@
 use super::proto::{
     AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Channel,
     Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
-    ExplainReply, ExplainedPolicy, ExplainedRule, ExplainedSource, ExplainedWay, Flow, FlowKind, Path,
-    Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject, Route, RouteBackend, RouteCondition,
-    RouteParent, RouteRule, Service, StatusReply, Totals, WorkerStatus, Workload,
+    ExplainReply, ExplainedBackend, ExplainedPolicy, ExplainedRoute, ExplainedRule, ExplainedSource,
+    ExplainedWay, Flow, FlowKind, Path, Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject,
+    Request, RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule, Service, StatusReply,
+    TokenIssuer, Totals, WorkerStatus, Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -352,6 +353,7 @@ pub(crate) fn connections() -> Vec<Connection> {
             opened_at: NOW - 90 * SECOND,
             bytes_to_upstream: 17,
             bytes_to_downstream: 1 << 30,
+            requests: 0,
         },
         Connection {
             id: 1,
@@ -360,6 +362,7 @@ pub(crate) fn connections() -> Vec<Connection> {
             opened_at: NOW - 4 * 3_600 * SECOND,
             bytes_to_upstream: 2_048,
             bytes_to_downstream: 123_456,
+            requests: 42,
         },
         Connection {
             id: 2,
@@ -424,6 +427,29 @@ pub(crate) fn flows() -> Vec<Flow> {
             reason: "nobody listens on 10.0.0.7:81".into(),
             ..Flow::default()
         },
+        Flow {
+            time: NOW + 4 * SECOND,
+            kind: FlowKind::Denied.into(),
+            connection: 1,
+            path: Some(Path {
+                verdict: "denied by DENY policy shop/no-admin, rule 0".into(),
+                policy: "shop/no-admin".into(),
+                ..to_service()
+            }),
+            duration_us: 310,
+            bytes_to_downstream: 120,
+            reason: "denied by DENY policy shop/no-admin, rule 0".into(),
+            request: Some(Request {
+                method: "GET".into(),
+                host: "cart.shop".into(),
+                path: "/admin".into(),
+                status: 403,
+                grpc_status: None,
+                cause: "deny-rule".into(),
+                flags: "UAEX".into(),
+            }),
+            ..Flow::default()
+        },
     ]
 }
 
@@ -455,6 +481,34 @@ pub(crate) fn policies() -> Vec<Policy> {
             scope: "namespace shop".into(),
             rules: 1,
             remark: "no external authorizer: denies what it selects".into(),
+            ..Policy::default()
+        },
+        Policy {
+            kind: PolicyKind::RequestAuthentication.into(),
+            key: "shop/tokens".into(),
+            scope: "namespace shop".into(),
+            rules: 3,
+            workloads: vec!["shop/web-1".into()],
+            issuers: vec![
+                TokenIssuer {
+                    issuer: "https://accounts.test".into(),
+                    url: "https://accounts.test/keys".into(),
+                    keys: 2,
+                    fetched_at: NOW - 90 * SECOND,
+                    ..TokenIssuer::default()
+                },
+                TokenIssuer {
+                    issuer: "ci".into(),
+                    keys: 1,
+                    ..TokenIssuer::default()
+                },
+                TokenIssuer {
+                    issuer: "https://away.test".into(),
+                    url: "https://away.test/keys".into(),
+                    error: "https://away.test/keys: answered with 503".into(),
+                    ..TokenIssuer::default()
+                },
+            ],
             ..Policy::default()
         },
     ]
@@ -508,7 +562,7 @@ pub(crate) fn explained() -> ExplainReply {
                 allowed: true,
                 verdict: "allowed by ALLOW policy shop/only-cart, rule 0".into(),
                 policy: "shop/only-cart".into(),
-                rehearsal: String::new(),
+                ..ExplainedWay::default()
             },
             ExplainedWay {
                 endpoints: (2..7)
@@ -529,7 +583,100 @@ pub(crate) fn explained() -> ExplainReply {
                 ..ExplainedWay::default()
             },
         ],
+        ..ExplainReply::default()
     }
+}
+
+/// A request that a rule leads to a backend that is open, one that denies it, and one that is not there.
+pub(crate) fn explained_request() -> ExplainReply {
+    let head = |path: &str| RequestHead {
+        method: "POST".into(),
+        path: path.into(),
+        headers: vec!["host: web.shop".into(), "x-user: alice".into()],
+    };
+    let backend = |target: &str, weight| ExplainedBackend {
+        target: target.into(),
+        weight,
+        ..ExplainedBackend::default()
+    };
+    let connection = explained();
+    let mut ways = connection.ways.into_iter();
+    ExplainReply {
+        route: "by the rule to one of its backends, drawn by weight; there to one of the ready endpoints"
+            .into(),
+        request: Some(head("/api/orders?id=7")),
+        rule: Some(ExplainedRoute {
+            kind: "HTTPRoute".into(),
+            key: "shop/web".into(),
+            rule: 1,
+            name: "canary".into(),
+            matches: vec![
+                "POST, path prefix /api, header x-user = alice".into(),
+                "query beta = 1".into(),
+            ],
+            filters: vec!["rewrite: path prefix becomes /v1".into()],
+            timeouts: vec!["the whole request: 5s".into(), "one try: 2s".into()],
+            backends: vec![
+                backend("shop/web-v1:80", 90),
+                ExplainedBackend {
+                    filters: vec!["request headers: x-canary set to 1".into()],
+                    ..backend("shop/web-v2:80", 9)
+                },
+                ExplainedBackend {
+                    fault: "500 by the mesh: the service has no such port".into(),
+                    ..backend("shop/web-v3:80", 1)
+                },
+            ],
+        }),
+        ways: vec![
+            ExplainedWay {
+                backend: "shop/web-v1:80".into(),
+                weight: 90,
+                request: Some(head("/v1/orders?id=7")),
+                ..ways.next().unwrap_or_default()
+            },
+            ExplainedWay {
+                backend: "shop/web-v2:80".into(),
+                weight: 9,
+                request: Some(head("/v1/orders?id=7")),
+                status: 403,
+                ..ways.next().unwrap_or_default()
+            },
+        ],
+        ..connection
+    }
+}
+
+/// Without a request: it depends, at the route, and at the endpoint.
+pub(crate) fn explained_dependence() -> [ExplainReply; 2] {
+    let connection = explained();
+    let way = ExplainedWay {
+        policies: Vec::new(),
+        allowed: false,
+        verdict: "depends on the request; give --method, --path, --header".into(),
+        policy: String::new(),
+        depends_on: vec![
+            "RequestAuthentication shop/tokens: the token".into(),
+            "ALLOW shop/readers: methods, paths".into(),
+        ],
+        ..connection.ways[0].clone()
+    };
+    let reply = ExplainReply {
+        ways: Vec::new(),
+        ..connection
+    };
+    [
+        ExplainReply {
+            route: "by HTTPRoute shop/web; depends on the request; give --method, --path, --header".into(),
+            depends_on: vec!["HTTPRoute shop/web: path, header x-user".into()],
+            ..reply.clone()
+        },
+        ExplainReply {
+            route: "the service's one ready endpoint".into(),
+            ways: vec![way],
+            ..reply
+        },
+    ]
 }
 
 fn to_service() -> Path {

@@ -7,9 +7,11 @@ use std::{
 
 use super::proto;
 use crate::config::Rejection;
+use crate::http;
 use crate::routing::{CONTROLLER, CompiledRoute, ParentStatus};
 use crate::telemetry::{
-    Channel, Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject, Process, Side,
+    Cause, Channel, Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject,
+    Process, RequestFlow, Side,
 };
 
 impl From<&Connection> for proto::Connection {
@@ -27,6 +29,7 @@ impl From<&Connection> for proto::Connection {
             opened_at: micros(connection.opened_at),
             bytes_to_upstream: connection.bytes(Side::ToUpstream),
             bytes_to_downstream: connection.bytes(Side::ToDownstream),
+            requests: connection.requests(),
         }
     }
 }
@@ -42,6 +45,8 @@ impl From<&Flow> for proto::Flow {
             FlowKind::Reset => proto::FlowKind::Reset,
             FlowKind::Abandoned => proto::FlowKind::Abandoned,
             FlowKind::Dropped => proto::FlowKind::Dropped,
+            FlowKind::Denied => proto::FlowKind::Denied,
+            FlowKind::Failed => proto::FlowKind::Failed,
         };
         let mut view = Self {
             time: micros(flow.time),
@@ -61,6 +66,21 @@ impl From<&Flow> for proto::Flow {
                     view.bytes_to_upstream = connection.bytes(Side::ToUpstream);
                     view.bytes_to_downstream = connection.bytes(Side::ToDownstream);
                 }
+            }
+            FlowSubject::Http(connection, request) => {
+                view.connection = connection.id;
+                view.path = Some(path_of_request(connection, request, flow.cause.as_ref()));
+                view.bytes_to_upstream = request.spent.request_bytes;
+                view.bytes_to_downstream = request.spent.response_bytes;
+                view.request = Some(proto::Request {
+                    method: request.method.clone(),
+                    host: request.host.clone(),
+                    path: request.path.clone(),
+                    status: request.outcome.code.into(),
+                    grpc_status: request.outcome.grpc.map(u32::from),
+                    cause: request.word.to_owned(),
+                    flags: request.outcome.flags.to_owned(),
+                });
             }
             FlowSubject::Request {
                 workload,
@@ -171,6 +191,34 @@ fn path_of(connection: &Connection) -> proto::Path {
             .and_then(|ruling| ruling.policy)
             .map(|policy| policy.to_string())
             .unwrap_or_default(),
+    }
+}
+
+/// The way of one request, which is not that of every request on its connection.
+fn path_of_request(connection: &Connection, request: &RequestFlow, cause: Option<&Cause>) -> proto::Path {
+    let channel = match (request.direction, &request.peer, request.upstream) {
+        (Direction::Local, ..) => Some(Channel::SameNode),
+        (_, Some(_), _) => Some(Channel::MutualTls),
+        (Direction::Outbound, None, None) => None,
+        (_, None, _) => Some(Channel::Plaintext),
+    };
+    let judged = request.policy.is_some() || request.outcome.flags == http::fault::Cause::Denied.flag();
+    proto::Path {
+        direction: direction_of(request.direction).into(),
+        destination: Some(destination_of(&request.destination)),
+        upstream: request.upstream.map(address).unwrap_or_default(),
+        channel: channel_of(channel).into(),
+        peer: request.peer.as_ref().map(ToString::to_string).unwrap_or_default(),
+        verdict: cause
+            .filter(|_| judged)
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        policy: request
+            .policy
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        ..path_of(connection)
     }
 }
 

@@ -56,7 +56,8 @@ words! {
     Enrolment { Remote = "remote", Waiting = "waiting", Enrolled = "enrolled", Failed = "failed" }
     CertificateStanding { Missing = "missing", Valid = "valid", ExpiresSoon = "expires-soon", Expired = "expired" }
     ProblemSeverity { Warning = "warning", Failure = "failure" }
-    PolicyKind { Authorization = "AuthorizationPolicy", PeerAuthentication = "PeerAuthentication" }
+    PolicyKind { Authorization = "AuthorizationPolicy", PeerAuthentication = "PeerAuthentication",
+        RequestAuthentication = "RequestAuthentication" }
     Carriage {
         Local = "local",
         MutualTls = "mutual-tls",
@@ -82,6 +83,8 @@ words! {
         Reset = "reset",
         Abandoned = "abandoned",
         Dropped = "dropped",
+        Denied = "denied",
+        Failed = "failed",
     }
 }
 

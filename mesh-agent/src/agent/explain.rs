@@ -1,16 +1,22 @@
-//! What would become of a connection, from what the agent knows and without sending anything.
+//! What would become of a connection, or of a request on one, from what the agent knows and without sending anything.
 //!
 //! `inspect` asks [`World::explain`]. It walks the way of a connection with the parts that real ones use: the
-//! snapshot's resolution, then the destination's policies by the trace that their own code writes. Invariant: nothing
-//! is decided here.
+//! snapshot's resolution, the route table and its filters, then the destination's policies by the trace that their own
+//! code writes. Invariant: nothing is decided here.
+
+mod request;
+mod routes;
+mod words;
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use http::request::Parts;
 use mesh_common::model::{Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, TunnelProtocol, Workload};
 
+use self::request::{Keys, Load};
 use crate::{
     admin::{
         ExplainError,
@@ -20,8 +26,8 @@ use crate::{
         },
     },
     listener::account_of,
-    outbound::Unroutable,
-    policy::{Channel, ConnectionFacts, Peer, PolicyTrace, Verdict},
+    outbound::{Unroutable, speaks_http},
+    policy::{Channel, ConnectionFacts, Peer, PolicyTrace, Trace, Verdict},
     state::{Resolution, ServiceBackend, Snapshot},
 };
 
@@ -31,6 +37,8 @@ pub(super) struct World<'a> {
     pub(super) snapshot: &'a Snapshot,
     /// The trust domain of its identities.
     pub(super) trust_domain: &'a TrustDomain,
+    /// The node of the agent.
+    pub(super) node: &'a str,
     /// Whether connections between nodes are encrypted.
     pub(super) encryption: Encryption,
 }
@@ -62,7 +70,13 @@ impl World<'_> {
             .find(|ip| ip.is_ipv4() == source.address.is_ipv4())
             .or_else(|| dialled.first())
             .ok_or_else(|| ExplainError::NoAddress(host.to_owned()))?;
-        let mut reply = self.ways(&source, SocketAddr::new(*dialled, port));
+        let request = match &asked.request {
+            Some(request) => Some(request::head(request, &host_for(host, port))?),
+            None => None,
+        };
+        let shown = request.as_ref().map(request::shown);
+        let mut reply = self.ways(&source, SocketAddr::new(*dialled, port), request);
+        reply.request = shown;
         reply.port = port.into();
         reply.source = Some(ExplainedSource {
             workload: name_of(source.workload.as_deref()),
@@ -124,9 +138,13 @@ impl World<'_> {
         }
     }
 
-    fn ways(&self, source: &Source, dialled: SocketAddr) -> ExplainReply {
+    fn ways(&self, source: &Source, dialled: SocketAddr, request: Option<Parts>) -> ExplainReply {
+        let unread = match &request {
+            Some(_) => UNREAD,
+            None => "",
+        };
         match self.snapshot.resolve(dialled) {
-            Resolution::Service(backend) => self.through_service(source, backend),
+            Resolution::Service(backend) => self.through_service(source, backend, request),
             Resolution::ServiceWithoutPort(entry) => ExplainReply {
                 destination: Some(service(&entry.service.key)),
                 route: format!("refused: {}", Unroutable::NoSuchPort),
@@ -140,8 +158,8 @@ impl World<'_> {
                 };
                 ExplainReply {
                     destination: Some(destination),
-                    route: "the workload itself; no service is dialled".to_owned(),
-                    ways: vec![self.way(source, &entry.workload, dialled)],
+                    route: format!("the workload itself; no service is dialled{unread}"),
+                    ways: vec![self.way(source, &entry.workload, dialled, Load::Bytes(request.as_ref()))],
                     ..ExplainReply::default()
                 }
             }
@@ -167,10 +185,51 @@ impl World<'_> {
         }
     }
 
-    fn through_service(&self, source: &Source, backend: &ServiceBackend) -> ExplainReply {
+    fn through_service(
+        &self,
+        source: &Source,
+        backend: &ServiceBackend,
+        request: Option<Parts>,
+    ) -> ExplainReply {
+        let key = &backend.service.key;
+        let table = source.workload.as_ref().and_then(|client| {
+            let namespace = Some(&*client.key.namespace);
+            self.snapshot.routes_of(key, backend.port.port, namespace)
+        });
+        if let Some(table) = table {
+            return self.by_routes(source, backend, table, request);
+        }
+        let led = source.workload.is_some() && leads_requests(backend);
+        let (load, unread) = match (led, &request) {
+            (true, Some(parts)) => (Load::Request(parts), ""),
+            (true, None) => (Load::Requests, ""),
+            (false, Some(parts)) => (Load::Bytes(Some(parts)), UNREAD),
+            (false, None) => (Load::Bytes(None), ""),
+        };
+        let best = match led {
+            true => "the one likely to answer first",
+            false => "the less loaded one",
+        };
+        let route = match backend.endpoints.len() {
+            0 => format!("refused: {}", Unroutable::NoEndpoint),
+            1 => format!("the service's one ready endpoint{unread}"),
+            ready => {
+                format!("of two of its {ready} ready endpoints, drawn at random, {best}{unread}")
+            }
+        };
+        ExplainReply {
+            destination: Some(service(key)),
+            route,
+            ways: self.ways_to(source, backend, load),
+            ..ExplainReply::default()
+        }
+    }
+
+    /// The ways to the endpoints of a service port; those of which the same is true are together.
+    fn ways_to(&self, source: &Source, backend: &ServiceBackend, load: Load<'_>) -> Vec<ExplainedWay> {
         let mut ways: Vec<ExplainedWay> = Vec::new();
         for endpoint in &backend.endpoints {
-            let mut way = self.way(source, &endpoint.workload, endpoint.addr);
+            let mut way = self.way(source, &endpoint.workload, endpoint.addr, load);
             for told in &mut way.endpoints {
                 told.port = backend.port.port.into();
                 told.connections = endpoint.load.active().into();
@@ -180,21 +239,11 @@ impl World<'_> {
                 None => ways.push(way),
             }
         }
-        let route = match backend.endpoints.len() {
-            0 => format!("refused: {}", Unroutable::NoEndpoint),
-            1 => "the service's one ready endpoint".to_owned(),
-            ready => format!("of two of its {ready} ready endpoints, drawn at random, the less loaded one"),
-        };
-        ExplainReply {
-            destination: Some(service(&backend.service.key)),
-            route,
-            ways,
-            ..ExplainReply::default()
-        }
+        ways
     }
 
     /// The way to a workload, and what its policies say.
-    fn way(&self, source: &Source, target: &Arc<Workload>, addr: SocketAddr) -> ExplainedWay {
+    fn way(&self, source: &Source, target: &Arc<Workload>, addr: SocketAddr, load: Load<'_>) -> ExplainedWay {
         let mut way = ExplainedWay {
             endpoints: vec![Endpoint {
                 port: addr.port().into(),
@@ -218,35 +267,35 @@ impl World<'_> {
             (Carriage::MutualTls | Carriage::Hbone, Some(peer)) => Channel::MutualTls(peer),
             _ => Channel::Plaintext,
         };
-        let trace = policy.trace(ConnectionFacts {
+        way.carriage = carriage.into();
+        way.mode = mode.mode.to_string();
+        way.mode_policy = mode.from.as_ref().map(ToString::to_string).unwrap_or_default();
+        let address = source.address_like(addr.ip());
+        let connection = ConnectionFacts {
             channel,
-            source_ip: source.address,
-            remote_ip: source.address,
+            source_ip: address,
+            remote_ip: address,
             destination: addr,
             sni: None,
-        });
-        way.carriage = carriage.into();
-        way.mode = trace.mode.mode.to_string();
-        way.mode_policy = trace
-            .mode
-            .from
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        way.policies = trace.considered.iter().map(explained).collect();
-        way.reporting = trace.reported.iter().map(explained).collect();
-        way.allowed = trace.decision.verdict() == Verdict::Allow;
-        way.verdict = trace.decision.to_string();
-        way.policy = trace
-            .decision
-            .policy()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        way.rehearsal = trace
-            .rehearsal
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        };
+        let keys = match target.node == self.node {
+            true => Keys::Fetched,
+            false => Keys::Elsewhere(&target.node),
+        };
+        match (load, carriage) {
+            (Load::Request(_) | Load::Requests, Carriage::Hbone) => request::cannot_go(&mut way),
+            (Load::Bytes(_), Carriage::Hbone) => fill(&mut way, &policy.trace(connection)),
+            (Load::Request(parts), Carriage::Local | Carriage::MutualTls) => {
+                request::judge(&mut way, &policy, connection, parts, keys);
+            }
+            (Load::Requests, Carriage::Local | Carriage::MutualTls) => {
+                request::before(&mut way, &policy, connection);
+            }
+            // In the clear the destination sees bytes, whoever sent them.
+            (Load::Request(parts), _) => request::admit(&mut way, &policy, connection, Some(parts), keys),
+            (Load::Requests, _) => request::admit(&mut way, &policy, connection, None, keys),
+            (Load::Bytes(parts), _) => request::admit(&mut way, &policy, connection, parts, keys),
+        }
         way
     }
 
@@ -261,6 +310,57 @@ impl World<'_> {
             }
             _ => Carriage::Plaintext,
         }
+    }
+}
+
+impl Source {
+    /// Its address of the family of another.
+    fn address_like(&self, other: IpAddr) -> IpAddr {
+        let more = self.workload.iter().flat_map(|workload| &workload.addresses);
+        let mut own = std::iter::once(&self.address).chain(more);
+        let fits = own.find(|own| own.is_ipv4() == other.is_ipv4());
+        *fits.unwrap_or(&self.address)
+    }
+}
+
+/// Said where somebody asks about a request, and connections go as a whole.
+const UNREAD: &str = "; all requests on a connection go there";
+
+/// Whether the requests to a service port without routes are led one by one: as `listener` decides for a captured
+/// connection.
+fn leads_requests(backend: &ServiceBackend) -> bool {
+    let mut endpoints = backend.endpoints.iter();
+    speaks_http(&backend.port) && !endpoints.any(|one| one.workload.tunnel == TunnelProtocol::Hbone)
+}
+
+/// The way's part that the policies decide.
+fn fill(way: &mut ExplainedWay, trace: &Trace<'_>) {
+    way.policies = trace.considered.iter().map(explained).collect();
+    way.reporting = trace.reported.iter().map(explained).collect();
+    way.allowed = trace.decision.verdict() == Verdict::Allow;
+    way.verdict = trace.decision.to_string();
+    way.policy = trace
+        .decision
+        .policy()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    way.rehearsal = trace
+        .rehearsal
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+}
+
+/// The host that a client names who dials `host`: for `namespace/name` the name in DNS.
+fn host_for(host: &str, port: u16) -> String {
+    let host = match key(host) {
+        Some(key) => format!("{}.{}", key.name, key.namespace),
+        None if host.contains(':') => format!("[{host}]"),
+        None => host.to_owned(),
+    };
+    match port {
+        80 => host,
+        _ => format!("{host}:{port}"),
     }
 }
 

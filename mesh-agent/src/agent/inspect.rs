@@ -147,6 +147,7 @@ impl Inspect for Inspector {
         let world = World {
             snapshot: &self.store.load(),
             trust_domain: &self.trust_domain,
+            node: &self.node,
             encryption: match self.certificates {
                 Some(_) => Encryption::MutualTls,
                 None => Encryption::None,
@@ -267,16 +268,12 @@ impl Inspector {
         let standing =
             |wanted: fn(&Standing) -> bool| count(standings.values().filter(|standing| wanted(standing)));
         proto::Counts {
-            workloads: count(snapshot.workloads()),
-            workloads_local: count(
-                snapshot
-                    .workloads()
-                    .filter(|entry| entry.workload.node == self.node),
-            ),
+            workloads: number(snapshot.workload_count()),
+            workloads_local: count(snapshot.workloads_on(&self.node)),
             workloads_enrolled: standing(|standing| matches!(standing, Standing::Enrolled(_))),
             workloads_waiting: standing(|standing| matches!(standing, Standing::Waiting(_))),
             workloads_failed: standing(|standing| matches!(standing, Standing::Failed(_))),
-            services: count(snapshot.services()),
+            services: number(snapshot.service_count()),
             endpoints: count(
                 snapshot
                     .services()
@@ -320,7 +317,7 @@ impl Inspector {
         };
         proto::Workload {
             key: workload.key.to_string(),
-            labels: workload.labels.clone(),
+            labels: (*workload.labels).clone(),
             service_account: workload.service_account.clone(),
             node: workload.node.clone(),
             addresses: workload.addresses.iter().map(ToString::to_string).collect(),
@@ -450,5 +447,9 @@ fn sum(totals: impl Iterator<Item = Totals>) -> proto::Totals {
 }
 
 fn count(items: impl Iterator) -> u32 {
-    u32::try_from(items.count()).unwrap_or(u32::MAX)
+    number(items.count())
+}
+
+fn number(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
 }

@@ -39,7 +39,7 @@ fn needed(snapshot: &Snapshot, node: &str) -> Vec<Arc<KeyCell>> {
         return Vec::new();
     }
     let mut cells = BTreeMap::new();
-    for entry in snapshot.workloads().filter(|entry| entry.workload.node == node) {
+    for entry in snapshot.workloads_on(node) {
         let policy = snapshot.policy_of(entry);
         for cell in policy.authentications().iter().flat_map(|policy| policy.keys()) {
             cells

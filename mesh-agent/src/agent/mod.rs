@@ -57,7 +57,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{Budgets, FlowLog, Registry, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Registry, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -130,6 +130,18 @@ pub struct Options {
     pub log: String,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// Whether each request is written to standard output.
+    pub access: Access,
+}
+
+/// Whether each request is written to standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Only those that were not served, in the log.
+    #[default]
+    Untold,
+    /// Each, as a line of JSON.
+    Told,
 }
 
 /// Why an agent does not run, or ended.
@@ -274,6 +286,12 @@ impl Agent {
             Some(certificates) => certificates.trust_domain().clone(),
             None => options.trust_domain.clone(),
         };
+        let access = match options.access {
+            Access::Told => Some(Arc::new(
+                AccessLog::start().map_err(AgentError::io("starting the access log"))?,
+            )),
+            Access::Untold => None,
+        };
         let letting_go = letting_go(options.same_node);
         let budgets = Budgets::new(options.buffer_limit);
         let DirectMaps {
@@ -293,6 +311,7 @@ impl Agent {
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
+            access,
             budgets,
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
@@ -434,7 +453,14 @@ impl Agent {
             self.given_away.cancel();
             // Listeners stay: requests are on their way to them until the successor's have taken every pod.
             let grace = Instant::now() + HANDOVER_GRACE;
-            self.wait_idle(grace, terminate).await;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                () = tokio::time::sleep(HANDOVER_GRACE) => {
+                    // Those who keep a connection for their requests make the next one, which the successor serves.
+                    self.workers.part();
+                    self.wait_idle(grace, terminate).await;
+                }
+            }
         }
         self.workers.stop_listening().await;
         self.wait_idle(Instant::now(), terminate).await;
@@ -600,8 +626,7 @@ fn certificate_store(directory: &Path, lifetime: Duration) -> Result<Arc<Certifi
 async fn first_certificates(certificates: &CertificateStore, store: &Store, node: &str) {
     let accounts: BTreeSet<_> = store
         .load()
-        .workloads()
-        .filter(|entry| entry.workload.node == node)
+        .workloads_on(node)
         .map(|entry| listener::account_of(&entry.workload))
         .collect();
     certificates.want(accounts.clone());

@@ -5,6 +5,8 @@ use rand::rngs::SmallRng;
 
 use super::*;
 
+mod simulation;
+
 #[derive(Default)]
 struct Target {
     name: usize,

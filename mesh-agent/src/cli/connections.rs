@@ -80,6 +80,7 @@ impl View for Seen {
                 Column::number("AGE"),
                 Column::number("SENT"),
                 Column::number("RECEIVED"),
+                Column::number("REQUESTS").optional(),
                 Column::text("PROCESS").optional(),
             ],
             vec![
@@ -124,6 +125,10 @@ impl Connection {
             Cell::from(units::duration(now.saturating_sub(self.opened_at))),
             Cell::from(units::bytes(self.bytes_to_upstream)),
             Cell::from(units::bytes(self.bytes_to_downstream)),
+            Cell::from(match self.requests {
+                0 => String::new(),
+                requests => requests.to_string(),
+            }),
             path.process_cell(),
         ]
     }

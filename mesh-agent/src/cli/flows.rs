@@ -14,7 +14,7 @@ use super::{
 };
 use crate::admin::{
     Words as _,
-    proto::{Flow, FlowKind, WatchFlowsReply, WatchFlowsRequest},
+    proto::{Flow, FlowKind, Request, WatchFlowsReply, WatchFlowsRequest},
 };
 
 /// What `flows` takes.
@@ -104,7 +104,7 @@ impl Printer {
             (Some(detail), _) => {
                 let mut table = table(detail);
                 let cells = by_detail(detail, flow.usual_cells(detail), flow.wide_cells());
-                table.row(cells.into_iter().chain([Cell::from(&flow.reason)]));
+                table.row(cells.into_iter().chain([Cell::from(flow.said())]));
                 Ok(table.body(self.colour))
             }
             (None, Format::Yaml) => Ok(format!("---\n{}", output::yaml(flow)?)),
@@ -170,7 +170,12 @@ impl Flow {
             FlowKind::Opened => Tone::Good,
             FlowKind::Closed | FlowKind::Unspecified => Tone::Plain,
             FlowKind::Reset | FlowKind::Abandoned => Tone::Doubtful,
-            FlowKind::Refused | FlowKind::Unreachable | FlowKind::TimedOut | FlowKind::Dropped => Tone::Bad,
+            FlowKind::Refused
+            | FlowKind::Unreachable
+            | FlowKind::TimedOut
+            | FlowKind::Dropped
+            | FlowKind::Denied
+            | FlowKind::Failed => Tone::Bad,
         };
         vec![
             Cell::from(time),
@@ -183,6 +188,22 @@ impl Flow {
             Cell::from(units::bytes(self.bytes_to_upstream)),
             Cell::from(units::bytes(self.bytes_to_downstream)),
         ]
+    }
+
+    /// Why; for a request after what was asked and answered.
+    fn said(&self) -> String {
+        let Some(request) = &self.request else {
+            return self.reason.clone();
+        };
+        let status = match request.status {
+            0 => "no answer".to_owned(),
+            status => status.to_string(),
+        };
+        let Request { method, path, .. } = request;
+        let asked = format!("{method} {path}");
+        format!("{} {status}: {}", asked.trim(), self.reason)
+            .trim()
+            .to_owned()
     }
 
     fn wide_cells(&self) -> Vec<Cell> {

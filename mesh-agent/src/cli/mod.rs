@@ -89,10 +89,8 @@ enum Command {
     /// List the policies and what they concern here
     #[command(after_help = "Example:\n  mesh-agent policies --workload shop/cart -o wide")]
     Policies(policies::PoliciesArgs),
-    /// Say what would become of a connection, and why, without sending anything
-    #[command(
-        after_help = "Example:\n  mesh-agent explain shop/cart shop/web:80\n\nEnds with 1 when the connection would be refused."
-    )]
+    /// Say what would become of a connection or a request, and why, without sending anything
+    #[command(after_help = explain::HELP)]
     Explain(explain::ExplainArgs),
     /// List the open connections
     #[command(after_help = "Example:\n  mesh-agent connections --workload shop/cart --direction outbound")]

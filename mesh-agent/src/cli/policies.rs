@@ -1,4 +1,4 @@
-//! `mesh-agent policies`: what decides who may connect, and whom it concerns here.
+//! `mesh-agent policies`: what decides who may connect and ask, and whom it concerns here.
 
 use clap::Args;
 
@@ -7,10 +7,11 @@ use super::{
     failure::Failure,
     output::{OutputArgs, View, by_detail},
     table::{Cell, Colour, Column, Detail, Table, Tone},
+    units,
 };
 use crate::admin::{
     Words as _,
-    proto::{ListPoliciesReply, ListPoliciesRequest, Policy, PolicyKind},
+    proto::{ListPoliciesReply, ListPoliciesRequest, Policy, PolicyKind, TokenIssuer},
 };
 
 /// What `policies` takes.
@@ -60,13 +61,16 @@ impl View for ListPoliciesReply {
                 Column::number("WORKLOADS HERE"),
                 Column::text("REMARK").optional(),
             ],
-            vec![Column::text("CONCERNS HERE").optional()],
+            vec![
+                Column::text("CONCERNS HERE").optional(),
+                Column::text("KEYS OF ISSUERS").optional(),
+            ],
         ));
         for policy in &self.policies {
             table.row(by_detail(
                 detail,
                 policy.usual_cells(),
-                vec![Cell::from(policy.workloads.join(" "))],
+                vec![Cell::from(policy.workloads.join(" ")), Cell::from(policy.keys())],
             ));
         }
         table.render(colour)
@@ -79,11 +83,14 @@ impl View for ListPoliciesReply {
 
 impl Policy {
     fn usual_cells(&self) -> Vec<Cell> {
-        let action = match (self.dry_run, self.action.is_empty()) {
-            (true, _) => Cell::from(format!("{} (dry run)", self.action)).tone(Tone::Doubtful),
-            (false, true) => Cell::from("inherited"),
-            (false, false) => Cell::from(&self.action),
+        let action = match (self.dry_run, self.action.as_str()) {
+            (true, action) => Cell::from(format!("{action} (dry run)")).tone(Tone::Doubtful),
+            (false, "") if self.kind() == PolicyKind::PeerAuthentication => Cell::from("inherited"),
+            (false, action) => Cell::from(action),
         };
+        let troubles = self.issuers.iter().filter_map(TokenIssuer::trouble);
+        let remarks = Some(self.remark.clone()).filter(|remark| !remark.is_empty());
+        let remarks: Vec<_> = remarks.into_iter().chain(troubles).collect();
         vec![
             Cell::from(PolicyKind::word_of(self.kind)),
             Cell::from(&self.key),
@@ -91,7 +98,29 @@ impl Policy {
             Cell::from(&self.scope),
             Cell::from(self.rules.to_string()),
             Cell::from(self.workloads.len().to_string()),
-            Cell::from(&self.remark).tone(Tone::Doubtful),
+            Cell::from(remarks.join("; ")).tone(Tone::Doubtful),
         ]
+    }
+
+    /// The keys of each issuer and since when they are known.
+    fn keys(&self) -> String {
+        let issuers = self.issuers.iter().map(TokenIssuer::standing);
+        issuers.collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl TokenIssuer {
+    /// `https://issuer: 2 from https://issuer/keys, fetched 2025-11-21T08:03:00Z`
+    fn standing(&self) -> String {
+        let source = match (self.url.as_str(), self.fetched_at) {
+            ("", _) => "in the policy".to_owned(),
+            (url, 0) => format!("from {url}"),
+            (url, at) => format!("from {url}, fetched {}", units::date_and_time(at)),
+        };
+        format!("{}: {} {source}", self.issuer, self.keys)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        (!self.error.is_empty()).then(|| format!("keys of {}: {}", self.issuer, self.error))
     }
 }

@@ -10,7 +10,7 @@ use super::{
     failure::Failure,
 };
 use crate::admin::DoorAddress;
-use crate::agent::{self, LogFormat, Options, SameNode};
+use crate::agent::{self, Access, LogFormat, Options, SameNode};
 use crate::policy::ROOT_NAMESPACE;
 use crate::telemetry::LIMIT_LEAST;
 
@@ -81,6 +81,9 @@ pub(super) struct RunArgs {
     /// How log lines are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     log_format: LogFormat,
+    /// Write a line of JSON to standard output for each request of HTTP that is over
+    #[arg(long)]
+    access_log: bool,
 }
 
 impl RunArgs {
@@ -106,6 +109,11 @@ impl RunArgs {
             handover_timeout: self.handover_timeout,
             log: self.log,
             log_format: self.log_format,
+            access: if self.access_log {
+                Access::Told
+            } else {
+                Access::Untold
+            },
         };
         agent::run(options).map_err(|error| Failure::because("the agent cannot run", error))
     }

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::admin::{
     proto::{
-        DrainReply, ListCertificatesReply, ListConnectionsReply, ListPoliciesReply, ListRoutesReply,
-        ListServicesReply, ListWorkloadsReply, SetLogLevelReply,
+        DrainReply, ExplainReply, ListCertificatesReply, ListConnectionsReply, ListPoliciesReply,
+        ListRoutesReply, ListServicesReply, ListWorkloadsReply, SetLogLevelReply,
     },
     samples,
 };
@@ -79,6 +79,39 @@ fn policies() {
 #[test]
 fn explain() {
     assert_formats("explain", &samples::explained());
+    assert_formats("explain-request", &samples::explained_request());
+    let [by_route, at_the_endpoint] = samples::explained_dependence();
+    assert_formats("explain-route", &by_route);
+    assert_formats("explain-policy", &at_the_endpoint);
+}
+
+#[test]
+fn an_explained_request_is_taken_apart_at_the_edge() {
+    let parse = |line: &[&str]| Cli::try_parse_from(["mesh-agent", "explain"].iter().chain(line));
+    let long = [
+        "a/b", "c/d:1", "--method", "PUT", "--path", "/x?y", "--header", "a: b", "--header", "c: d",
+    ];
+    assert!(parse(&long).is_ok());
+    assert!(parse(&["a/b", "c/d:1", "-X", "PUT", "-p", "/x", "-H", "a: b"]).is_ok());
+    assert!(parse(&["a/b", "c/d:1", "--method"]).is_err());
+    assert!(parse(&["a/b"]).is_err());
+}
+
+#[test]
+fn what_is_explained_ends_well_unless_every_way_is_shut() {
+    let open = |reply: &ExplainReply| super::explain::is_open(reply);
+    let mut reply = samples::explained_request();
+    assert!(open(&reply), "one of the backends is open");
+    reply.ways.remove(0);
+    assert!(!open(&reply), "what is left is denied");
+    reply.ways.clear();
+    for (status, expected) in [(0, false), (302, true), (204, true), (404, false), (503, false)] {
+        reply.status = status;
+        assert_eq!(open(&reply), expected, "{status}");
+    }
+    for reply in &samples::explained_dependence() {
+        assert!(open(reply), "it depends: {}", reply.route);
+    }
 }
 
 #[test]

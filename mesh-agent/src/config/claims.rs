@@ -18,7 +18,7 @@ pub(super) struct Party<'a> {
     /// What it holds; no other party holds any of it.
     pub(super) holds: &'a [IpAddr],
     /// What it wants to hold instead, if it wants anything.
-    pub(super) wants: Option<Vec<IpAddr>>,
+    pub(super) wants: Option<&'a [IpAddr]>,
 }
 
 /// Settles the wishes of all parties, the earlier going before the later, and tells whose are granted.
@@ -69,7 +69,7 @@ impl Settlement {
         let mut next = 0;
         while let Some(&mover) = movers.get(next) {
             next += 1;
-            for ip in parties[mover].wants.iter().flatten() {
+            for ip in parties[mover].wants.into_iter().flatten() {
                 if claimed.insert(*ip, mover).is_some_and(|other| other != mover) {
                     return Err(vec![first]);
                 }
@@ -77,7 +77,7 @@ impl Settlement {
                     continue;
                 };
                 let stays = || {
-                    let mut wants = parties[holder].wants.iter().flatten();
+                    let mut wants = parties[holder].wants.into_iter().flatten();
                     self.wishes[holder] != Wish::Open || wants.any(|wanted| wanted == ip)
                 };
                 if holder != mover && stays() {
@@ -100,7 +100,7 @@ impl Settlement {
             }
         }
         for mover in movers {
-            let wants = parties[*mover].wants.iter().flatten();
+            let wants = parties[*mover].wants.into_iter().flatten();
             self.owners.extend(wants.map(|ip| (*ip, *mover)));
             self.wishes[*mover] = Wish::Granted;
         }
@@ -132,12 +132,13 @@ mod tests {
 
     fn granted(list: &[(Numbers, Option<Numbers>)]) -> Vec<bool> {
         let held: Vec<_> = list.iter().map(|(holds, _)| ips(holds)).collect();
+        let wanted: Vec<_> = list.iter().map(|(_, wants)| wants.as_deref().map(ips)).collect();
         let parties: Vec<_> = held
             .iter()
-            .zip(list)
-            .map(|(holds, (_, wants))| Party {
+            .zip(&wanted)
+            .map(|(holds, wants)| Party {
                 holds,
-                wants: wants.as_deref().map(ips),
+                wants: wants.as_deref(),
             })
             .collect();
         settle(&parties)

@@ -1,6 +1,6 @@
 //! What the files of a directory say together, and what of it may be used.
 //!
-//! `source` hands in the files' text; out come the differences to the state before. Pure: no file system, no
+//! `source` hands in the files that changed; out come the differences to the state before. Pure: no file system, no
 //! clock, and the result depends only on the text and on the state before.
 //!
 //! What is in use goes before what is new: an object keeps its name and its addresses as long as its document is
@@ -9,19 +9,27 @@
 //! that could be any object keeps all those of its file that no document in that file defines. Only among new
 //! objects, and among those edited to want the same free address, does order decide: files by name, documents by line.
 //!
-//! Invariant: the objects in use have distinct names and distinct addresses.
+//! A change costs what it touches, not what there is: only documents whose text changed are parsed ([`files`]), and only the
+//! objects that they define are settled again ([`settling`]), with those that share an address with one of them. Everything else
+//! would come out as it did before.
+//!
+//! Invariant: the objects in use have distinct names and distinct addresses; and what is in use after several changes is what
+//! would be in use had every object been settled again at each of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+mod files;
+mod pool;
+mod settling;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesh_common::model::{ObjectKey, RouteKind};
+use mesh_common::model::RouteKind;
 
-use super::claims::{Party, settle};
-use super::fault::Fault;
-use super::object::{Claim, Entry, Id, Identity, Kind, Object, Parsed, entries};
+use self::files::{ParsedDocument, ParsedFile, parse};
+use self::pool::Pool;
+use super::object::{Entry, Id, Identity, Kind, Object};
 use super::{Change, Rejection};
 
 /// One file of the directory.
@@ -48,26 +56,54 @@ pub struct Update {
 /// The objects of a directory in their last good versions.
 #[derive(Debug, Default)]
 pub struct Directory {
-    files: HashMap<PathBuf, ParsedFile>,
-    held: BTreeMap<Id, Held>,
+    files: BTreeMap<Arc<Path>, ParsedFile>,
+    /// Every object that is in use or that a document defines.
+    objects: HashMap<Arc<Id>, Slot>,
+    /// Who has or wants an address: an object in use once, and once more for each of its documents.
+    claims: HashMap<IpAddr, Vec<Arc<Id>>>,
+    remarks: BTreeMap<Spot, Remarks>,
+    pool: Pool,
 }
 
-/// A file as it was last read.
-#[derive(Debug)]
-struct ParsedFile {
-    hash: u64,
-    entries: Arc<[Entry]>,
+/// One name, and who has it.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The object in use.
+    held: Option<Held>,
+    /// The documents that define it, in the order of files and lines.
+    definitions: Vec<Definition>,
 }
 
-/// An object in use.
+/// An object in use, and where its document stands.
 #[derive(Clone, Debug, PartialEq)]
 struct Held {
-    object: Arc<Object>,
-    ips: Vec<IpAddr>,
-    file: PathBuf,
+    object: Object,
+    file: Arc<Path>,
     line: u32,
     column: u32,
 }
+
+/// Where an object is defined.
+#[derive(Clone, Debug)]
+struct Definition {
+    file: Arc<Path>,
+    document: Arc<ParsedDocument>,
+    index: u32,
+}
+
+/// A place in the order of files and lines: the file, then the line that its document begins after and the number in it.
+/// Without the latter, the file itself.
+type Spot = (Arc<Path>, Option<(u32, u32)>);
+
+/// What there is to say about one entry.
+#[derive(Debug, Default)]
+struct Remarks {
+    rejections: Vec<Rejection>,
+    ignored: Vec<Rejection>,
+}
+
+/// The objects to settle again.
+type Touched = BTreeSet<Arc<Id>>;
 
 impl Directory {
     /// A directory that holds nothing yet.
@@ -77,324 +113,240 @@ impl Directory {
 
     /// Takes in the files that the directory has now; a file that is not among them is gone.
     pub fn load(&mut self, files: &[File]) -> Update {
-        let mut files: Vec<&File> = files.iter().collect();
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        files.dedup_by(|a, b| a.name == b.name);
-        let entries = self.parse(&files);
-        let documents = Documents::find(&entries, &self.held);
-        let standing = Standing::settle(&documents, &self.held);
-        let mut update = Update::default();
-        for (number, (file, entries)) in entries.iter().enumerate() {
-            standing.report(number, file, entries, &documents, &mut update);
-        }
-        let after = standing.objects;
-        update.changes = changes(&self.held, &after);
-        self.held = after;
-        update
+        let gone = self.gone(files);
+        self.take(files, &gone)
     }
 
-    /// Parses what changed since the last time and forgets the files that are gone.
-    fn parse<'f>(&mut self, files: &[&'f File]) -> Vec<(&'f File, Arc<[Entry]>)> {
-        let mut before = std::mem::take(&mut self.files);
-        let mut parsed = Vec::with_capacity(files.len());
-        for file in files {
-            let Ok(text) = &file.content else {
-                parsed.push((*file, Arc::from([])));
+    /// Takes in the files that are new or changed, and forgets those that are gone.
+    pub fn take(&mut self, files: &[File], gone: &[PathBuf]) -> Update {
+        self.take_touching(files, gone, Touched::new())
+    }
+
+    fn take_touching(&mut self, files: &[File], gone: &[PathBuf], mut touched: Touched) -> Update {
+        for name in gone {
+            self.forget(name, &mut touched);
+        }
+        let mut names = HashSet::new();
+        let files: Vec<&File> = files.iter().filter(|file| names.insert(&file.name)).collect();
+        for (file, parsed) in parse(&files, &mut self.pool, |file| self.files.get(&*file.name)) {
+            self.replace(&file.name, parsed, &mut touched);
+        }
+        self.settle(touched)
+    }
+
+    /// The names of those that are not there any more.
+    fn gone(&self, files: &[File]) -> Vec<PathBuf> {
+        let there: HashSet<&Path> = files.iter().map(|file| file.name.as_path()).collect();
+        let known = self.files.keys().map(|name| &**name);
+        known
+            .filter(|name| !there.contains(name))
+            .map(Path::to_owned)
+            .collect()
+    }
+
+    /// Everything that is wrong now, without any change.
+    pub fn remarks(&self) -> Update {
+        let remarks = self.remarks.values();
+        Update {
+            changes: Vec::new(),
+            rejections: remarks
+                .clone()
+                .flat_map(|remarks| remarks.rejections.iter().cloned())
+                .collect(),
+            ignored: remarks
+                .flat_map(|remarks| remarks.ignored.iter().cloned())
+                .collect(),
+        }
+    }
+
+    fn forget(&mut self, name: &Path, touched: &mut Touched) {
+        let Some((name, file)) = self.files.remove_entry(name) else {
+            return;
+        };
+        for document in &file.documents {
+            self.remove_document(&name, document, touched);
+        }
+        touched.extend(file.hidden);
+        self.remarks.remove(&(name, None));
+    }
+
+    /// Puts a file in the place of the one that had its name.
+    fn replace(&mut self, name: &Path, mut file: ParsedFile, touched: &mut Touched) {
+        let (name, before) = match self.files.remove_entry(name) {
+            Some((name, before)) => (name, Some(before)),
+            None => (Arc::from(name), None),
+        };
+        let standing: HashSet<*const ParsedDocument> = file.documents.iter().map(Arc::as_ptr).collect();
+        let known = before.as_ref().map_or(&[][..], |before| &before.documents);
+        let mut kept = HashSet::new();
+        for document in known {
+            if standing.contains(&Arc::as_ptr(document)) {
+                kept.insert(Arc::as_ptr(document));
+            } else {
+                self.remove_document(&name, document, touched);
+            }
+        }
+        for document in &file.documents {
+            if !kept.contains(&Arc::as_ptr(document)) {
+                self.add_document(&name, document, touched);
+            }
+        }
+        match &file.unreadable {
+            Some(reason) => {
+                _ = self
+                    .remarks
+                    .insert((Arc::clone(&name), None), Remarks::unreadable(&name, reason))
+            }
+            None => _ = self.remarks.remove(&(Arc::clone(&name), None)),
+        }
+        if let Some(before) = before {
+            // Whether they are hidden still is to be seen.
+            touched.extend(before.hidden.iter().cloned());
+            file.hidden = before.hidden;
+        }
+        self.files.insert(name, file);
+    }
+
+    fn add_document(&mut self, name: &Arc<Path>, document: &Arc<ParsedDocument>, touched: &mut Touched) {
+        for (index, entry) in (0u32..).zip(document.entries.iter()) {
+            match &entry.identity {
+                Identity::Known(id) => {
+                    let id = self.known(id);
+                    let definition = Definition {
+                        file: Arc::clone(name),
+                        document: Arc::clone(document),
+                        index,
+                    };
+                    self.claim(&id, definition.addresses());
+                    let slot = self.objects.entry(Arc::clone(&id)).or_default();
+                    let at = slot
+                        .definitions
+                        .partition_point(|known| known.spot() < definition.spot());
+                    // Nearly always the only one.
+                    slot.definitions.reserve_exact(1);
+                    slot.definitions.insert(at, definition);
+                    touched.insert(id);
+                }
+                identity => {
+                    if let Identity::Near(id) = identity {
+                        touched.insert(self.known(id));
+                    }
+                    let spot = (Arc::clone(name), Some((document.line, index)));
+                    self.remarks.insert(spot, Remarks::of(name, document, entry));
+                }
+            }
+        }
+    }
+
+    fn remove_document(&mut self, name: &Arc<Path>, document: &Arc<ParsedDocument>, touched: &mut Touched) {
+        for (index, entry) in (0u32..).zip(document.entries.iter()) {
+            self.remarks
+                .remove(&(Arc::clone(name), Some((document.line, index))));
+            match &entry.identity {
+                Identity::Known(id) => {
+                    let Some((id, _)) = self.objects.get_key_value(id) else {
+                        continue;
+                    };
+                    let id = Arc::clone(id);
+                    self.disclaim(&id, entry.addresses());
+                    if let Some(slot) = self.objects.get_mut(&id) {
+                        slot.definitions.retain(|known| {
+                            !(Arc::ptr_eq(&known.document, document) && known.index == index)
+                        });
+                    }
+                    touched.insert(id);
+                }
+                Identity::Near(id) => _ = touched.insert(self.known(id)),
+                Identity::Foreign | Identity::Unknown => {}
+            }
+        }
+    }
+
+    /// The one copy of an id that is in use.
+    fn known(&self, id: &Id) -> Arc<Id> {
+        match self.objects.get_key_value(id) {
+            Some((id, _)) => Arc::clone(id),
+            None => Arc::new(id.clone()),
+        }
+    }
+
+    fn claim(&mut self, id: &Arc<Id>, addresses: &[IpAddr]) {
+        for ip in addresses {
+            self.claims.entry(*ip).or_default().push(Arc::clone(id));
+        }
+    }
+
+    fn disclaim(&mut self, id: &Arc<Id>, addresses: &[IpAddr]) {
+        for ip in addresses {
+            let Some(claimants) = self.claims.get_mut(ip) else {
                 continue;
             };
-            let hash = hash(text);
-            let known = before.remove(&file.name).filter(|known| known.hash == hash);
-            let known = known.unwrap_or_else(|| ParsedFile {
-                hash,
-                entries: entries(text).into(),
-            });
-            parsed.push((*file, Arc::clone(&known.entries)));
-            self.files.insert(file.name.clone(), known);
-        }
-        parsed
-    }
-}
-
-/// Which document speaks for which object.
-struct Documents<'a>(BTreeMap<&'a Id, Document<'a>>);
-
-/// The document that speaks for an object.
-struct Document<'a> {
-    file: &'a Path,
-    line: u32,
-    column: u32,
-    /// Its number among all files and in its file; none if it only may be there, in a part that cannot be read.
-    position: Option<(usize, usize)>,
-    /// Its object, if there is nothing wrong with it.
-    parsed: Option<&'a Parsed>,
-}
-
-impl<'a> Documents<'a> {
-    /// Finds the document of each object: of one in use the document that it is from, of a new one the first.
-    fn find(files: &'a [(&'a File, Arc<[Entry]>)], held: &'a BTreeMap<Id, Held>) -> Self {
-        let mut found: BTreeMap<&Id, (_, Document<'_>)> = BTreeMap::new();
-        let mut near: HashSet<(&Path, &Id)> = HashSet::new();
-        let mut obscure: HashSet<&Path> = HashSet::new();
-        for (number, (file, entries)) in files.iter().enumerate() {
-            if file.content.is_err() {
-                obscure.insert(&file.name);
+            if let Some(at) = claimants.iter().position(|other| other == id) {
+                claimants.swap_remove(at);
             }
-            for (index, entry) in entries.iter().enumerate() {
-                match &entry.identity {
-                    Identity::Known(id) => {
-                        let document = Document::new(&file.name, entry, (number, index));
-                        let likeness = held.get(id).map(|held| document.likeness(held));
-                        if found.get(id).is_none_or(|(best, _)| likeness > *best) {
-                            found.insert(id, (likeness, document));
-                        }
-                    }
-                    Identity::Near(id) => _ = near.insert((&file.name, id)),
-                    Identity::Unknown => _ = obscure.insert(&file.name),
-                    Identity::Foreign => {}
-                }
-            }
-        }
-        let mut documents = Self(found.into_iter().map(|(id, (_, found))| (id, found)).collect());
-        for (id, held) in held {
-            let file = held.file.as_path();
-            let here = documents.0.get(id).is_some_and(|found| found.file == file);
-            if !here && (obscure.contains(file) || near.contains(&(file, id))) {
-                documents.0.insert(id, Document::hidden(held));
-            }
-        }
-        documents
-    }
-}
-
-impl<'a> Document<'a> {
-    fn new(file: &'a Path, entry: &'a Entry, position: (usize, usize)) -> Self {
-        Self {
-            file,
-            line: entry.place.line,
-            column: entry.place.column,
-            position: Some(position),
-            parsed: entry.result.as_ref().ok(),
-        }
-    }
-
-    fn hidden(held: &'a Held) -> Self {
-        Self {
-            file: &held.file,
-            line: held.line,
-            column: held.column,
-            position: None,
-            parsed: None,
-        }
-    }
-
-    /// How much it looks like the document that an object in use is from; the greater, the more.
-    fn likeness(&self, held: &Held) -> (bool, bool, bool) {
-        (
-            self.file == held.file,
-            self.parsed.is_some_and(|parsed| parsed.object == held.object),
-            (self.line, self.column) == (held.line, held.column),
-        )
-    }
-
-    fn hold(&self, object: &Arc<Object>, ips: Vec<IpAddr>) -> Held {
-        Held {
-            object: Arc::clone(object),
-            ips,
-            file: self.file.to_owned(),
-            line: self.line,
-            column: self.column,
-        }
-    }
-}
-
-/// The objects in use once all names and addresses are settled.
-struct Standing {
-    objects: BTreeMap<Id, Held>,
-    /// The new versions that could not be taken.
-    refused: HashSet<Id>,
-    owners: HashMap<IpAddr, Id>,
-}
-
-impl Standing {
-    fn settle(documents: &Documents<'_>, before: &BTreeMap<Id, Held>) -> Self {
-        let mut order: Vec<_> = documents
-            .0
-            .iter()
-            .map(|(id, document)| (*id, document, before.get(*id)))
-            .filter(|(_, document, held)| held.is_some() || document.parsed.is_some())
-            .collect();
-        order.sort_by_key(|(_, document, held)| (held.is_none(), document.position));
-        let ips = |parsed: &Parsed| parsed.claims.iter().map(|claim| claim.ip).collect();
-        let parties: Vec<_> = order
-            .iter()
-            .map(|(_, document, held)| Party {
-                holds: held.map_or(&[], |held| &held.ips),
-                wants: document.parsed.map(ips),
-            })
-            .collect();
-        let granted = settle(&parties);
-        let mut standing = Self {
-            objects: BTreeMap::new(),
-            refused: HashSet::new(),
-            owners: HashMap::new(),
-        };
-        for (number, (id, document, held)) in order.into_iter().enumerate() {
-            let held = match (document.parsed, held) {
-                (Some(parsed), _) if granted[number] => Some(document.hold(&parsed.object, ips(parsed))),
-                (_, held) => {
-                    standing.refused.insert(id.clone());
-                    held.map(|held| document.hold(&held.object, held.ips.clone()))
-                }
-            };
-            if let Some(held) = held {
-                let owned = held.ips.iter().map(|ip| (*ip, id.clone()));
-                standing.owners.extend(owned);
-                standing.objects.insert(id.clone(), held);
-            }
-        }
-        standing
-    }
-
-    /// Tells what is wrong with a file, in the order of its lines.
-    fn report(
-        &self,
-        number: usize,
-        file: &File,
-        entries: &[Entry],
-        documents: &Documents<'_>,
-        update: &mut Update,
-    ) {
-        if let Err(reason) = &file.content {
-            update.rejections.push(Rejection {
-                file: file.name.clone(),
-                line: 0,
-                column: 0,
-                object: None,
-                field: None,
-                reason: format!("cannot be read: {reason}"),
-                remedy: "make it a UTF-8 text that the agent may read; its objects stay as they were"
-                    .to_owned(),
-            });
-        }
-        for (index, entry) in entries.iter().enumerate() {
-            let reject = |fault: &Fault| rejection(&file.name, entry.title.clone(), fault);
-            if let Err(faults) = &entry.result {
-                update.rejections.extend(faults.iter().map(reject));
-            }
-            let Identity::Known(id) = &entry.identity else {
-                continue;
-            };
-            match documents.0.get(id) {
-                Some(document) if document.position != Some((number, index)) => {
-                    let fault = elsewhere(entry, document);
-                    update.rejections.push(reject(&fault));
-                }
-                _ => {
-                    let Ok(parsed) = &entry.result else { continue };
-                    if self.refused.contains(id) {
-                        let faults = self.conflicts(id, parsed);
-                        update.rejections.extend(faults.iter().map(reject));
-                    } else {
-                        update.ignored.extend(parsed.ignored.iter().map(reject));
-                    }
-                }
+            if claimants.is_empty() {
+                self.claims.remove(ip);
             }
         }
     }
+}
 
-    /// Which addresses others have.
-    fn conflicts(&self, id: &Id, parsed: &Parsed) -> Vec<Fault> {
-        let conflict = |claim: &Claim| {
-            let owner = self.owners.get(&claim.ip).filter(|owner| *owner != id)?;
-            let held = self.objects.get(owner)?;
-            let reason = format!(
-                "{} is the address of {owner} ({}:{}) already",
-                claim.ip,
-                held.file.display(),
-                held.line
-            );
-            Some(claim.place.fault(reason, "give each object addresses of its own"))
-        };
-        parsed.claims.iter().filter_map(conflict).collect()
+impl Definition {
+    fn entry(&self) -> &Entry {
+        &self.document.entries[self.index as usize]
+    }
+
+    fn addresses(&self) -> &[IpAddr] {
+        self.entry().addresses()
+    }
+
+    fn spot(&self) -> (&Path, u32, u32) {
+        (&self.file, self.document.line, self.index)
+    }
+
+    /// Its line in the file.
+    fn line(&self) -> u32 {
+        self.document.line.saturating_add(self.entry().place.line)
     }
 }
 
-/// What is wrong with an entry whose name another document has.
-fn elsewhere(
-    entry: &Entry,
-    Document {
-        file,
-        line,
-        column,
-        position,
-        ..
-    }: &Document<'_>,
-) -> Fault {
-    let at = format!("{}:{line}:{column}", file.display());
-    match position {
-        Some(_) => entry.place.fault(
-            format!("already defined at {at}"),
-            "rename or remove one of the two",
-        ),
-        None => entry.place.fault(
-            format!("already in use from {at}, which cannot be read now"),
-            "correct or remove that file's document, or rename this one",
-        ),
+impl Entry {
+    /// The addresses that the object wants, if there is nothing wrong with it.
+    fn addresses(&self) -> &[IpAddr] {
+        self.result
+            .as_ref()
+            .map_or(&[], |parsed| parsed.object.addresses())
     }
 }
 
-fn rejection(
-    file: &Path,
-    object: Option<(String, ObjectKey)>,
-    Fault {
-        place,
-        reason,
-        remedy,
-    }: &Fault,
-) -> Rejection {
-    Rejection {
-        file: file.to_owned(),
-        line: place.line,
-        column: place.column,
-        object,
-        field: (!place.field.is_empty()).then(|| place.field.clone()),
-        reason: reason.clone(),
-        remedy: remedy.clone(),
+impl Id {
+    /// That the object is gone.
+    fn removal(&self) -> Change {
+        let key = self.key.clone();
+        match self.kind {
+            Kind::Workload => Change::RemoveWorkload(key),
+            Kind::Service => Change::RemoveService(key),
+            Kind::AuthorizationPolicy => Change::RemoveAuthorizationPolicy(key),
+            Kind::PeerAuthentication => Change::RemovePeerAuthentication(key),
+            Kind::RequestAuthentication => Change::RemoveRequestAuthentication(key),
+            Kind::HttpRoute => Change::RemoveRoute(RouteKind::Http, key),
+            Kind::GrpcRoute => Change::RemoveRoute(RouteKind::Grpc, key),
+        }
     }
 }
 
-fn changes(before: &BTreeMap<Id, Held>, after: &BTreeMap<Id, Held>) -> Vec<Change> {
-    let gone = before
-        .keys()
-        .filter(|id| !after.contains_key(*id))
-        .map(|id| match id.kind {
-            Kind::Workload => Change::RemoveWorkload(id.key.clone()),
-            Kind::Service => Change::RemoveService(id.key.clone()),
-            Kind::AuthorizationPolicy => Change::RemoveAuthorizationPolicy(id.key.clone()),
-            Kind::PeerAuthentication => Change::RemovePeerAuthentication(id.key.clone()),
-            Kind::RequestAuthentication => Change::RemoveRequestAuthentication(id.key.clone()),
-            Kind::HttpRoute => Change::RemoveRoute(RouteKind::Http, id.key.clone()),
-            Kind::GrpcRoute => Change::RemoveRoute(RouteKind::Grpc, id.key.clone()),
-        });
-    let different = |id: &Id, held: &Held| before.get(id).is_none_or(|old| old.object != held.object);
-    let put = after
-        .iter()
-        .filter(|(id, held)| different(id, held))
-        .map(|(_, held)| match &*held.object {
-            Object::Workload(workload) => Change::PutWorkload(workload.clone()),
-            Object::Service(service) => Change::PutService(service.clone()),
-            Object::AuthorizationPolicy(policy) => Change::PutAuthorizationPolicy(policy.clone()),
-            Object::PeerAuthentication(policy) => Change::PutPeerAuthentication(policy.clone()),
-            Object::RequestAuthentication(policy) => Change::PutRequestAuthentication(policy.clone()),
-            Object::Route(route) => Change::PutRoute(route.clone()),
-        });
-    gone.chain(put).collect()
-}
-
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+impl Object {
+    /// That the object is new or different.
+    fn arrival(&self) -> Change {
+        match self {
+            Self::Workload(workload) => Change::PutWorkload(Arc::clone(workload)),
+            Self::Service(service) => Change::PutService(Arc::clone(service)),
+            Self::AuthorizationPolicy(policy) => Change::PutAuthorizationPolicy(Arc::clone(policy)),
+            Self::PeerAuthentication(policy) => Change::PutPeerAuthentication(Arc::clone(policy)),
+            Self::RequestAuthentication(policy) => Change::PutRequestAuthentication(Arc::clone(policy)),
+            Self::Route(route) => Change::PutRoute(Arc::clone(route)),
+        }
+    }
 }
 
 #[cfg(test)]

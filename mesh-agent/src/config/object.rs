@@ -10,7 +10,6 @@ use mesh_common::model::{
     AuthorizationPolicy, ObjectKey, PeerAuthentication, RequestAuthentication, Route, Service, Workload,
 };
 
-use super::document;
 use super::fault::{Fault, Place};
 use super::names::{closest, dns_label, dns_name};
 use super::schema;
@@ -38,18 +37,18 @@ pub(super) struct Id {
 /// A checked object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Object {
-    Workload(Workload),
-    Service(Service),
-    AuthorizationPolicy(AuthorizationPolicy),
-    PeerAuthentication(PeerAuthentication),
-    RequestAuthentication(RequestAuthentication),
-    Route(Route),
+    Workload(Arc<Workload>),
+    Service(Arc<Service>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    RequestAuthentication(Arc<RequestAuthentication>),
+    Route(Arc<Route>),
 }
 
 /// A checked object, and what only its file can tell.
 #[derive(Clone, Debug)]
 pub(super) struct Parsed {
-    pub(super) object: Arc<Object>,
+    pub(super) object: Object,
     /// Every address of the object, with its place.
     pub(super) claims: Vec<Claim>,
     /// Parts that were accepted and have no effect.
@@ -63,13 +62,13 @@ pub(super) struct Claim {
     pub(super) place: Place,
 }
 
-/// One document, or one item of a list.
+/// One document, or one item of a list. Its lines count from the beginning of its document.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) identity: Identity,
-    /// Kind and key as they were written, for messages.
-    pub(super) title: Option<(String, ObjectKey)>,
+    /// Kind and key as they were written, for messages; only where `identity` does not say the same.
+    written: Option<Box<(String, ObjectKey)>>,
     pub(super) result: Result<Parsed, Vec<Fault>>,
 }
 
@@ -86,21 +85,40 @@ pub(super) enum Identity {
     Unknown,
 }
 
-/// The entries of a file in order.
+/// The entries of a document in order.
 pub(super) fn entries(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for document in document::split(text) {
-        match tree::parse(document) {
-            Ok(node) => collect(&node, Nesting::Document, &mut entries),
-            Err(fault) => entries.push(Entry {
-                place: fault.place.clone(),
-                identity: Identity::Unknown,
-                title: None,
-                result: Err(vec![fault]),
-            }),
-        }
+    match tree::parse(text) {
+        Ok(node) => collect(&node, Nesting::Document, &mut entries),
+        Err(fault) => entries.push(Entry {
+            place: fault.place.clone(),
+            identity: Identity::Unknown,
+            written: None,
+            result: Err(vec![fault]),
+        }),
     }
     entries
+}
+
+impl Entry {
+    /// Kind and key as they were written, as far as they could be read.
+    pub(super) fn title(&self) -> Option<(String, ObjectKey)> {
+        match &self.identity {
+            Identity::Known(id) => Some((id.kind.name().to_owned(), id.key.clone())),
+            Identity::Near(_) | Identity::Foreign | Identity::Unknown => self.written.as_deref().cloned(),
+        }
+    }
+}
+
+impl Object {
+    /// The addresses that it has for itself alone.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Workload(workload) => &workload.addresses,
+            Self::Service(service) => &service.cluster_ips,
+            _ => &[],
+        }
+    }
 }
 
 impl Kind {
@@ -210,7 +228,7 @@ fn unidentified(node: &Node, fault: Fault) -> Entry {
     Entry {
         place: node.place(""),
         identity: Identity::Unknown,
-        title: None,
+        written: None,
         result: Err(vec![fault]),
     }
 }
@@ -218,7 +236,7 @@ fn unidentified(node: &Node, fault: Fault) -> Entry {
 fn entry(node: &Node) -> Entry {
     let key = key(node);
     let kind = node.get("kind").and_then(Node::text);
-    let title = kind.zip(key.clone()).map(|(kind, key)| (kind.to_owned(), key));
+    let written = kind.zip(key.clone());
     let (identity, result) = match classify(node) {
         Class::Known(kind) => {
             let result = match kind {
@@ -236,10 +254,12 @@ fn entry(node: &Node) -> Entry {
         Class::Foreign(fault) => (Some(Identity::Foreign), Err(vec![fault])),
         Class::Unknown(fault) => (None, Err(vec![fault])),
     };
+    let identity = identity.unwrap_or(Identity::Unknown);
+    let written = written.filter(|_| !matches!(identity, Identity::Known(_)));
     Entry {
         place: node.place(""),
-        identity: identity.unwrap_or(Identity::Unknown),
-        title,
+        identity,
+        written: written.map(|(kind, key)| Box::new((kind.to_owned(), key))),
         result,
     }
 }

@@ -1,37 +1,40 @@
 //! The directory on disk: reads its files, and reads them again whenever they change.
 //!
 //! [`DirectorySource::open`] reads once; [`DirectorySource::run`] then watches until it is cancelled, as a task of
-//! the admin runtime. It watches the directory itself, because editors and ConfigMap mounts replace files and links
+//! the admin runtime. It watches the directory itself ([`watch`]), because editors and ConfigMap mounts replace files and links
 //! instead of writing to them, and looks at everything every few seconds for what no event tells: a linked
-//! file that changes elsewhere, a directory that is replaced, a watch that the kernel refused.
+//! file that changes elsewhere, a directory that is replaced, a watch that the kernel refused. A look reads what an event named, and what
+//! differs from what was seen before ([`reading`]).
 //!
 //! Invariant: an update is sent only if something differs from the one before.
 
-use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
+mod reading;
+mod watch;
+
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-use super::{Directory, File, Rejection, Update};
+use self::reading::{Reading, Scope, Seen};
+use self::watch::Watch;
+use super::{Directory, Rejection, Update};
 
 /// A directory of YAML files as a source of changes.
 #[derive(Debug)]
 pub struct DirectorySource {
     path: PathBuf,
     directory: Directory,
-    /// The reading that was taken in last.
-    fingerprint: u64,
+    /// The files as they were taken in last.
+    seen: Arc<Seen>,
+    /// Why the directory could not be read at the last look.
+    failed: Option<String>,
     /// What was wrong in it.
     last: Update,
     settle: Duration,
@@ -66,19 +69,20 @@ pub enum SourceError {
 impl DirectorySource {
     /// Reads the directory for the first time. The update holds everything that is in it.
     pub fn open(path: &Path) -> Result<(Self, Update), SourceError> {
-        let Reading { files, fingerprint } = Reading::of(path);
-        let files = files?;
+        let reading = Reading::of(path, &Scope::Everything, &Seen::default());
+        let files = reading.files?;
+        let mut seen = Seen::default();
+        seen.take(&files, reading.stamps);
         let mut directory = Directory::new();
-        let update = directory.load(&files);
-        let last = Update {
-            changes: Vec::new(),
-            ..update.clone()
-        };
+        let (present, gone) = files.split();
+        let update = directory.take(&present, &gone);
+        let last = directory.remarks();
         Ok((
             Self {
                 path: path.to_owned(),
                 directory,
-                fingerprint,
+                seen: Arc::new(seen),
+                failed: None,
                 last,
                 settle: SETTLE,
                 rescan: RESCAN,
@@ -92,31 +96,43 @@ impl DirectorySource {
         let look = async {
             let (wake, mut woken) = mpsc::channel(1);
             let mut watch = Watch::new(&self.path, wake);
+            // The first look is at everything: something may have changed between `open` and the watch.
+            let mut next_full = Instant::now();
             loop {
-                // The first look is at once: something may have changed between `open` and the watch.
                 watch.renew();
-                let reading = self.settled().await?;
+                let mut scope = watch.news();
+                let began = Instant::now();
+                if began >= next_full || self.failed.is_some() {
+                    scope = Scope::Everything;
+                }
+                let full = scope == Scope::Everything;
+                let reading = self.settled(scope, &watch).await?;
+                if full {
+                    next_full = Instant::now() + self.rescan.max(began.elapsed() * MOST_LOOKING);
+                }
                 if let Some(update) = self.refresh(reading).await? {
                     updates.send(update).await.ok()?;
                 }
                 // An event during the look is waiting already and ends the pause at once.
-                let _ = timeout(self.rescan, woken.recv()).await;
+                let pause = next_full.saturating_duration_since(Instant::now());
+                let _ = timeout(pause, woken.recv()).await;
             }
         };
         let _: Option<Option<()>> = stop.run_until_cancelled(look).await;
     }
 
-    /// Reads the directory, and if it says something new, again until two readings agree: a file that is being
+    /// Looks at the directory, and if it says something new, again until two looks agree: a file that is being
     /// written is not taken for what it will be. `None` if the runtime is going down.
-    async fn settled(&self) -> Option<Reading> {
-        let mut reading = Reading::take(self.path.clone()).await?;
+    async fn settled(&self, mut scope: Scope, watch: &Watch) -> Option<Reading> {
+        let mut reading = self.read(scope.clone()).await?;
         for _ in 0..MOST_READINGS {
-            if reading.fingerprint == self.fingerprint {
+            if !self.is_news(&reading) {
                 break;
             }
             sleep(self.settle).await;
-            let again = Reading::take(self.path.clone()).await?;
-            let settled = again.fingerprint == reading.fingerprint;
+            scope = scope.and(watch.news());
+            let again = self.read(scope.clone()).await?;
+            let settled = again.agrees_with(&reading);
             reading = again;
             if settled {
                 break;
@@ -125,140 +141,76 @@ impl DirectorySource {
         Some(reading)
     }
 
+    /// Reads on a thread that may block. `None` if the runtime is going down.
+    async fn read(&self, scope: Scope) -> Option<Reading> {
+        let (path, seen) = (self.path.clone(), Arc::clone(&self.seen));
+        spawn_blocking(move || Reading::of(&path, &scope, &seen))
+            .await
+            .ok()
+    }
+
+    fn is_news(&self, reading: &Reading) -> bool {
+        match &reading.files {
+            Ok(files) => self.failed.is_some() || !files.is_empty(),
+            Err(error) => self.failed != Some(error.to_string()),
+        }
+    }
+
     /// Takes in a reading and returns what differs from the one before, if anything does. `None` if the runtime is
     /// going down.
     async fn refresh(&mut self, reading: Reading) -> Option<Option<Update>> {
-        if reading.fingerprint == self.fingerprint {
-            return Some(None);
-        }
-        self.fingerprint = reading.fingerprint;
+        let is_news = self.is_news(&reading);
         let update = match reading.files {
             Ok(files) => {
+                if is_news || !reading.stamps.is_empty() {
+                    Arc::make_mut(&mut self.seen).take(&files, reading.stamps);
+                }
+                if !is_news {
+                    return Some(None);
+                }
+                self.failed = None;
                 let mut directory = std::mem::take(&mut self.directory);
                 // A large directory takes a while to parse, which is not the admin runtime's to wait for.
-                let loaded = spawn_blocking(move || (directory.load(&files), directory)).await;
-                let (update, directory) = loaded.ok()?;
+                let taken = spawn_blocking(move || {
+                    let (present, gone) = files.split();
+                    (directory.take(&present, &gone), directory)
+                });
+                let (update, directory) = taken.await.ok()?;
                 self.directory = directory;
                 update
             }
+            Err(_) if !is_news => return Some(None),
             Err(error) => {
-                let mut rejections = vec![directory_rejection(&self.path, &error)];
-                let known = self
-                    .last
+                self.failed = Some(error.to_string());
+                let mut update = self.directory.remarks();
+                update
                     .rejections
-                    .iter()
-                    .filter(|rejection| rejection.file != self.path);
-                rejections.extend(known.cloned());
-                Update {
-                    changes: Vec::new(),
-                    rejections,
-                    ignored: self.last.ignored.clone(),
-                }
+                    .insert(0, directory_rejection(&self.path, &error));
+                update
             }
         };
-        let remarks = Update {
+        let differs = !update.changes.is_empty()
+            || (&update.rejections, &update.ignored) != (&self.last.rejections, &self.last.ignored);
+        self.last = Update {
             changes: Vec::new(),
-            ..update.clone()
+            rejections: update.rejections.clone(),
+            ignored: update.ignored.clone(),
         };
-        let differs = !update.changes.is_empty() || remarks != self.last;
-        self.last = remarks;
         Some(differs.then_some(update))
     }
 }
 
-/// What one look at the directory saw.
-#[derive(Debug)]
-struct Reading {
-    files: Result<Vec<File>, SourceError>,
-    fingerprint: u64,
-}
-
-impl Reading {
-    /// Reads on a thread that may block. `None` if the runtime is going down.
-    async fn take(path: PathBuf) -> Option<Self> {
-        spawn_blocking(move || Self::of(&path)).await.ok()
-    }
-
-    fn of(path: &Path) -> Self {
-        let mut hasher = DefaultHasher::new();
-        let mut files = read(path);
-        match &mut files {
-            Ok(files) => {
-                files.sort_by(|a, b| a.name.cmp(&b.name));
-                files.hash(&mut hasher);
-            }
-            Err(error) => format!("{error:?}").hash(&mut hasher),
-        }
-        Self {
-            files,
-            fingerprint: hasher.finish(),
-        }
-    }
-}
-
-/// The time between two readings that must agree; also makes one update of a burst of edits.
+/// The time between two looks that must agree; also makes one update of a burst of edits.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// How often a directory that never comes to rest is read before it is taken as it is.
 const MOST_READINGS: usize = 20;
 
-/// The longest time between two looks.
+/// The time between two looks at everything.
 const RESCAN: Duration = Duration::from_secs(5);
 
-/// Reads the YAML files of a directory, in no particular order.
-fn read(path: &Path) -> Result<Vec<File>, SourceError> {
-    let error = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => SourceError::Missing {
-            path: path.to_owned(),
-        },
-        io::ErrorKind::NotADirectory => SourceError::NotADirectory {
-            path: path.to_owned(),
-        },
-        _ => SourceError::Unreadable {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    let mut files = Vec::new();
-    for item in fs::read_dir(path).map_err(error)? {
-        let name = item.map_err(error)?.file_name();
-        if let Some(file) = read_file(path, Path::new(&name)) {
-            files.push(file);
-        }
-    }
-    Ok(files)
-}
-
-/// Reads one entry of the directory. `None` if it is no YAML file, or gone by now.
-fn read_file(directory: &Path, name: &Path) -> Option<File> {
-    let is_hidden = name.to_str().is_some_and(|name| name.starts_with('.'));
-    let extension = name.extension().and_then(|extension| extension.to_str());
-    if is_hidden || !extension.is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json")) {
-        return None;
-    }
-    let path = directory.join(name);
-    let content = match fs::metadata(&path) {
-        Ok(metadata) if metadata.is_dir() => return None,
-        // Opening a pipe or a device could wait for ever.
-        Ok(metadata) if !metadata.is_file() => Err("it is not a regular file".to_owned()),
-        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
-            Err(format!("it is larger than {} MiB", MAX_FILE_BYTES >> 20))
-        }
-        Ok(_) => fs::read_to_string(&path).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    // A file that went away while we looked is no file; a link that leads nowhere is a mistake to report.
-    if content.is_err() && fs::symlink_metadata(&path).is_err() {
-        return None;
-    }
-    Some(File {
-        name: name.to_owned(),
-        content,
-    })
-}
-
-/// No list of objects is larger.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+/// A look at everything may take one part in so many of the time.
+const MOST_LOOKING: u32 = 50;
 
 fn directory_rejection(path: &Path, error: &SourceError) -> Rejection {
     let (reason, remedy) = match error {
@@ -277,86 +229,6 @@ fn directory_rejection(path: &Path, error: &SourceError) -> Rejection {
         field: None,
         reason,
         remedy: format!("{remedy}; until then all objects stay as they were"),
-    }
-}
-
-/// The kernel's watch on the directory, renewed when another directory stands at the path.
-struct Watch {
-    path: PathBuf,
-    wake: mpsc::Sender<()>,
-    watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the directory that is watched.
-    watched: Option<(u64, u64)>,
-    /// The failure that was logged, so that it is logged once.
-    failed: bool,
-}
-
-impl Watch {
-    fn new(path: &Path, wake: mpsc::Sender<()>) -> Self {
-        let mut watch = Self {
-            path: path.to_owned(),
-            wake,
-            watcher: None,
-            watched: None,
-            failed: false,
-        };
-        watch.renew();
-        watch
-    }
-
-    fn renew(&mut self) {
-        let now = fs::metadata(&self.path)
-            .ok()
-            .map(|metadata| (metadata.dev(), metadata.ino()));
-        if now.is_some() && now == self.watched {
-            return;
-        }
-        self.watcher = None;
-        self.watched = None;
-        if now.is_none() {
-            return;
-        }
-        match self.start() {
-            Ok(watcher) => {
-                self.watcher = Some(watcher);
-                self.watched = now;
-                self.failed = false;
-            }
-            Err(error) if !self.failed => {
-                warn!(
-                    directory = %self.path.display(),
-                    %error,
-                    "cannot watch the configuration directory: changes are seen within {} s",
-                    RESCAN.as_secs()
-                );
-                self.failed = true;
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn start(&self) -> notify::Result<RecommendedWatcher> {
-        let wake = self.wake.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let is_news = match &event {
-                Ok(event) => tells_of_a_change(event.kind),
-                Err(_) => true,
-            };
-            if is_news {
-                // A wake-up that waits already will see this change too.
-                let _ = wake.try_send(());
-            }
-        })?;
-        watcher.watch(&self.path, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    }
-}
-
-/// Reading is no change: without this our own look would wake us again.
-fn tells_of_a_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        _ => true,
     }
 }
 

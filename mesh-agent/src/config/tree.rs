@@ -1,4 +1,4 @@
-//! A YAML document as a tree in which every value knows its place in the file.
+//! A YAML document as a tree in which every value knows its place in it.
 //!
 //! `parse` hands documents in; `decode` and `object` read the tree. It stands between the YAML library and the
 //! typed objects so that an object can be identified before it is decoded, each item of a list can fail alone,
@@ -10,10 +10,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Error, Location, Spanned};
 
-use super::document::Document;
 use super::fault::{Fault, Place};
 
-/// A value and its position in the file, both from 1.
+/// A value and its position in the document, both from 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
     pub(super) line: u32,
@@ -43,7 +42,7 @@ pub(super) struct Member {
 }
 
 /// Reads one document; a document without content is [`Value::Null`].
-pub(super) fn parse(document: Document<'_>) -> Result<Node, Fault> {
+pub(super) fn parse(text: &str) -> Result<Node, Fault> {
     let options = serde_saphyr::options! {
         with_snippet: false,
         strict_booleans: true,
@@ -55,9 +54,9 @@ pub(super) fn parse(document: Document<'_>) -> Result<Node, Fault> {
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPEATED },
     };
-    let raw: Spanned<RawValue> = serde_saphyr::from_str_with_options(document.text, options)
-        .map_err(|error| syntax_fault(&error, document.skipped_lines))?;
-    Ok(node(raw, document.skipped_lines))
+    let raw: Spanned<RawValue> =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| syntax_fault(&error))?;
+    Ok(node(raw))
 }
 
 impl Node {
@@ -112,23 +111,21 @@ const MAX_NODES: usize = 20_000_000;
 /// How many values aliases may stand for; a few lines of them can ask for billions.
 const MAX_REPEATED: usize = 100_000;
 
-fn node(raw: Spanned<RawValue>, skipped_lines: u32) -> Node {
-    let (line, column) = position(raw.referenced, skipped_lines);
+fn node(raw: Spanned<RawValue>) -> Node {
+    let (line, column) = position(raw.referenced);
     let value = match raw.value {
         RawValue::Plain(value) => value,
-        RawValue::List(items) => {
-            Value::List(items.into_iter().map(|item| node(item, skipped_lines)).collect())
-        }
+        RawValue::List(items) => Value::List(items.into_iter().map(node).collect()),
         RawValue::Map(members) => Value::Map(
             members
                 .into_iter()
                 .map(|(key, value)| {
-                    let (line, column) = position(key.referenced, skipped_lines);
+                    let (line, column) = position(key.referenced);
                     Member {
                         line,
                         column,
                         key: key.value,
-                        node: node(value, skipped_lines),
+                        node: node(value),
                     }
                 })
                 .collect(),
@@ -137,19 +134,16 @@ fn node(raw: Spanned<RawValue>, skipped_lines: u32) -> Node {
     Node { line, column, value }
 }
 
-fn position(location: Location, skipped_lines: u32) -> (u32, u32) {
+fn position(location: Location) -> (u32, u32) {
     let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    (
-        number(location.line()).saturating_add(skipped_lines),
-        number(location.column()),
-    )
+    (number(location.line()), number(location.column()))
 }
 
-fn syntax_fault(error: &Error, skipped_lines: u32) -> Fault {
+fn syntax_fault(error: &Error) -> Fault {
     let error = error.without_snippet();
     let (line, column) = match error.location() {
-        Some(location) => position(location, skipped_lines),
-        None => (skipped_lines.saturating_add(1), 1),
+        Some(location) => position(location),
+        None => (1, 1),
     };
     let place = Place {
         line,
@@ -246,20 +240,13 @@ impl<'de> Visitor<'de> for RawVisitor {
 mod tests {
     use super::*;
 
-    fn parse_text(text: &str) -> Result<Node, Fault> {
-        parse(Document {
-            skipped_lines: 10,
-            text,
-        })
-    }
-
     #[test]
-    fn every_value_knows_its_place_in_the_file() {
-        let root = parse_text("a: 1\nb:\n  - x: yes\n    y: ~\n").unwrap();
+    fn every_value_knows_its_place_in_the_document() {
+        let root = parse("a: 1\nb:\n  - x: yes\n    y: ~\n").unwrap();
         assert_eq!(
             root.get("a").unwrap(),
             &Node {
-                line: 11,
+                line: 1,
                 column: 4,
                 value: Value::Integer(1)
             }
@@ -267,48 +254,39 @@ mod tests {
         let Value::List(items) = &root.get("b").unwrap().value else {
             panic!("not a list")
         };
-        assert_eq!((items[0].line, items[0].column), (13, 5));
+        assert_eq!((items[0].line, items[0].column), (3, 5));
         assert_eq!(items[0].get("x").unwrap().text(), Some("yes"));
         assert_eq!(items[0].get("y"), None, "null is as good as absent");
     }
 
     #[test]
     fn json_with_tabs_is_read() {
-        let root = parse_text("{\n\t\"a\": \"x\\u00e9\\/\",\n\t\"b\": [\n\t\t1\n\t]\n}\n").unwrap();
+        let root = parse("{\n\t\"a\": \"x\\u00e9\\/\",\n\t\"b\": [\n\t\t1\n\t]\n}\n").unwrap();
         assert_eq!(root.get("a").unwrap().text(), Some("xé/"));
     }
 
     #[test]
     fn no_content_is_null() {
         for text in ["", "# only a comment\n", "---\n", "---\n# c\n...\n", "\u{feff}"] {
-            assert_eq!(
-                parse_text(text).map(|node| node.value),
-                Ok(Value::Null),
-                "{text:?}"
-            );
+            assert_eq!(parse(text).map(|node| node.value), Ok(Value::Null), "{text:?}");
         }
     }
 
     #[test]
     fn syntax_errors_have_a_position_and_no_noise() {
         for (text, line, column, reason) in [
-            ("a: [1,\n", 11, 4, "not valid YAML: unclosed bracket '['"),
+            ("a: [1,\n", 1, 4, "not valid YAML: unclosed bracket '['"),
             (
                 "a: b: c\n",
-                11,
+                1,
                 5,
                 "not valid YAML: mapping values are not allowed in this context",
             ),
-            ("a: 1\na: 2\n", 12, 1, "the key a stands here a second time"),
-            (
-                "a: *x\n",
-                11,
-                4,
-                "not valid YAML: alias references unknown anchor",
-            ),
-            ("? [a]\n: b\n", 11, 3, "not valid YAML: expected string scalar"),
+            ("a: 1\na: 2\n", 2, 1, "the key a stands here a second time"),
+            ("a: *x\n", 1, 4, "not valid YAML: alias references unknown anchor"),
+            ("? [a]\n: b\n", 1, 3, "not valid YAML: expected string scalar"),
         ] {
-            let fault = parse_text(text).unwrap_err();
+            let fault = parse(text).unwrap_err();
             assert_eq!(
                 (fault.place.line, fault.place.column, fault.reason.as_str()),
                 (line, column, reason)
@@ -319,13 +297,13 @@ mod tests {
     #[test]
     fn deep_nesting_and_alias_bombs_are_refused() {
         let deep = "[".repeat(100_000);
-        assert!(parse_text(&deep).is_err());
+        assert!(parse(&deep).is_err());
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..12 {
             let before = level - 1;
             let list = vec![format!("*a{before}"); 10].join(", ");
             bomb.push_str(&format!("a{level}: &a{level} [{list}]\n"));
         }
-        assert!(parse_text(&bomb).is_err());
+        assert!(parse(&bomb).is_err());
     }
 }

@@ -25,9 +25,15 @@ pub(crate) enum Broken {
     /// An HTTP/2 stream was reset by its peer.
     #[error("HTTP/2: reset by the peer: {0}")]
     Reset(Reason),
+    /// A server sends interim answers, and no other.
+    #[error("too many interim answers")]
+    Interim,
     /// The other side is gone.
     #[error("the other side is gone")]
     Closed,
+    /// It was broken off here, for this reason.
+    #[error("broken off: {}", .0.label())]
+    Stopped(Cause),
     /// A connection that left HTTP broke.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -39,7 +45,10 @@ impl Broken {
         match self {
             Self::Stream(error) => error.reason().unwrap_or(Reason::INTERNAL_ERROR),
             Self::Reset(reason) => *reason,
-            Self::Read(_) | Self::Write(_) | Self::Closed | Self::Io(_) => Reason::INTERNAL_ERROR,
+            Self::Stopped(_) => Reason::CANCEL,
+            Self::Read(_) | Self::Write(_) | Self::Closed | Self::Interim | Self::Io(_) => {
+                Reason::INTERNAL_ERROR
+            }
         }
     }
 
@@ -86,6 +95,7 @@ impl Broken {
     pub(crate) fn of_server(&self) -> Fault {
         let cause = match self {
             Self::Read(error) if error.status().is_some() => Cause::BadResponse,
+            Self::Interim => Cause::BadResponse,
             Self::Stream(error) if error.reason() == Some(Reason::REFUSED_STREAM) => Cause::Unavailable,
             _ => Cause::Reset,
         };

@@ -43,6 +43,67 @@ pub fn detect(seen: &[u8]) -> Protocol {
     }
 }
 
+/// Whether lenient servers could take for a request of HTTP/1 what [`detect`] calls [`Protocol::Opaque`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resemblance {
+    /// More bytes are needed. At most [`LINE`] bytes are ever needed.
+    Undecided,
+    /// Nobody would.
+    None,
+    /// Some could: a request line in lower case, behind blanks or empty lines, with a method that nobody knows; or behind
+    /// the header of the PROXY protocol.
+    Http1,
+}
+
+/// With so many bytes the answer of [`resemblance`] is never [`Resemblance::Undecided`].
+pub const LINE: usize = 16 * 1024;
+
+/// Judges the bytes received so far, where something depends on it that no request passes for something else. A first line that
+/// begins with two words is looked at to its end.
+#[must_use]
+pub fn resemblance(seen: &[u8]) -> Resemblance {
+    let unless_full = match seen.len() < LINE {
+        true => Resemblance::Undecided,
+        false => Resemblance::Http1,
+    };
+    let is_blank = |byte: &u8| matches!(byte, b'\r' | b'\n' | b' ' | b'\t');
+    let blanks = seen.iter().take_while(|byte| is_blank(byte)).count();
+    let text = &seen[blanks..];
+    if text.is_empty() {
+        return unless_full;
+    }
+    if PROXY.starts_with(seen) || seen.starts_with(PROXY) {
+        return match seen.len() < PROXY.len() {
+            true => Resemblance::Undecided,
+            false => Resemblance::Http1,
+        };
+    }
+    let word = text.iter().take_while(|byte| is_token(**byte)).count();
+    match text.get(word) {
+        _ if word == 0 => Resemblance::None,
+        None => unless_full,
+        Some(b' ' | b'\t' | 0x0b | 0x0c) if &text[..word] == b"PROXY" => Resemblance::Http1,
+        Some(b' ' | b'\t' | 0x0b | 0x0c) => {
+            let end = text.iter().position(|byte| *byte == b'\n');
+            let line = &text[..end.unwrap_or(text.len())];
+            match line.windows(5).any(|piece| piece.eq_ignore_ascii_case(b"http/")) {
+                true => Resemblance::Http1,
+                false if end.is_some() => Resemblance::None,
+                false => unless_full,
+            }
+        }
+        Some(_) => Resemblance::None,
+    }
+}
+
+/// A character of a token (RFC 9110, 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// How the binary header of the PROXY protocol begins.
+const PROXY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The type of a TLS record that carries a handshake, and of the message that begins it (RFC 8446 5.1 and 4).
@@ -252,6 +313,42 @@ mod tests {
             ("a long word", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ /", 25),
         ] {
             assert_eq!(one_by_one(bytes), (Protocol::Opaque, needed), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_lenient_servers_take_for_requests_resembles_one() {
+        for (bytes, expected) in [
+            (&b""[..], Resemblance::Undecided),
+            (b"\r\n \n", Resemblance::Undecided),
+            (b"get", Resemblance::Undecided),
+            (b"get /admin", Resemblance::Undecided),
+            (b"get /admin HTTP/1.1", Resemblance::Http1),
+            (b"\nGET / HTTP/1.1\r\n", Resemblance::Http1),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n", Resemblance::Http1),
+            (b" GET / HTTP/1.1\r\n", Resemblance::Http1),
+            (b"G!T\t/ http/1.1\n", Resemblance::Http1),
+            (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ / HTTP/1.1\r\n", Resemblance::Http1),
+            (b"GET \0/ HTTP/1.1\r\n", Resemblance::Http1),
+            (b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", Resemblance::Http1),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21", Resemblance::Http1),
+            (b"\r\n\r\n\0\r", Resemblance::Undecided),
+            (b"get foo\r\n", Resemblance::None),
+            (b"EHLO mail.example.com\r\n", Resemblance::None),
+            (b"PING\r\n", Resemblance::None),
+            (b"*1\r\n$4\r\nPING\r\n", Resemblance::None),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", Resemblance::None),
+            (b"\x10\x0c\0\x04MQTT", Resemblance::None),
+            (b"\x16\x03\x01\x02\0\x01", Resemblance::None),
+            (b"\r\n\r\n\0\rx", Resemblance::None),
+        ] {
+            assert_eq!(resemblance(bytes), expected, "{}", bytes.escape_ascii());
+        }
+        for byte in 0..=u8::MAX {
+            let mut long = b"a ".to_vec();
+            long.resize(LINE, byte);
+            assert_ne!(resemblance(&long), Resemblance::Undecided, "{byte}");
+            assert_ne!(resemblance(&[byte; LINE]), Resemblance::Undecided, "{byte}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Frame;
 
@@ -13,16 +13,21 @@ use super::{
     Broken, Reader, Writer,
     exchange::JOINED,
     h1::{Asked, Framing, KeepAlive, Switch},
+    mirror::Followed,
     pump::{Last, Sink, Source},
     streams::{self, is_empty},
+    trail::Trail,
     upstream::Answered,
     wire,
 };
+use crate::upstream::incoming::Incoming;
 
 /// One request's place on the connection it came over.
 pub(super) enum Downstream<'a> {
     H1(Turn<'a>),
-    H2(StreamPair),
+    H2(StreamPair<'a>),
+    /// Nobody asked: the request is a copy, and its answer goes nowhere.
+    Copy(Followed, &'a mut Trail),
 }
 
 /// A request's turn on an HTTP/1 connection.
@@ -32,12 +37,14 @@ pub(super) struct Turn<'a> {
     pub(super) asked: Asked,
     /// Whether the connection goes on after this request, as far as is known.
     pub(super) keep_alive: KeepAlive,
+    pub(super) trail: &'a mut Trail,
 }
 
 /// A request's stream on an HTTP/2 connection.
-pub(super) struct StreamPair {
-    pub(super) recv: RecvStream,
+pub(super) struct StreamPair<'a> {
+    pub(super) recv: Incoming,
     pub(super) respond: Respond,
+    pub(super) trail: &'a mut Trail,
 }
 
 /// How far the answer on a stream is.
@@ -49,6 +56,15 @@ pub(super) enum Respond {
 }
 
 impl Downstream<'_> {
+    /// What is seen of the request.
+    pub(super) fn trail(&mut self) -> &mut Trail {
+        match self {
+            Self::H1(turn) => turn.trail,
+            Self::H2(pair) => pair.trail,
+            Self::Copy(_, trail) => trail,
+        }
+    }
+
     /// Passes an interim answer on.
     pub(super) fn interim(&mut self, status: StatusCode, headers: HeaderMap) -> Result<(), Broken> {
         match self {
@@ -57,6 +73,7 @@ impl Downstream<'_> {
                 Respond::Unanswered(respond) => Ok(respond.send_informational(head(status, headers))?),
                 Respond::Body(_) | Respond::Over => Ok(()),
             },
+            Self::Copy(..) => Ok(()),
         }
     }
 
@@ -67,6 +84,7 @@ impl Downstream<'_> {
         headers: HeaderMap,
         body: Framing,
     ) -> Result<(), Broken> {
+        self.trail().answered(status, &headers);
         match self {
             Self::H1(turn) => {
                 turn.keep_alive =
@@ -86,6 +104,7 @@ impl Downstream<'_> {
                 pair.respond = if over { Respond::Over } else { Respond::Body(send) };
                 Ok(())
             }
+            Self::Copy(..) => Ok(()),
         }
     }
 
@@ -97,6 +116,7 @@ impl Downstream<'_> {
             switch,
             ..
         } = answered;
+        self.trail().answered(status, &headers);
         match self {
             Self::H1(turn) => {
                 if let Switch::Upgrade(protocol) = switch {
@@ -115,6 +135,7 @@ impl Downstream<'_> {
                     pair.respond = Respond::Body(respond.send_response(head(JOINED, headers), false)?);
                 }
             }
+            Self::Copy(..) => return Err(Broken::Closed),
         }
         Ok(())
     }
@@ -137,6 +158,7 @@ impl Downstream<'_> {
                     Err(error) => error.into(),
                 })
             }
+            Self::Copy(..) => Poll::Pending,
         }
     }
 
@@ -149,6 +171,19 @@ impl Downstream<'_> {
                 Respond::Body(send) => send.send_reset(reason),
                 Respond::Over => {}
             },
+            Self::Copy(..) => {}
+        }
+    }
+
+    /// Ends an answer of gRPC that was begun with a status; `None` where trailers cannot be said any more.
+    pub(super) fn end_grpc(&mut self, trailers: HeaderMap) -> Option<()> {
+        self.trail().trailed(&trailers);
+        match self {
+            Self::H2(StreamPair {
+                respond: Respond::Body(send),
+                ..
+            }) => streams::finish(send, Some(trailers)).ok(),
+            Self::H1(_) | Self::H2(_) | Self::Copy(..) => None,
         }
     }
 }
@@ -161,12 +196,20 @@ impl Source for Downstream<'_> {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(Broken::from))),
             Self::H2(pair) => streams::poll_frame(&mut pair.recv, cx),
+            Self::Copy(body, _) => body.poll_frame(cx),
         }
     }
 
     fn release(&mut self, bytes: usize) {
+        self.trail().count_request(bytes);
         if let Self::H2(pair) = self {
-            streams::release(&mut pair.recv, bytes);
+            pair.recv.release(bytes);
+        }
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::H2(pair) = self {
+            pair.recv.gather(cx);
         }
     }
 
@@ -174,6 +217,7 @@ impl Source for Downstream<'_> {
         match self {
             Self::H1(turn) => turn.reader.is_body_done(),
             Self::H2(pair) => pair.recv.is_end_stream(),
+            Self::Copy(body, _) => body.is_done(),
         }
     }
 }
@@ -185,29 +229,36 @@ impl Sink for Downstream<'_> {
         data: &mut Bytes,
         last: Last,
     ) -> Poll<Result<usize, Broken>> {
-        match self {
+        let taken = ready!(match self {
             Self::H1(turn) => streams::poll_write(turn.writer, cx, data, last),
             Self::H2(pair) => match &mut pair.respond {
                 Respond::Body(send) => streams::poll_send(send, cx, data, last),
                 Respond::Unanswered(_) | Respond::Over => Poll::Ready(Err(Broken::Closed)),
             },
-        }
+            Self::Copy(..) => Poll::Ready(Ok(std::mem::take(data).len())),
+        })?;
+        self.trail().count_response(taken);
+        Poll::Ready(Ok(taken))
     }
 
     fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        if let Some(trailers) = &trailers {
+            self.trail().trailed(trailers);
+        }
         match self {
             Self::H1(turn) => Ok(turn.writer.finish(trailers.as_ref())?),
             Self::H2(pair) => match &mut pair.respond {
                 Respond::Body(send) => streams::finish(send, trailers),
                 Respond::Unanswered(_) | Respond::Over => Err(Broken::Closed),
             },
+            Self::Copy(..) => Ok(()),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
             Self::H1(turn) => turn.writer.poll_flush(cx).map_err(Broken::from),
-            Self::H2(_) => Poll::Ready(Ok(())),
+            Self::H2(_) | Self::Copy(..) => Poll::Ready(Ok(())),
         }
     }
 }

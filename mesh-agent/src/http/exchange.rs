@@ -5,27 +5,33 @@
 //!
 //! Invariant: nothing is sent again that a server may have seen, unless that is harmless; an answer is whole or visibly cut.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Instant};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Instant};
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use super::{
     Broken, LIMITS,
+    course::{Course, Deadline, Escort, Onward},
     downstream::Downstream,
     fault::{Cause, Dialect, Fault, Signature},
     h1::{Framing, KeepAlive, Switch, Target, hop_by_hop},
+    mirror::Copies,
     pool::{Connection, Repeat, Shelf},
     pump::{Again, Last, Pump, PumpError, Sink, Source as _},
     streams::is_empty,
+    trail::{self, Attached, Trail},
     upstream::{Answered, Heard, Upstream},
     wire::{self, Spoken},
 };
-use crate::telemetry::Budget;
+use crate::telemetry::{self, Budget};
 use crate::upstream::session::{Room, Session};
+
+/// Interim answers to one request that are passed on. Those who send several send a handful.
+const INTERIM_MAX: usize = 32;
 
 /// A request on its way.
 pub struct Message {
@@ -33,21 +39,38 @@ pub struct Message {
     pub parts: request::Parts,
     /// What the client speaks.
     pub spoken: Spoken,
+    /// What whoever steers knows of it.
+    pub attached: Attached,
     pub(super) target: Target,
     pub(super) body: Framing,
     pub(super) switch: Switch,
+    /// Where its body goes as well.
+    pub(super) copies: Copies,
 }
 
 /// Decides where requests go: the part of the way that the engine does not know.
 pub trait Steer: Send + Sync {
     /// A server as [`Steer::steer`] names it.
     type Server: Server;
+    /// What goes with a request.
+    type Escort: Escort;
 
     /// Who signs the answers that the mesh makes.
     fn signature(&self) -> &Signature;
 
-    /// Where this request goes. May change its head.
-    fn steer(&self, message: &mut Message) -> impl Future<Output = Result<Hop<Self::Server>, Fault>> + Send;
+    /// The connection that the requests come on, as it is told of.
+    fn connection(&self) -> Option<&Arc<telemetry::Connection>> {
+        None
+    }
+
+    /// A request is over, however it ended.
+    fn over(&self, _: &Trail) {}
+
+    /// What becomes of this request. May change its head.
+    fn steer(
+        &self,
+        message: &mut Message,
+    ) -> impl Future<Output = Result<Course<Self::Server, Self::Escort>, Fault>> + Send;
 }
 
 /// The next hop of a request.
@@ -105,26 +128,122 @@ impl From<Fault> for Stop {
     }
 }
 
+/// Who goes with a request, and how far it is.
+struct Charge<E> {
+    escort: E,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nobody has answered.
+    Unanswered,
+    /// The client hears an answer: there can be no other.
+    Answering { body: Framing },
+}
+
 /// Serves one request.
-pub(super) async fn exchange<S: Steer>(steer: &S, message: Message, down: &mut Downstream<'_>) -> Done {
+pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &mut Downstream<'_>) -> Done {
     let dialect = Dialect::of(&message.parts.headers);
     let method = message.parts.method.clone();
+    if method == Method::CONNECT {
+        // Nobody could judge what would be asked for inside.
+        let fault = Fault::new(Cause::Method, "CONNECT does not pass here");
+        return refused(steer, &fault, dialect, &method, down).await;
+    }
+    let Onward {
+        hop,
+        escort,
+        deadline,
+    } = match unless_gone(down, steer.steer(&mut message)).await {
+        Ok(Ok(Course::Onward(onward))) => onward,
+        Ok(Ok(Course::Answer(answer))) => {
+            let done = say(answer.status, answer.headers, Bytes::new(), &method, down).await;
+            down.trail().attach(message.attached);
+            down.trail().whole();
+            return done;
+        }
+        Ok(Err(fault)) => {
+            down.trail().attach(message.attached);
+            return refused(steer, &fault, dialect, &method, down).await;
+        }
+        Err(broken) => {
+            down.trail().gone();
+            return Done::Broken(broken);
+        }
+    };
+    down.trail().attach(std::mem::take(&mut message.attached));
+    let mut revoked = down.trail().take_revoked();
     let mut request = if is_empty(message.body) {
         Pump::flush_only()
     } else {
         Pump::new()
     };
-    match forward(steer, message, down, &mut request).await {
-        Ok(done) => done,
-        Err(Stop::Gone(broken)) => {
+    request.share(std::mem::take(&mut message.copies));
+    let mut charge = Charge {
+        escort,
+        stage: Stage::Unanswered,
+    };
+    let ended = {
+        let work = pin!(forward(hop, message, down, &mut request, &mut charge));
+        tokio::select! {
+            biased;
+            ended = Deadline::bound(deadline, work) => ended,
+            fault = trail::revoked(&mut revoked) => Err(fault),
+        }
+    };
+    match ended {
+        Ok(Ok(done)) => {
+            down.trail().watch(revoked);
+            done
+        }
+        Ok(Err(Stop::Gone(broken))) => {
+            down.trail().gone();
             down.reset(Reason::CANCEL);
             Done::Broken(broken)
         }
-        Err(Stop::Fault(fault)) => {
-            tracing::debug!(%fault, side = steer.signature().side().word(), "a request is answered by the mesh");
-            refuse(steer.signature(), &fault, dialect, &method, down).await
+        Ok(Err(Stop::Fault(fault))) => refused(steer, &fault, dialect, &method, down).await,
+        Err(fault) if charge.stage == Stage::Unanswered => {
+            refused(steer, &fault, dialect, &method, down).await
+        }
+        Err(fault) => {
+            tracing::debug!(%fault, "an answer is broken off");
+            down.trail().faulted(fault.clone());
+            cut(steer.signature(), &fault, dialect, charge.stage, down)
         }
     }
+}
+
+async fn refused<S: Steer>(
+    steer: &S,
+    fault: &Fault,
+    dialect: Dialect,
+    method: &Method,
+    down: &mut Downstream<'_>,
+) -> Done {
+    tracing::debug!(%fault, side = steer.signature().side().word(), "a request is answered by the mesh");
+    down.trail().faulted(fault.clone());
+    refuse(steer.signature(), fault, dialect, method, down).await
+}
+
+/// Breaks off an answer that was begun.
+fn cut(
+    signature: &Signature,
+    fault: &Fault,
+    dialect: Dialect,
+    stage: Stage,
+    down: &mut Downstream<'_>,
+) -> Done {
+    // A status other than OK at its end cannot be taken for the end of a whole answer. One whose length was said has to be reset.
+    let open = stage
+        == Stage::Answering {
+            body: Framing::Chunked,
+        };
+    if open && dialect == Dialect::Grpc && down.end_grpc(signature.grpc_status(fault)).is_some() {
+        return Done::Answered;
+    }
+    down.reset(Reason::CANCEL);
+    Done::Broken(Broken::Stopped(fault.cause))
 }
 
 /// Answers in the name of the mesh.
@@ -136,7 +255,17 @@ pub(super) async fn refuse(
     down: &mut Downstream<'_>,
 ) -> Done {
     let answer = signature.answer(fault, dialect);
-    let mut body = answer.body;
+    say(answer.status, answer.headers, answer.body, method, down).await
+}
+
+/// Gives an answer that nobody was asked for.
+async fn say(
+    status: StatusCode,
+    mut headers: HeaderMap,
+    mut body: Bytes,
+    method: &Method,
+    down: &mut Downstream<'_>,
+) -> Done {
     if *method == Method::HEAD {
         body = Bytes::new();
     }
@@ -146,17 +275,16 @@ pub(super) async fn refuse(
     {
         turn.keep_alive = KeepAlive::Close;
     }
-    let framing = if *method == Method::HEAD {
+    let framing = if *method == Method::HEAD || status == StatusCode::NO_CONTENT {
         Framing::None
     } else {
         Framing::Length(body.len() as u64)
     };
-    let mut headers = answer.headers;
     if !body.is_empty() {
         headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     let answered = async {
-        down.respond(answer.status, headers, framing)?;
+        down.respond(status, headers, framing)?;
         while !body.is_empty() {
             poll_fn(|cx| down.poll_data(cx, &mut body, Last::Yes)).await?;
         }
@@ -168,27 +296,32 @@ pub(super) async fn refuse(
     }
 }
 
-async fn forward<S: Steer>(
-    steer: &S,
-    mut message: Message,
+async fn forward<S: Server, E: Escort>(
+    hop: Hop<S>,
+    message: Message,
     down: &mut Downstream<'_>,
     request: &mut Pump,
+    charge: &mut Charge<E>,
 ) -> Result<Done, Stop> {
-    match steer.steer(&mut message).await? {
+    match hop {
         Hop::Agent(room) => {
             let mut up = ask_agent(room, message).await?;
             let answered = match hear(down, &mut up, request).await {
                 Ok(answered) => answered,
                 Err(unheard) => return Err(unheard.stop(&mut up)),
             };
-            let (done, _) = answer(down, up, request, answered).await;
+            let (done, _) = answer(down, up, request, answered, charge).await;
             Ok(done)
         }
         Hop::Server(server) => match message.spoken {
-            Spoken::Http1 => ask_http1(&server, &message, down, request).await,
-            Spoken::Http2 => ask_http2(&server, message, down, request).await,
+            Spoken::Http1 => ask_http1(&server, &message, down, request, charge).await,
+            Spoken::Http2 => ask_http2(&server, message, down, request, charge).await,
         },
     }
+}
+
+fn no_tunnels() -> Fault {
+    Fault::new(Cause::Method, "CONNECT does not pass here")
 }
 
 /// Sends a request to another agent.
@@ -202,7 +335,7 @@ async fn ask_agent(room: Room, message: Message) -> Result<Upstream, Stop> {
     let method = parts.method.clone();
     let sent = match switch {
         Switch::Stay => Upstream::send(room, Request::from_parts(parts, ()), body, method),
-        Switch::Tunnel => return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into()),
+        Switch::Tunnel => return Err(no_tunnels().into()),
         Switch::Upgrade(protocol) => {
             if !room.takes_extended_connect().await {
                 let reason = "the agent of the destination does not switch protocols";
@@ -237,11 +370,12 @@ fn extend(parts: &mut request::Parts, protocol: &HeaderValue) -> Result<(), Faul
     Ok(())
 }
 
-async fn ask_http1<S: Server>(
+async fn ask_http1<S: Server, E: Escort>(
     server: &S,
     message: &Message,
     down: &mut Downstream<'_>,
     request: &mut Pump,
+    charge: &mut Charge<E>,
 ) -> Result<Done, Stop> {
     let repeat = if message.parts.method.is_idempotent() {
         Repeat::Harmless
@@ -253,7 +387,10 @@ async fn ask_http1<S: Server>(
         let reused = kept.is_some();
         let connection = match kept.take() {
             Some(connection) => connection,
-            None => Connection::new(server.connect().await?, LIMITS),
+            None => {
+                let opened = unless_gone(down, server.connect()).await.map_err(Stop::Gone)?;
+                Connection::new(opened?, LIMITS)
+            }
         };
         let mut up = Upstream::visit(
             connection,
@@ -279,7 +416,7 @@ async fn ask_http1<S: Server>(
         };
         hop_by_hop::strip(&mut answered.headers, &answered.switch);
         wire::clean(&mut answered.headers);
-        let (done, up) = answer(down, up, request, answered).await;
+        let (done, up) = answer(down, up, request, answered, charge).await;
         if let Some(connection) = up.and_then(Upstream::reusable) {
             server.shelf().put(connection, Instant::now());
         }
@@ -287,18 +424,19 @@ async fn ask_http1<S: Server>(
     }
 }
 
-async fn ask_http2<S: Server>(
+async fn ask_http2<S: Server, E: Escort>(
     server: &S,
     message: Message,
     down: &mut Downstream<'_>,
     request: &mut Pump,
+    charge: &mut Charge<E>,
 ) -> Result<Done, Stop> {
     let Message { parts, body, .. } = message;
     let method = parts.method.clone();
     request.keep();
     let mut again: Option<Again> = None;
     loop {
-        let room = room_at(server).await?;
+        let room = unless_gone(down, room_at(server)).await.map_err(Stop::Gone)??;
         // A copy of the head, for servers that end a connection with requests on their way: they do so all the time.
         let head = Request::from_parts(parts.clone(), ());
         let mut up =
@@ -327,7 +465,7 @@ async fn ask_http2<S: Server>(
         };
         request.keep_no_more();
         wire::clean(&mut answered.headers);
-        let (done, _) = answer(down, up, request, answered).await;
+        let (done, _) = answer(down, up, request, answered, charge).await;
         return Ok(done);
     }
 }
@@ -354,9 +492,27 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
         .map_err(|error| unreached(error.to_string()))
 }
 
+/// Waits for what comes before anything is read of a request's body, and gives it up when the client resets its stream. What
+/// a client opened and reset may otherwise pile up, beyond the streams that it may have. An HTTP/1 connection has one
+/// request at a time, so there it is enough to see later that it is gone.
+async fn unless_gone<T>(down: &mut Downstream<'_>, work: impl Future<Output = T>) -> Result<T, Broken> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        match down {
+            Downstream::H1(..) | Downstream::Copy(..) => Poll::Pending,
+            Downstream::H2(..) => down.poll_gone(cx).map(Err),
+        }
+    })
+    .await
+}
+
 /// Moves the request until the answer begins. Interim answers are passed on.
 async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) -> Result<Answered, Unheard> {
     let mut stopped: Option<Broken> = None;
+    let mut interim = 0;
     poll_fn(|cx| {
         loop {
             if stopped.is_none() && !request.is_done() {
@@ -371,6 +527,11 @@ async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) 
             }
             match up.poll_heard(cx) {
                 Poll::Ready(Ok(Heard::Interim(status, headers))) => {
+                    // They are queued whatever room there is, so there may not be any number of them.
+                    interim += 1;
+                    if interim > INTERIM_MAX {
+                        return Poll::Ready(Err(Unheard::Server(Broken::Interim)));
+                    }
                     if let Err(broken) = down.interim(status, headers) {
                         return Poll::Ready(Err(Unheard::Client(broken)));
                     }
@@ -397,16 +558,21 @@ async fn hear(down: &mut Downstream<'_>, up: &mut Upstream, request: &mut Pump) 
 }
 
 /// Passes the answer on, and what is left of the request. Gives the upstream back when both are whole.
-async fn answer(
+async fn answer<E: Escort>(
     down: &mut Downstream<'_>,
     mut up: Upstream,
     request: &mut Pump,
-    answered: Answered,
+    mut answered: Answered,
+    charge: &mut Charge<E>,
 ) -> (Done, Option<Upstream>) {
+    charge.stage = Stage::Answering { body: answered.body };
+    down.trail().heard(&answered.headers);
+    charge.escort.answered(answered.status, &mut answered.headers);
     if answered.switch != Switch::Stay {
         return match down.switch(answered).await {
             Ok(()) => (Done::Switched(Box::new(up)), None),
             Err(broken) => {
+                down.trail().gone();
                 up.reset(Reason::CANCEL);
                 (Done::Broken(broken), None)
             }
@@ -427,20 +593,26 @@ async fn answer(
         Err(broken) => Err(Unheard::Client(broken)),
     };
     match carried {
-        Ok(()) if request.is_done() => (Done::Answered, Some(up)),
+        Ok(()) if request.is_done() => {
+            down.trail().whole();
+            (Done::Answered, Some(up))
+        }
         // Answered early: what the client still sends has no reader.
         Ok(()) => {
+            down.trail().whole();
             if let Downstream::H1(turn) = down {
                 turn.keep_alive = KeepAlive::Close;
             }
             (Done::Answered, None)
         }
         Err(Unheard::Client(broken)) => {
+            down.trail().gone();
             up.reset(Reason::CANCEL);
             down.reset(Reason::CANCEL);
             (Done::Broken(broken), None)
         }
         Err(Unheard::Server(broken)) => {
+            down.trail().cut_by(&broken);
             down.reset(broken.reason());
             (Done::Broken(broken), None)
         }

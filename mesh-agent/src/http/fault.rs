@@ -10,6 +10,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use mesh_common::model::ObjectKey;
 
 /// The header of every answer that the mesh made.
 pub static HEADER: HeaderName = HeaderName::from_static("nodemesh-error");
@@ -70,6 +71,18 @@ pub struct Fault {
     side: Option<Side>,
     /// What `WWW-Authenticate` says.
     challenge: Option<HeaderValue>,
+    judgement: Option<Box<Judgement>>,
+}
+
+/// What the policies said of a request that may not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The reason in one word.
+    pub word: &'static str,
+    /// The policy that decided, if a single one did.
+    pub policy: Option<ObjectKey>,
+    /// Its rule that matched, from 0.
+    pub rule: Option<usize>,
 }
 
 /// Where an agent stands: before the one who asks, or before the one who is asked.
@@ -99,7 +112,41 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// What response_flags say where no cause of the mesh's own is the reason.
+pub mod flag {
+    /// Nothing special.
+    pub const NOTHING: &str = "-";
+    /// Whoever asked went away before the end.
+    pub const CLIENT_GONE: &str = "DC";
+    /// The agent broke it off.
+    pub const CUT_HERE: &str = "LR";
+}
+
 impl Cause {
+    /// All there are.
+    pub const ALL: [Self; 20] = [
+        Self::BadRequest,
+        Self::HeadTooLarge,
+        Self::TargetTooLong,
+        Self::BodyTooLarge,
+        Self::SlowRequest,
+        Self::Version,
+        Self::Method,
+        Self::Unauthenticated,
+        Self::Denied,
+        Self::NoRoute,
+        Self::NoBackend,
+        Self::NoPort,
+        Self::NoEndpoint,
+        Self::Connect,
+        Self::Reset,
+        Self::BadResponse,
+        Self::Timeout,
+        Self::TryTimeout,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
@@ -142,6 +189,44 @@ impl Cause {
         }
     }
 
+    /// What response_flags of metrics say, in the words of other meshes.
+    pub fn flag(self) -> &'static str {
+        match self {
+            // The client breaks the protocol.
+            Self::BadRequest
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::BodyTooLarge
+            | Self::Version
+            | Self::Method => "DPE",
+            // It was idle in the middle.
+            Self::SlowRequest => "SI",
+            Self::Unauthenticated | Self::Denied => "UAEX",
+            Self::NoRoute | Self::NoPort => "NR",
+            Self::NoBackend => "NC",
+            Self::NoEndpoint => "UH",
+            Self::Connect => "UF",
+            Self::Reset => "UC",
+            Self::BadResponse => "UPE",
+            Self::Timeout | Self::TryTimeout => "UT",
+            Self::Unavailable => "UO",
+            Self::Internal => flag::CUT_HERE,
+        }
+    }
+
+    /// Whether it says something about the endpoint that the request went to.
+    pub fn is_of_endpoint(self) -> bool {
+        matches!(
+            self,
+            Self::Connect | Self::Reset | Self::BadResponse | Self::TryTimeout | Self::Unavailable
+        )
+    }
+
+    /// The cause of that word.
+    fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.label() == label)
+    }
+
     /// The word for it in the header, in metrics and in logs.
     pub fn label(self) -> &'static str {
         match self {
@@ -177,6 +262,7 @@ impl Fault {
             reason: reason.into(),
             side: None,
             challenge: None,
+            judgement: None,
         }
     }
 
@@ -185,6 +271,24 @@ impl Fault {
     pub fn at(mut self, side: Side) -> Self {
         self.side = Some(side);
         self
+    }
+
+    /// By this judgement of the policies.
+    #[must_use]
+    pub fn judged(mut self, judgement: Judgement) -> Self {
+        self.judgement = Some(Box::new(judgement));
+        self
+    }
+
+    /// What the policies said.
+    pub fn judgement(&self) -> Option<&Judgement> {
+        self.judgement.as_deref()
+    }
+
+    /// The reason in one word, for metrics: that of the policies where they decided.
+    pub fn word(&self) -> &'static str {
+        self.judgement()
+            .map_or(self.cause.label(), |judgement| judgement.word)
     }
 
     /// With this value for `WWW-Authenticate`.
@@ -244,14 +348,7 @@ impl Signature {
             }
             Dialect::Grpc => {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                headers.insert(
-                    HeaderName::from_static("grpc-status"),
-                    fault.cause.grpc_status().into(),
-                );
-                let message = percent_encoded(&format!("nodemesh: {cause} ({side}): {}", fault.reason));
-                if let Ok(value) = HeaderValue::try_from(message) {
-                    headers.insert(HeaderName::from_static("grpc-message"), value);
-                }
+                headers.extend(self.grpc_status(fault));
                 Answer {
                     status: StatusCode::OK,
                     headers,
@@ -259,6 +356,30 @@ impl Signature {
                 }
             }
         }
+    }
+}
+
+/// The cause that another agent's answer names; `None` of an application's answer.
+pub(super) fn told(headers: &HeaderMap) -> Option<Cause> {
+    let said = headers.get(&HEADER)?.to_str().ok()?;
+    let cause = said.split("; ").find_map(|part| part.strip_prefix("cause="))?;
+    Cause::of_label(cause)
+}
+
+impl Signature {
+    /// How an answer of gRPC ends that cannot go on.
+    pub fn grpc_status(&self, fault: &Fault) -> HeaderMap {
+        let mut status = HeaderMap::with_capacity(2);
+        status.insert(
+            HeaderName::from_static("grpc-status"),
+            fault.cause.grpc_status().into(),
+        );
+        let (cause, side) = (fault.cause.label(), fault.side.unwrap_or(self.side).word());
+        let message = percent_encoded(&format!("nodemesh: {cause} ({side}): {}", fault.reason));
+        if let Ok(value) = HeaderValue::try_from(message) {
+            status.insert(HeaderName::from_static("grpc-message"), value);
+        }
+        status
     }
 }
 
@@ -342,5 +463,37 @@ mod tests {
             "nodemesh: denied (destination): policy shop/%C3%A9 100%25"
         );
         assert!(answer.body.is_empty());
+    }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let documented = include_str!("../../../docs/errors.md");
+        let rows: Vec<Vec<&str>> = documented
+            .lines()
+            .filter(|line| line.starts_with("| `") && !line.contains("cause"))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        assert_eq!(rows.len(), Cause::ALL.len());
+        for (row, cause) in rows.iter().zip(Cause::ALL) {
+            let expected = [
+                format!("`{}`", cause.label()),
+                cause.status().as_u16().to_string(),
+                cause.grpc_status().to_string(),
+                cause.flag().to_owned(),
+            ];
+            assert_eq!(row[1..5], expected, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn one_agent_understands_what_another_one_says() {
+        for cause in Cause::ALL {
+            for dialect in [Dialect::Http, Dialect::Grpc] {
+                let fault = Fault::new(cause, "for some reason");
+                let answer = Signature::new("node-1".into(), Side::Destination).answer(&fault, dialect);
+                assert_eq!(told(&answer.headers), Some(cause));
+            }
+        }
+        assert_eq!(told(&HeaderMap::new()), None);
     }
 }

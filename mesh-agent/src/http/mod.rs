@@ -13,12 +13,15 @@
 //! Invariant: what is ambiguous on the wire is refused, never repaired; bodies are streamed, and one that broke never looks
 //! complete.
 
+pub mod course;
 pub mod detect;
 pub mod exchange;
 pub mod fault;
 pub mod h1;
+pub mod mirror;
 pub mod pool;
 pub mod server;
+pub mod trail;
 pub mod wire;
 
 mod broken;
@@ -30,6 +33,7 @@ mod streams;
 mod upstream;
 
 pub(crate) use broken::Broken;
+pub use io::{Plain, Transport};
 
 /// The reading half of an HTTP/1 connection.
 type Reader = h1::Reader<io::ReadHalf>;

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Reader, Writer, h1::Limits, io};
+use super::{LIMITS, Reader, Writer, h1::Limits, io};
 use crate::upstream::session::Session;
 
 /// An unused connection goes after this long.
@@ -109,6 +109,11 @@ impl Shelf {
         } else {
             connection.end();
         }
+    }
+
+    /// Puts a connection there on which nothing was said yet.
+    pub fn begin_with(&self, stream: TcpStream) {
+        self.put(Connection::new(stream, LIMITS), Instant::now());
     }
 
     /// A shared connection with room for another request.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::Broken;
+use super::{Broken, mirror::Copies};
 
 /// Where a body comes from.
 pub(super) trait Source {
@@ -17,6 +17,8 @@ pub(super) trait Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>>;
     /// So many bytes were taken by the other side.
     fn release(&mut self, bytes: usize);
+    /// The other side takes nothing now: see [`Incoming::gather`](crate::upstream::incoming::Incoming::gather).
+    fn gather(&mut self, _: &mut Context<'_>) {}
     /// True when it is known that nothing follows, trailers included.
     fn is_done(&self) -> bool;
 }
@@ -58,7 +60,10 @@ pub(super) struct Pump {
     data: Bytes,
     /// True once a frame was read.
     begun: bool,
+    /// Bytes taken by the other side and not asked for yet.
+    carried: usize,
     kept: Kept,
+    copies: Copies,
 }
 
 /// What was taken out of the source so far, to be sent once more.
@@ -102,8 +107,15 @@ impl Pump {
             state,
             data: Bytes::new(),
             begun: false,
+            carried: 0,
             kept: Kept::Nothing,
+            copies: Copies::default(),
         }
+    }
+
+    /// Shares what is read from now on.
+    pub(super) fn share(&mut self, copies: Copies) {
+        self.copies = copies;
     }
 
     /// Keeps what is sent from now on, as long as it is little, so that it can be sent again.
@@ -142,6 +154,11 @@ impl Pump {
         })
     }
 
+    /// Bytes that the other side took since this was asked last.
+    pub(super) fn take_carried(&mut self) -> usize {
+        std::mem::take(&mut self.carried)
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
@@ -178,6 +195,7 @@ impl Pump {
                         match frame.into_data() {
                             Ok(data) => {
                                 self.kept.push(&data);
+                                self.copies.push(&data);
                                 self.data = data;
                             }
                             Err(frame) => self.end(to, frame.into_trailers().ok())?,
@@ -188,10 +206,16 @@ impl Pump {
                 },
                 State::Open => {
                     let last = if from.is_done() { Last::Yes } else { Last::No };
-                    let taken = ready!(to.poll_data(cx, &mut self.data, last)).map_err(PumpError::Sink)?;
+                    let Poll::Ready(taken) = to.poll_data(cx, &mut self.data, last) else {
+                        from.gather(cx);
+                        return Poll::Pending;
+                    };
+                    let taken = taken.map_err(PumpError::Sink)?;
                     from.release(taken);
+                    self.carried += taken;
                     if self.data.is_empty() && last == Last::Yes {
                         self.kept.end(None);
+                        self.copies.end(None);
                         self.state = State::Flushing;
                     }
                 }
@@ -206,6 +230,7 @@ impl Pump {
 
     fn end(&mut self, to: &mut impl Sink, trailers: Option<HeaderMap>) -> Result<(), PumpError> {
         self.kept.end(trailers.as_ref());
+        self.copies.end(trailers.as_ref());
         to.finish(trailers).map_err(PumpError::Sink)?;
         self.state = State::Flushing;
         Ok(())

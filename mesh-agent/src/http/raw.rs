@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
@@ -20,8 +20,10 @@ use super::{
     io::{ReadHalf, WriteHalf},
     pump::{Last, Pump, PumpError, Sink, Source},
     streams,
+    trail::{self, Trail},
     upstream::Upstream,
 };
+use crate::upstream::incoming::Incoming;
 use crate::upstream::session::Seat;
 
 /// Bytes read at once.
@@ -40,7 +42,7 @@ enum From {
         seen: BytesMut,
         ended: bool,
     },
-    Stream(RecvStream),
+    Stream(Incoming),
 }
 
 enum To {
@@ -67,7 +69,7 @@ impl Raw {
     }
 
     /// A stream.
-    pub(super) fn stream(recv: RecvStream, send: SendStream<Bytes>, seat: Option<Seat>) -> Self {
+    pub(super) fn stream(recv: Incoming, send: SendStream<Bytes>, seat: Option<Seat>) -> Self {
         Self {
             from: From::Stream(recv),
             to: To::Stream(send),
@@ -99,26 +101,40 @@ impl Raw {
     }
 }
 
-/// Carries bytes both ways until both sides have ended, or one breaks.
-pub(super) async fn relay(mut down: Raw, mut up: Raw) -> Result<(), Broken> {
+/// Carries bytes both ways until both sides have ended, one breaks, or they may not go on.
+pub(super) async fn relay(mut down: Raw, mut up: Raw, trail: &mut Trail) -> Result<(), Broken> {
     let (mut there, mut back) = (Pump::new(), Pump::new());
+    let mut revoked = trail.take_revoked();
     let carried = poll_fn(|cx| {
         let one = there.poll(cx, &mut down.from, &mut up.to)?;
+        trail.count_request(there.take_carried());
         let other = back.poll(cx, &mut up.from, &mut down.to)?;
+        trail.count_response(back.take_carried());
         if one.is_ready() && other.is_ready() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
         }
-    })
-    .await;
+    });
+    let carried = tokio::select! {
+        biased;
+        carried = carried => carried,
+        // Whatever is dropped unfinished is reset.
+        fault = trail::revoked(&mut revoked) => {
+            let cause = fault.cause;
+            trail.faulted(fault);
+            return Err(Broken::Stopped(cause));
+        }
+    };
     match carried {
         Ok(()) => {
+            trail.whole();
             down.in_order();
             up.in_order();
             Ok(())
         }
         Err(PumpError::Source(broken) | PumpError::Sink(broken)) => {
+            trail.whole();
             down.reset();
             up.reset();
             Err(broken)
@@ -156,7 +172,13 @@ impl Source for From {
 
     fn release(&mut self, bytes: usize) {
         if let Self::Stream(recv) = self {
-            streams::release(recv, bytes);
+            recv.release(bytes);
+        }
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::Stream(recv) = self {
+            recv.gather(cx);
         }
     }
 

@@ -5,11 +5,12 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
+use h2::SendStream;
 use http::HeaderMap;
 use http_body::Frame;
 
 use super::{Broken, Writer, h1::Framing, pump::Last};
+use crate::upstream::incoming::Incoming;
 
 /// True for a message that is over with its head.
 pub(super) fn is_empty(body: Framing) -> bool {
@@ -18,7 +19,7 @@ pub(super) fn is_empty(body: Framing) -> bool {
 
 /// The next piece of a stream.
 pub(super) fn poll_frame(
-    recv: &mut RecvStream,
+    recv: &mut Incoming,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
     match ready!(recv.poll_data(cx)) {
@@ -30,12 +31,6 @@ pub(super) fn poll_frame(
             Err(error) => Poll::Ready(Some(Err(error.into()))),
         },
     }
-}
-
-/// Opens the window again.
-pub(super) fn release(recv: &mut RecvStream, bytes: usize) {
-    // Fails only for more bytes than were received, which the pump never releases.
-    let _ = recv.flow_control().release_capacity(bytes);
 }
 
 /// Sends what the window has room for.

@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    course::{Course, Onward},
     exchange::{Hop, Message, Server, Steer},
     fault::{Cause, Fault, Side, Signature},
     pool::Shelf,
@@ -57,19 +58,24 @@ impl Server for There {
 
 impl Steer for Straight {
     type Server = There;
+    type Escort = ();
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Hop<There>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<There, ()>, Fault> {
         if message.parts.uri.path() == "/denied" {
             return Err(Fault::new(Cause::Denied, "by the test"));
         }
-        Ok(Hop::Server(There {
-            server: self.server,
-            shelf: Arc::clone(&self.shelf),
-            tasks: self.tasks.clone(),
+        Ok(Course::Onward(Onward {
+            hop: Hop::Server(There {
+                server: self.server,
+                shelf: Arc::clone(&self.shelf),
+                tasks: self.tasks.clone(),
+            }),
+            escort: (),
+            deadline: None,
         }))
     }
 }
@@ -90,7 +96,9 @@ async fn engine(server: SocketAddr) -> (SocketAddr, CancellationToken) {
         let tasks = TaskTracker::new();
         while let Ok((stream, _)) = listener.accept().await {
             let (steer, tasks, leaving) = (Arc::clone(&steer), tasks.clone(), token.clone());
-            tokio::spawn(async move { super::server::serve(stream, &steer, &tasks, &leaving).await });
+            tokio::spawn(async move {
+                super::server::serve(stream, bytes::BytesMut::new(), &steer, &tasks, &leaving).await
+            });
         }
     });
     (addr, leaving)

@@ -5,7 +5,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
+use h2::{Reason, SendStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request};
 use http_body::Frame;
 
@@ -17,7 +17,11 @@ use super::{
     streams::{self, is_empty},
     wire,
 };
-use crate::upstream::session::{Room, Seat};
+use crate::upstream::incoming::Incoming;
+use crate::{
+    telemetry::Seat as Share,
+    upstream::session::{Room, Seat},
+};
 
 /// One request's place on the connection it goes over.
 pub(super) enum Upstream {
@@ -37,9 +41,11 @@ pub(super) struct Visit {
 pub(super) struct Sent {
     response: Option<ResponseFuture>,
     pub(super) send: SendStream<Bytes>,
-    pub(super) recv: Option<RecvStream>,
+    pub(super) recv: Option<Incoming>,
     method: Method,
     pub(super) seat: Seat,
+    /// Keeps the windows of the workload small enough for all its streams.
+    _share: Share,
 }
 
 /// What was heard from whoever is asked.
@@ -86,6 +92,7 @@ impl Upstream {
         body: Framing,
         method: Method,
     ) -> Result<Self, Broken> {
+        let share = room.share();
         let (response, send, seat) = room.send(request, is_empty(body))?;
         Ok(Self::H2(Sent {
             response: Some(response),
@@ -93,6 +100,7 @@ impl Upstream {
             recv: None,
             method,
             seat,
+            _share: share,
         }))
     }
 
@@ -152,7 +160,7 @@ impl Sent {
         let (mut parts, recv) = ready!(std::pin::Pin::new(response).poll(cx))?.into_parts();
         self.response = None;
         if let Some(protocol) = wire::take_switched(&mut parts.headers) {
-            self.recv = Some(recv);
+            self.recv = Some(Incoming::new(recv));
             return Poll::Ready(Ok(Heard::Answer(Answered {
                 status: StatusCode::SWITCHING_PROTOCOLS,
                 headers: parts.headers,
@@ -161,7 +169,7 @@ impl Sent {
             })));
         }
         let body = framing(&self.method, parts.status, &parts.headers, recv.is_end_stream());
-        self.recv = Some(recv);
+        self.recv = Some(Incoming::new(recv));
         Poll::Ready(Ok(Heard::Answer(Answered {
             status: parts.status,
             headers: parts.headers,
@@ -209,14 +217,20 @@ impl Source for Upstream {
 
     fn release(&mut self, bytes: usize) {
         if let Self::H2(Sent { recv: Some(recv), .. }) = self {
-            streams::release(recv, bytes);
+            recv.release(bytes);
+        }
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::H2(Sent { recv: Some(recv), .. }) = self {
+            recv.gather(cx);
         }
     }
 
     fn is_done(&self) -> bool {
         match self {
             Self::H1(visit) => visit.connection.reader.is_body_done(),
-            Self::H2(sent) => sent.recv.as_ref().is_none_or(RecvStream::is_end_stream),
+            Self::H2(sent) => sent.recv.as_ref().is_none_or(Incoming::is_end_stream),
         }
     }
 }

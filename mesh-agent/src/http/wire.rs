@@ -70,13 +70,27 @@ pub fn client_value(client: SocketAddr) -> HeaderValue {
     value
 }
 
-/// Removes from an application's headers what only agents may say.
+/// Removes from an application's headers what only agents may say, and what some servers take for that or for framing: to them
+/// `_` and `-` are the same.
 pub fn clean(headers: &mut HeaderMap) {
     headers.remove(&FORWARDED_CERTIFICATE);
-    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with(OURS)) {
+    while let Some(name) = headers.keys().find(|name| must_go(name.as_str())) {
         let name = name.clone();
         headers.remove(name);
     }
+}
+
+fn must_go(name: &str) -> bool {
+    if name.starts_with(OURS) {
+        return true;
+    }
+    if !name.contains('_') {
+        return false;
+    }
+    let alike = name.replace('_', "-");
+    alike.starts_with(OURS)
+        || alike == FORWARDED_CERTIFICATE.as_str()
+        || ["transfer-encoding", "content-length"].contains(&&*alike)
 }
 
 /// Says in an answer to an extended CONNECT that the application switched to `protocol`.

@@ -9,7 +9,7 @@ use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 use thiserror::Error;
 
 use crate::{
-    policy::{Channel, ConnectionFacts, Decision, Peer, Verdict},
+    policy::{Channel, ConnectionFacts, Decision, Entrance, Interest, Peer, Verdict},
     state::Snapshot,
     telemetry::{Ruling, metrics::Metrics},
 };
@@ -36,6 +36,28 @@ pub struct Guard {
     pub client: SocketAddr,
     /// The workload's address and port.
     pub addressed: SocketAddr,
+}
+
+/// A connection that may be, and on which terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// What allows it.
+    pub ruling: Ruling,
+    /// What must be read of it.
+    pub reading: Reading,
+}
+
+/// What must be read of a connection whose bytes come as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Nothing: no policy has more to say of requests on it.
+    Unread,
+    /// Requests, if there are any, to tell what policies say that decide nothing. Everything passes.
+    Reported,
+    /// Requests, if there are any, to judge their tokens. Everything else passes.
+    Tokens,
+    /// Requests, each judged by itself. Nothing else passes.
+    RequestsOnly,
 }
 
 /// A connection that may not be.
@@ -103,6 +125,28 @@ impl Guard {
         match decision.verdict() {
             Verdict::Allow => Ok(ruling(&decision)),
             Verdict::Deny => Err(Denied::by(&decision)),
+        }
+    }
+
+    /// In place of [`Guard::check`] for a connection whose bytes could be requests: says what must be read of it.
+    pub fn admit(&self, snapshot: &Snapshot) -> Result<Admitted, Denied> {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return Err(Denied::Unknown(self.workload.key.clone()));
+        };
+        match snapshot.policy_of(entry).admit(&self.facts()) {
+            Entrance::Closed(decision) => Err(Denied::by(&decision)),
+            Entrance::Requests(_) => Ok(Admitted {
+                ruling: Ruling::plain("each request is judged by itself"),
+                reading: Reading::RequestsOnly,
+            }),
+            Entrance::Open(decision, interest) => Ok(Admitted {
+                ruling: ruling(&decision),
+                reading: match interest {
+                    Interest::None => Reading::Unread,
+                    Interest::Reports => Reading::Reported,
+                    Interest::Tokens => Reading::Tokens,
+                },
+            }),
         }
     }
 

@@ -7,7 +7,7 @@
 mod authorize;
 mod request;
 
-pub use authorize::{Denied, Guard, Proof};
+pub use authorize::{Admitted, Denied, Guard, Proof, Reading};
 pub use request::{Authorized, Gate, Judged, KeptRequest, RequestDenied};
 
 use std::net::SocketAddr;

@@ -88,12 +88,12 @@ pub struct Judged<'r> {
     token: Option<&'r Token>,
 }
 
-/// What must be known of a request to judge it again later.
+/// What must be known of a request to judge it again later. Shares its pieces with the request.
 #[derive(Clone, Debug)]
 pub struct KeptRequest {
     method: Method,
-    path: Box<str>,
-    host: Box<str>,
+    uri: Uri,
+    host: Option<HeaderValue>,
     /// Copied only if some policy asked for headers when the request came.
     headers: Option<HeaderMap>,
     proved: Option<Proved>,
@@ -132,7 +132,7 @@ impl<'r> Judged<'r> {
     ) -> Result<Self, BadPath> {
         Ok(Self {
             request,
-            path: judged_path(policy, request)?,
+            path: judged_path(policy, &request.uri)?,
             headers: judged_headers(policy, proved, &request.headers),
             token: proved.map(|proved| &proved.verified.token),
         })
@@ -174,6 +174,19 @@ impl Authorized {
 }
 
 impl RequestDenied {
+    /// What a decision means for the request.
+    pub fn unless_allowed(decision: &Decision<'_>) -> Result<(), Self> {
+        match decision.verdict() {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny => Err(Self::Forbidden {
+                reason: decision.to_string(),
+                word: decision.reason.word(),
+                policy: decision.policy().cloned(),
+                rule: decision.rule(),
+            }),
+        }
+    }
+
     /// The status to answer with. For gRPC 401 is UNAUTHENTICATED, 403 PERMISSION_DENIED, 503 UNAVAILABLE, and 400
     /// INTERNAL as everywhere.
     pub fn status(&self) -> StatusCode {
@@ -276,7 +289,7 @@ impl Guard {
         if policy.has_silent() && gate.reports.may(gate.clock.now()) {
             self.report_request(&policy, &facts);
         }
-        verdict(policy.decide_request(&facts))?;
+        RequestDenied::unless_allowed(&policy.decide_request(&facts))?;
         let uri = match judged.path {
             Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
             Cow::Borrowed(_) => None,
@@ -295,8 +308,8 @@ impl Guard {
         let reads_headers = entry.is_some_and(|entry| snapshot.policy_of(entry).reads().headers);
         KeptRequest {
             method: request.method.clone(),
-            path: authorized.uri.as_ref().unwrap_or(&request.uri).path().into(),
-            host: host_of(request).into(),
+            uri: authorized.uri.as_ref().unwrap_or(&request.uri).clone(),
+            host: request.headers.get(HOST).cloned(),
             headers: reads_headers.then(|| {
                 let mut headers = request.headers.clone();
                 if let Some(policy) = &authorized.changes {
@@ -331,15 +344,12 @@ impl Guard {
             None => &none,
         };
         // Paths are in their one spelling if some policy asked for them when the request came.
-        let path = match policy.reads().paths {
-            true => normalize(&kept.path)?,
-            false => Cow::Borrowed(&*kept.path),
-        };
-        verdict(policy.decide_request(&RequestFacts {
+        let path = judged_path(&policy, &kept.uri)?;
+        RequestDenied::unless_allowed(&policy.decide_request(&RequestFacts {
             connection: self.facts(),
             method: kept.method.as_str(),
             path: &path,
-            host: &kept.host,
+            host: host_named(&kept.uri, kept.host.as_ref()),
             headers,
             token: kept.proved.as_ref().map(|proved| &proved.verified.token),
         }))
@@ -374,8 +384,8 @@ impl Guard {
 
 /// The path to judge. It is brought to its one spelling only where a policy asks for it: an application without such
 /// policies gets its paths as they come.
-fn judged_path<'r>(policy: &WorkloadPolicy, request: &'r Parts) -> Result<Cow<'r, str>, BadPath> {
-    let path = request.uri.path();
+fn judged_path<'r>(policy: &WorkloadPolicy, uri: &'r Uri) -> Result<Cow<'r, str>, BadPath> {
+    let path = uri.path();
     match policy.reads().paths && !path.is_empty() {
         true => normalize(path),
         false => Ok(Cow::Borrowed(path)),
@@ -398,8 +408,12 @@ fn judged_headers<'r>(
 
 /// The host that a request names: that of its target, else that of its header.
 fn host_of(request: &Parts) -> &str {
-    let authority = request.uri.authority().map(http::uri::Authority::as_str);
-    let header = || request.headers.get(HOST).and_then(|host| host.to_str().ok());
+    host_named(&request.uri, request.headers.get(HOST))
+}
+
+fn host_named<'r>(uri: &'r Uri, host: Option<&'r HeaderValue>) -> &'r str {
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let header = || host.and_then(|host| host.to_str().ok());
     let host = authority.or_else(header).unwrap_or_default();
     host.rsplit_once('@').map_or(host, |(_, host)| host)
 }
@@ -423,17 +437,22 @@ impl From<RequestDenied> for Refused {
 
 impl From<Unproved> for Refused {
     fn from(unproved: Unproved) -> Self {
+        Self {
+            denied: RequestDenied::from(&unproved),
+            keys: match unproved {
+                Unproved::Bad(_) => None,
+                Unproved::UnknownKey(_, keys) | Unproved::NoKeys { keys, .. } => Some(keys),
+            },
+        }
+    }
+}
+
+impl From<&Unproved> for RequestDenied {
+    fn from(unproved: &Unproved) -> Self {
         let reason = unproved.to_string();
         match unproved {
-            Unproved::Bad(_) => RequestDenied::bad_token(reason).into(),
-            Unproved::UnknownKey(_, keys) => Self {
-                denied: RequestDenied::bad_token(reason),
-                keys: Some(keys),
-            },
-            Unproved::NoKeys { keys, .. } => Self {
-                denied: RequestDenied::NoKeys(reason),
-                keys: Some(keys),
-            },
+            Unproved::Bad(_) | Unproved::UnknownKey(..) => Self::bad_token(reason),
+            Unproved::NoKeys { .. } => Self::NoKeys(reason),
         }
     }
 }
@@ -477,18 +496,6 @@ impl Reports {
             }
         }
         self.count.fetch_add(1, Ordering::Relaxed) < REPORTS_A_SECOND
-    }
-}
-
-fn verdict(decision: Decision<'_>) -> Result<(), RequestDenied> {
-    match decision.verdict() {
-        Verdict::Allow => Ok(()),
-        Verdict::Deny => Err(RequestDenied::Forbidden {
-            reason: decision.to_string(),
-            word: decision.reason.word(),
-            policy: decision.policy().cloned(),
-            rule: decision.rule(),
-        }),
     }
 }
 

@@ -20,10 +20,11 @@ use super::serve::DataPath;
 use crate::{
     balance::Active,
     identity::{Expected, Identity},
-    inbound::{self, Guard, Proof},
+    inbound::{self, Admitted, Guard, Proof, Reading},
     kernel::tables::PortState,
     node::Pod,
     outbound::{self, Way},
+    state::Snapshot,
     telemetry::{Cause, ConnectionState, Destination, Direction, Opening, Process},
     upstream::{
         DialError, Refusal, Source, Upstream,
@@ -43,6 +44,8 @@ pub(super) struct Journey {
     pub(super) active: Option<Active>,
     /// What must hold as long as the connection lives, where this agent stands before the destination.
     pub(super) guard: Option<Guard>,
+    /// What must be read of it before it goes on.
+    pub(super) reading: Reading,
 }
 
 impl Journey {
@@ -52,11 +55,25 @@ impl Journey {
         if let Some(guard) = &self.guard
             && self.leg.is_ok()
         {
-            guard.report(&snapshot, path.meters.metrics());
-            let ruling = guard.check(&snapshot).unwrap_or_else(|denied| {
-                self.leg = Err(Cause::of(denied.word(), &denied));
-                denied.ruling()
-            });
+            let ruling = match guard.admit(&snapshot) {
+                Ok(Admitted { ruling, reading }) => {
+                    self.reading = match reading {
+                        // What comes is not looked at where somebody declared that it is requests: nothing else passes.
+                        Reading::Reported | Reading::Tokens if speaks_http(&snapshot, guard) => {
+                            Reading::RequestsOnly
+                        }
+                        reading => reading,
+                    };
+                    ruling
+                }
+                Err(denied) => {
+                    self.leg = Err(Cause::of(denied.word(), &denied));
+                    denied.ruling()
+                }
+            };
+            if self.reading == Reading::Unread {
+                guard.report(&snapshot, path.meters.metrics());
+            }
             self.opening.ruling = Some(ruling);
         }
         self
@@ -64,6 +81,7 @@ impl Journey {
 }
 
 /// The agent's own side of a connection, to be opened.
+#[derive(Clone)]
 pub(super) enum Leg {
     /// From the pod's namespace into the network.
     Dial {
@@ -135,6 +153,7 @@ pub(super) fn outbound(path: &DataPath, pod: &Arc<Pod>, src: SocketAddr, record:
         leg,
         active: plan.active,
         guard,
+        reading: Reading::Unread,
     }
     .authorized(path)
 }
@@ -252,6 +271,7 @@ pub(super) fn inbound(
         leg,
         active: None,
         guard: Some(guard),
+        reading: Reading::Unread,
     }
     .authorized(path)
 }
@@ -261,6 +281,12 @@ pub(super) fn takes_mtls(path: &DataPath, workload: &Workload, addr: SocketAddr)
     let snapshot = path.store.load();
     let entry = snapshot.workload(&workload.key);
     entry.is_none_or(|entry| snapshot.policy_of(entry).modes().at(addr.port()).mode != PeerMode::Disable)
+}
+
+/// Whether some service declares that the port speaks HTTP.
+fn speaks_http(snapshot: &Snapshot, guard: &Guard) -> bool {
+    let mut ports = snapshot.services_to(&guard.workload, guard.addressed.port());
+    ports.any(|(_, port)| outbound::speaks_http(port))
 }
 
 /// What must hold for a connection between two pods of this node: the kernel knows which pod it comes from.

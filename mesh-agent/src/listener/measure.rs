@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,8 +15,8 @@ use super::journey::account_of;
 use crate::{
     state::Snapshot,
     telemetry::{
-        Connection, Destination, Direction,
-        metrics::{Metrics, Party, Protocol, Reporter, RequestMeter, Security, TcpMeter, Traffic},
+        Connection, Destination, Direction, RequestEnds,
+        metrics::{Metrics, Party, Protocol, Reporter, Security, TcpMeter, Traffic},
     },
 };
 
@@ -34,6 +35,19 @@ struct Known {
     /// Of the snapshot that labels were taken from.
     version: u64,
     tcp: HashMap<Key, Arc<TcpMeter>>,
+    requests: HashMap<(Key, Option<SocketAddr>), Arc<RequestEnds>>,
+}
+
+impl Known {
+    /// Forgets what was known of another version, and everything when it is too much.
+    fn of(&mut self, version: u64) -> &mut Self {
+        if self.version != version || self.tcp.len().max(self.requests.len()) >= REMEMBERED {
+            self.version = version;
+            self.tcp.clear();
+            self.requests.clear();
+        }
+        self
+    }
 }
 
 /// Who talks to whom.
@@ -79,10 +93,7 @@ impl Meters {
     pub fn tcp(&self, snapshot: &Snapshot, ends: &Ends<'_>) -> Arc<TcpMeter> {
         let key = ends.key();
         let mut known = self.lock();
-        if known.version != snapshot.version() || known.tcp.len() >= REMEMBERED {
-            known.version = snapshot.version();
-            known.tcp.clear();
-        }
+        let known = known.of(snapshot.version());
         let meter = known.tcp.entry(key).or_insert_with(|| {
             let labels = ends.labels(snapshot, &self.trust_domain, Protocol::Tcp);
             Arc::new(self.metrics.tcp(labels))
@@ -90,15 +101,39 @@ impl Meters {
         Arc::clone(meter)
     }
 
-    /// A meter of requests between these ends. To be kept as long as the connection that they come on.
-    pub fn requests(&self, snapshot: &Snapshot, ends: &Ends<'_>, protocol: Protocol) -> RequestMeter {
-        self.metrics
-            .requests(ends.labels(snapshot, &self.trust_domain, protocol))
+    /// The ends of requests that go to `upstream`, with their meters. To be kept by the connection that they come on, as
+    /// long as the configuration stays.
+    pub fn requests(
+        &self,
+        snapshot: &Snapshot,
+        ends: &Ends<'_>,
+        upstream: Option<SocketAddr>,
+    ) -> Arc<RequestEnds> {
+        let key = (ends.key(), upstream);
+        let mut known = self.lock();
+        let known = known.of(snapshot.version());
+        let ends = known.requests.entry(key).or_insert_with(|| {
+            let meter = |protocol| {
+                self.metrics
+                    .requests(ends.labels(snapshot, &self.trust_domain, protocol))
+            };
+            Arc::new(RequestEnds {
+                direction: ends.direction,
+                destination: ends.destination.clone(),
+                upstream,
+                peer: ends.peer.cloned(),
+                http: meter(Protocol::Http),
+                grpc: meter(Protocol::Grpc),
+            })
+        });
+        Arc::clone(ends)
     }
 
     /// Lets go of series that no connection needs.
     pub fn sweep(&self) {
-        self.lock().tcp.clear();
+        let mut known = self.lock();
+        known.tcp.clear();
+        known.requests.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

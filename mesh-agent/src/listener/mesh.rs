@@ -26,7 +26,7 @@ use super::{
     accept::{HeldRequest, PodListener, canonical},
     admission::Place,
     journey::{self, account_of, takes_mtls},
-    requests::Arrivals,
+    requests::{Arrivals, Inspected},
     serve::{self, ACCEPT_DEADLINE, DataPath},
     terms::Terms,
 };
@@ -34,9 +34,10 @@ use crate::{
     identity::{Alpn, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Budget, Cause, Direction, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Budget, Cause, Direction, Entry, Flow, FlowKind, FlowSubject, Side},
     upstream::{
         self, Refusal, Upstream,
+        incoming::Incoming,
         tunnel::{self, Stream, Windows, Wire, baggage, keepalive, protocol, tuning},
     },
 };
@@ -304,14 +305,21 @@ fn is_for_stream(request: &Request<h2::RecvStream>) -> bool {
 
 /// The life of one stream.
 async fn serve_stream(
-    path: &DataPath,
+    path: &Arc<DataPath>,
     pod: &Arc<Pod>,
     mut asked: Asked,
     peer: SpiffeId,
     credentials: Arc<Credentials>,
 ) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
+    let mut inspected = Inspected::of(&journey, Some(&credentials));
     let entry = path.registry.open(journey.opening);
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        return match asked.join(pod) {
+            Ok(stream) => inspected.serve(path, &entry, stream, None).await,
+            Err(error) => gone(path, &entry, &error),
+        };
+    }
     let opened = match &journey.leg {
         Ok(leg) => tokio::select! {
             opened = tokio::time::timeout(tuning::CONNECT, leg.open(path)) => match opened {
@@ -345,6 +353,9 @@ async fn serve_stream(
     };
     entry.connection().set_upstream(asked.target);
     match asked.join(pod) {
+        Ok(stream) if let Some(inspected) = inspected => {
+            inspected.serve(path, &entry, stream, Some(app)).await;
+        }
         Ok(stream) => {
             let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
             let terms = Terms::of(
@@ -353,18 +364,20 @@ async fn serve_stream(
                 journey.guard.as_ref(),
                 Some(credentials),
             );
-            serve::attend(path, &entry, &terms, carried, || upstream::abort(&app)).await;
+            serve::measure(path, &entry);
+            serve::attend(path, &entry, &terms, pin!(carried), || upstream::abort(&app)).await;
         }
         Err(error) => {
             upstream::abort(&app);
-            serve::refused(
-                path,
-                &entry,
-                FlowKind::Abandoned,
-                serve::abandoned(error.to_string()),
-            );
+            gone(path, &entry, &error);
         }
     }
+}
+
+/// Records that who asked for a stream did not wait for it.
+fn gone(path: &DataPath, entry: &Entry, error: &h2::Error) {
+    let cause = serve::abandoned(error.to_string());
+    serve::refused(path, entry, FlowKind::Abandoned, cause);
 }
 
 /// A request for a stream that may be joined.
@@ -473,7 +486,7 @@ impl Asked {
         let send = self.respond.send_response(response, false)?;
         Ok(Stream {
             send,
-            recv: self.request.into_body(),
+            recv: Incoming::new(self.request.into_body()),
         })
     }
 

@@ -22,4 +22,5 @@ mod terms;
 
 pub use accept::PodListener;
 pub(crate) use journey::account_of;
+pub(crate) use requests::backend_of;
 pub use serve::{DataPath, Serving};

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     os::fd::AsRawFd,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,11 +12,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::FutureExt as _;
 use mesh_common::{
     kernel::{RecordKind, SynEvent},
     model::TrustDomain,
 };
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, oneshot},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -25,7 +30,7 @@ use super::{
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
-    requests::{self, ShelfKey},
+    requests::{self, Inspected, ShelfKey},
     terms::Terms,
 };
 use crate::{
@@ -36,8 +41,8 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        Cause, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry, Side,
-        Throttle,
+        AccessLog, Cause, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry,
+        Side, Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
@@ -49,6 +54,9 @@ use crate::{
 /// How long the client may take to complete a handshake that the agent let through. Its kernel answers at once
 /// unless the client is gone.
 pub(super) const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Flows of requests in a second, for each worker.
+const REQUEST_FLOWS: u32 = 200;
 
 /// What one data worker's connections share.
 pub struct DataPath {
@@ -66,6 +74,8 @@ pub struct DataPath {
     pub flows: Arc<FlowLog>,
     /// What is counted of them.
     pub meters: Meters,
+    /// Where each request is written, if it is.
+    pub access: Option<Arc<AccessLog>>,
     /// Owns the worker's connection tasks.
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
@@ -80,12 +90,16 @@ pub struct DataPath {
     pub(crate) direct: Arc<Direct>,
     /// What is kept to judge requests.
     pub(crate) gate: Gate,
+    /// Places for copies of requests.
+    pub(crate) copies: Arc<Semaphore>,
     /// Owns the tunnels' tasks, in both directions.
     pub tunnels: TaskTracker,
     /// Bounds the handshakes of other agents.
     pub(crate) admission: Admission,
     /// Bounds what is logged of refused connections.
     pub(crate) told: Throttle,
+    /// Bounds the flows of requests.
+    pub(crate) told_requests: Throttle,
     /// Tells tunnels that others opened to end when their streams have.
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
@@ -105,6 +119,7 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
     pub metrics: Arc<Metrics>,
+    pub access: Option<Arc<AccessLog>>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
     pub direct: Arc<Direct>,
@@ -122,15 +137,18 @@ impl DataPath {
             registry: parts.registry,
             flows: parts.flows,
             meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
+            access: parts.access,
             certificates: parts.certificates,
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
             shelves: Shelves::default(),
             direct: parts.direct,
             gate: Gate::default(),
+            copies: Arc::new(Semaphore::new(requests::COPIES_MAX)),
             tunnels: TaskTracker::new(),
             admission: Admission::default(),
             told: Throttle::default(),
+            told_requests: Throttle::of(REQUEST_FLOWS),
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
@@ -153,10 +171,8 @@ impl DataPath {
     /// Runs a connection as a task of the worker, counted in its load.
     pub(super) fn spawn(self: &Arc<Self>, connection: impl Future<Output = ()> + Send + 'static) {
         let busy = Busy::new(Arc::clone(self));
-        self.tasks.spawn(async move {
-            let _busy = busy;
-            connection.await;
-        });
+        // An async block around it would hold it twice.
+        self.tasks.spawn(connection.map(move |()| drop(busy)));
     }
 }
 
@@ -218,6 +234,7 @@ pub(super) fn accepted(
 }
 
 async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey, cookie: Option<u64>) {
+    let mut inspected = Inspected::of(&journey, None);
     let entry = path.registry.open(journey.opening);
     let _active = journey.active;
     let leg = match journey.leg {
@@ -227,6 +244,21 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
             return denied(&path, &entry, cause);
         }
     };
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        // Nothing leads to the application before a request may.
+        return match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
+            Ok(Some(downstream)) => {
+                drop(held);
+                inspected.serve(&path, &entry, downstream, None).await;
+            }
+            _ => refused(
+                &path,
+                &entry,
+                FlowKind::Abandoned,
+                abandoned("the client was gone when it was let in"),
+            ),
+        };
+    }
     let gave_up = cookie.map(|cookie| {
         let (sender, gave_up) = oneshot::channel();
         path.dialling().insert(cookie, sender);
@@ -261,7 +293,15 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
         Ok(Some(downstream)) => {
             drop(held);
-            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
+            carry(
+                &path,
+                &entry,
+                journey.guard.as_ref(),
+                inspected,
+                downstream,
+                upstream,
+            )
+            .await;
         }
         _ => {
             upstream.abort();
@@ -276,6 +316,7 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
 }
 
 pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Journey) {
+    let mut inspected = Inspected::of(&journey, None);
     let entry = path.registry.open(journey.opening);
     entry.connection().set_state(ConnectionState::Connecting);
     let _active = journey.active;
@@ -286,6 +327,9 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
             return denied(&path, &entry, cause);
         }
     };
+    if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
+        return inspected.serve(&path, &entry, downstream, None).await;
+    }
     let dialled = tokio::select! {
         dialled = leg.open(&path) => dialled,
         () = path.cut.cancelled() => return upstream::abort(&downstream),
@@ -293,7 +337,15 @@ pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, j
     match dialled {
         Ok(upstream) => {
             established(&entry, &leg);
-            carry(&path, &entry, journey.guard.as_ref(), downstream, upstream).await;
+            carry(
+                &path,
+                &entry,
+                journey.guard.as_ref(),
+                inspected,
+                downstream,
+                upstream,
+            )
+            .await;
         }
         Err(error) => {
             leg.not_opened(&path);
@@ -325,54 +377,64 @@ fn consider_the_next(path: &DataPath, entry: &Entry) {
     }
 }
 
-/// Both sides stand: carries bytes until the end.
+/// Both sides stand: carries bytes until the end, or has what may be requests looked at.
 async fn carry(
-    path: &DataPath,
+    path: &Arc<DataPath>,
     entry: &Entry,
     guard: Option<&Guard>,
+    inspected: Option<Inspected>,
     downstream: TcpStream,
     upstream: Upstream,
 ) {
     consider_the_next(path, entry);
     let connection = entry.connection();
     match upstream {
+        Upstream::Tcp(upstream) if let Some(inspected) = inspected => {
+            inspected.serve(path, entry, downstream, Some(upstream)).await;
+        }
         Upstream::Tcp(upstream) => {
+            measure(path, entry);
             let cut = || {
                 upstream::abort(&downstream);
                 upstream::abort(&upstream);
             };
             let terms = Terms::of(&path.store.load(), connection, guard, None);
-            attend(
-                path,
-                entry,
-                &terms,
-                upstream::relay(&downstream, &upstream, connection),
-                cut,
-            )
-            .await;
+            let carried = pin!(upstream::relay(&downstream, &upstream, connection));
+            attend(path, entry, &terms, carried, cut).await;
         }
         Upstream::Tunnel(stream, place) => {
+            measure(path, entry);
             let credentials = Some(Arc::clone(place.credentials()));
             let terms = Terms::of(&path.store.load(), connection, guard, credentials);
-            let carried = tunnel::carry::carry(&downstream, stream, connection, Side::ToUpstream);
+            let carried = pin!(tunnel::carry::carry(
+                &downstream,
+                stream,
+                connection,
+                Side::ToUpstream
+            ));
             attend(path, entry, &terms, carried, || upstream::abort(&downstream)).await;
         }
     }
 }
 
+/// Counts a connection whose bytes are carried as they are; where requests are led one by one, these are counted.
+pub(super) fn measure(path: &DataPath, entry: &Entry) {
+    let connection = entry.connection();
+    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
+}
+
 /// Records the life of a connection whose bytes are carried by `carried`; `cut` breaks it off, when the agent's time to
-/// drain is over or the `terms` do not hold any more.
+/// drain is over or the `terms` do not hold any more. Taken pinned: by value, every connection would hold it twice.
 pub(super) async fn attend(
     path: &DataPath,
     entry: &Entry,
     terms: &Terms<'_>,
-    carried: impl Future<Output = Ending>,
+    carried: Pin<&mut impl Future<Output = Ending>>,
     cut: impl FnOnce(),
 ) {
     path.registry.count_accepted();
     let connection = entry.connection();
     connection.set_state(ConnectionState::Open);
-    connection.measure(path.meters.tcp(&path.store.load(), &Ends::from(&**connection)));
     record(path, entry, FlowKind::Opened, None, None);
     let started = Instant::now();
     let broken = tokio::select! {

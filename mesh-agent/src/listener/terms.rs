@@ -4,23 +4,41 @@
 //! they do not hold any more. Invariant: who is at the other end was proved once; the terms are about whether that is
 //! still to be believed, and still permitted. A certificate that expires ends nothing, see SECURITY.md.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use mesh_common::model::{ObjectKey, ServiceAccountKey};
 
 use super::{journey::account_of, serve::DataPath};
 use crate::{
     identity::{CertificateStore, Credentials},
-    inbound::Guard,
+    inbound::{Guard, Reading},
     state::{Snapshot, WorkloadEntry},
     telemetry::{Cause, Connection, Direction},
 };
+
+/// What is known of the bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Manner {
+    /// Nobody looks at them.
+    #[default]
+    Unread,
+    /// They are requests, each of which is judged by itself; or may be, and nothing of them went on yet.
+    Requests,
+    /// They were looked at, and are no requests.
+    Bytes,
+}
 
 /// The terms of one connection.
 #[derive(Default)]
 pub(super) struct Terms<'a> {
     /// The policies of the destination, where this agent stands before it.
     guard: Option<&'a Guard>,
+    manner: Manner,
+    /// Set when the bytes turned out to be no requests.
+    turned_out: OnceLock<()>,
     /// Told what they say.
     connection: Option<&'a Connection>,
     /// Who has proved to be whom.
@@ -30,7 +48,7 @@ pub(super) struct Terms<'a> {
 }
 
 /// A workload that must be there, with this service account.
-struct Party {
+pub(super) struct Party {
     place: Place,
     account: ServiceAccountKey,
 }
@@ -51,23 +69,15 @@ impl<'a> Terms<'a> {
         let mut parties = Vec::new();
         if let Some(peer) = connection.peer() {
             let own = &connection.workload;
-            parties.push(Party {
-                place: Place::Workload(own.key.clone()),
-                account: account_of(own),
-            });
+            parties.push(Party::workload(&own.key, account_of(own)));
             let other = match connection.direction {
-                Direction::Outbound => connection.upstream().map(|addr| Party {
-                    place: Place::Address(addr.ip()),
-                    account: peer.account(),
-                }),
-                Direction::Inbound => Some(Party {
-                    place: Place::Address(connection.client.ip()),
-                    account: peer.account(),
-                }),
-                Direction::Local => guard.map(|guard| Party {
-                    place: Place::Workload(guard.workload.key.clone()),
-                    account: account_of(&guard.workload),
-                }),
+                Direction::Outbound => connection
+                    .upstream()
+                    .map(|addr| Party::address(addr.ip(), peer.account())),
+                Direction::Inbound => Some(Party::address(connection.client.ip(), peer.account())),
+                Direction::Local => {
+                    guard.map(|guard| Party::workload(&guard.workload.key, account_of(&guard.workload)))
+                }
             };
             // Whoever is let in from an address that is not its own workload's is not held to it later.
             parties.extend(other.filter(|party| party.check(snapshot).is_ok()));
@@ -77,7 +87,20 @@ impl<'a> Terms<'a> {
             connection: Some(connection),
             parties,
             credentials,
+            ..Self::default()
         }
+    }
+
+    /// The same for a connection whose requests are judged one by one, if there are any.
+    pub(super) fn for_requests(mut self) -> Self {
+        self.manner = Manner::Requests;
+        self
+    }
+
+    /// The connection carries no requests: from now on it is judged as TCP.
+    pub(super) fn turn_out_bytes(&self) {
+        // Said twice it means the same.
+        let _ = self.turned_out.set(());
     }
 
     /// The terms of a tunnel itself, whose streams have terms of their own.
@@ -95,14 +118,7 @@ impl<'a> Terms<'a> {
         certificates: Option<&CertificateStore>,
     ) -> Result<(), Cause> {
         if let Some(guard) = self.guard {
-            let checked = guard.check(snapshot);
-            if let Some(connection) = self.connection {
-                connection.set_ruling(match &checked {
-                    Ok(ruling) => ruling.clone(),
-                    Err(denied) => denied.ruling(),
-                });
-            }
-            checked.map_err(|denied| Cause::of(denied.word(), &denied))?;
+            self.ask(guard, snapshot)?;
         }
         for party in &self.parties {
             party.check(snapshot)?;
@@ -113,6 +129,33 @@ impl<'a> Terms<'a> {
             credentials
                 .check(&bundle)
                 .map_err(|refusal| Cause::of(refusal.label(), &refusal))?;
+        }
+        Ok(())
+    }
+
+    /// Asks the policies.
+    fn ask(&self, guard: &Guard, snapshot: &Snapshot) -> Result<(), Cause> {
+        let manner = match self.turned_out.get() {
+            Some(()) => Manner::Bytes,
+            None => self.manner,
+        };
+        if manner == Manner::Requests {
+            return guard
+                .check_before_requests(snapshot)
+                .map_err(|denied| Cause::of(denied.word(), &denied));
+        }
+        let checked = guard.check(snapshot);
+        if let Some(connection) = self.connection {
+            connection.set_ruling(match &checked {
+                Ok(ruling) => ruling.clone(),
+                Err(denied) => denied.ruling(),
+            });
+        }
+        checked.map_err(|denied| Cause::of(denied.word(), &denied))?;
+        let reading = guard.admit(snapshot).map(|admitted| admitted.reading);
+        if manner == Manner::Unread && reading == Ok(Reading::Tokens) {
+            let text = "a RequestAuthentication came, and nobody knows whether these bytes are requests: connect again";
+            return Err(Cause::new("requests-unread", text));
         }
         Ok(())
     }
@@ -151,7 +194,20 @@ impl<'a> Terms<'a> {
 }
 
 impl Party {
-    fn check(&self, snapshot: &Snapshot) -> Result<(), Cause> {
+    /// The workload at this address.
+    pub(super) fn address(ip: IpAddr, account: ServiceAccountKey) -> Self {
+        let place = Place::Address(ip);
+        Self { place, account }
+    }
+
+    /// The workload of this name.
+    pub(super) fn workload(key: &ObjectKey, account: ServiceAccountKey) -> Self {
+        let place = Place::Workload(key.clone());
+        Self { place, account }
+    }
+
+    /// Whether it is there.
+    pub(super) fn check(&self, snapshot: &Snapshot) -> Result<(), Cause> {
         let (entry, place): (_, &dyn std::fmt::Display) = match &self.place {
             Place::Address(ip) => (snapshot.workload_at(*ip), ip),
             Place::Workload(key) => (snapshot.workload(key), key),

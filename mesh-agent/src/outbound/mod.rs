@@ -7,14 +7,16 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
-use mesh_common::model::{ServicePort, Workload};
+use mesh_common::model::{Service, ServicePort, Workload};
+use rand::Rng as _;
 
 use crate::{
-    balance::{self, Active},
+    balance::{self, Active, Moment},
     node::{Pod, PodTable},
-    state::{Resolution, ServiceBackend, Snapshot, WorkloadEntry},
+    state::{Resolution, ServiceBackend, Snapshot},
     telemetry::Destination,
 };
 
@@ -32,12 +34,21 @@ pub struct Plan {
 }
 
 /// The way to a destination.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Way {
     /// From the source pod's namespace to this address.
     Direct(SocketAddr),
     /// To an application in an enrolled pod of this node, in one hop.
     Local(Arc<Pod>, SocketAddr),
+}
+
+impl Way {
+    /// Where it ends.
+    pub fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Direct(addr) | Self::Local(_, addr) => *addr,
+        }
+    }
 }
 
 /// Why there is no way.
@@ -122,18 +133,28 @@ pub struct Chosen {
     pub way: Result<Way, Unroutable>,
     /// The workload there.
     pub peer: Arc<Workload>,
+    /// What for.
+    pub service: Arc<Service>,
     /// Keeps the request counted at its endpoint.
     pub active: Active,
 }
 
-/// Chooses an endpoint for a request.
+/// Chooses an endpoint for a request: where it is likely to be answered first.
 pub fn choose(backend: &ServiceBackend, pods: &PodTable) -> Result<Chosen, Unroutable> {
-    let endpoint = balance::pick(&backend.endpoints, &mut rand::rng()).ok_or(Unroutable::NoEndpoint)?;
+    let now = Moment::from(Instant::now());
+    let endpoint = balance::pick_fastest(&backend.endpoints, now, &mut rand::rng());
+    let endpoint = endpoint.ok_or(Unroutable::NoEndpoint)?;
     Ok(Chosen {
         way: way_to(pods, endpoint.addr),
         peer: Arc::clone(&endpoint.workload),
+        service: Arc::clone(&backend.service),
         active: Active::on(&**endpoint),
     })
+}
+
+/// A number, evenly drawn from all: for the choices of routes.
+pub fn lot() -> u64 {
+    rand::rng().next_u64()
 }
 
 /// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
@@ -155,23 +176,20 @@ fn is_http(protocol: &str) -> bool {
     .any(|known| protocol.eq_ignore_ascii_case(known))
 }
 
-/// Whether the requests of a service port are led one by one, or routes may lead them.
-pub fn leads_requests(snapshot: &Snapshot, backend: &ServiceBackend) -> bool {
-    speaks_http(&backend.port) || snapshot.has_routes(&backend.service.key)
+/// Whether the requests of a service port are led one by one, for any client: it speaks HTTP, or has routes. So it has all
+/// that routes bring, such as timeouts and mirrors.
+pub fn leads_requests(snapshot: &Snapshot, service: &Service, port: &ServicePort) -> bool {
+    speaks_http(port) || snapshot.has_routes(&service.key, port.port)
 }
 
-/// Whether requests may come to this address of the workload, whatever was dialled: it says that it speaks HTTP there,
-/// or a service leads requests to it.
-pub fn takes_requests(snapshot: &Snapshot, entry: &WorkloadEntry, addr: SocketAddr) -> bool {
-    let mut ports = entry.workload.ports.iter();
-    let speaks_http =
-        ports.any(|port| port.port == addr.port() && port.app_protocol.as_deref().is_some_and(is_http));
-    speaks_http
+/// Whether requests may come to this port of the workload, whatever was dialled: it says that it speaks HTTP there, or a
+/// service leads requests to it.
+pub fn takes_requests(snapshot: &Snapshot, workload: &Workload, port: u16) -> bool {
+    let mut own = workload.ports.iter().filter(|own| own.port == port);
+    own.any(|own| own.app_protocol.as_deref().is_some_and(is_http))
         || snapshot
-            .services_in(&entry.workload.key.namespace)
-            .flat_map(|service| &service.backends)
-            .filter(|backend| leads_requests(snapshot, backend))
-            .any(|backend| backend.endpoints.iter().any(|endpoint| endpoint.addr == addr))
+            .services_to(workload, port)
+            .any(|(service, port)| leads_requests(snapshot, service, port))
 }
 
 /// What a dialled address stands for, when the connection to it ended at `addr`; counted there.

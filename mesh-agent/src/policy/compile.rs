@@ -12,7 +12,7 @@ use mesh_common::model::{
 };
 
 use super::clause::{Address, Clause, Effect, Field, Miss, Part, Sense, Test};
-use super::facts::Subject;
+use super::facts::{ConnectionFacts, Subject};
 use super::networks::NetworkSet;
 use super::request::RequestTest;
 use super::text::{Case, TextSet};
@@ -83,9 +83,25 @@ impl CompiledPolicy {
         self.policy.enforcement == Enforcement::Enforced
     }
 
+    /// Whether what it says counts: neither AUDIT nor in dry run.
+    pub fn decides(&self) -> bool {
+        !self.is_silent()
+    }
+
     /// Whether it decides nothing: AUDIT, or in dry run.
     pub(super) fn is_silent(&self) -> bool {
         self.policy.action == Action::Audit || !self.is_enforced()
+    }
+
+    /// The fields of its rules that look at requests, in the order in which they stand there.
+    pub fn request_fields(&self) -> impl Iterator<Item = &Field> {
+        let clauses = self.rules.iter().flat_map(|rule| {
+            let entries = rule.from.iter().chain(&rule.to).flatten();
+            entries.chain(&rule.when)
+        });
+        clauses
+            .filter(|clause| matches!(clause.test, Test::Request(_)))
+            .map(|clause| &clause.field)
     }
 
     /// What it looks at in requests.
@@ -102,6 +118,19 @@ impl CompiledPolicy {
             }
         }
         reads
+    }
+
+    /// Whether some rule depends on the request and could match one on that connection.
+    pub(super) fn could_match_request(&self, facts: &ConnectionFacts<'_>) -> bool {
+        self.rules.iter().any(|rule| {
+            // For a rule that permits, the requests thought of at their best are those that it wants to see; from one
+            // that objects, what it says of requests is dropped.
+            let subject = match rule.effect {
+                Effect::Permit => Subject::Requests(facts),
+                Effect::Object => Subject::Connection(facts),
+            };
+            rule.request_field.is_some() && rule.matches(subject, &mut ())
+        })
     }
 
     /// The first rule that matches.

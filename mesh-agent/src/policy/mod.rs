@@ -40,7 +40,7 @@ pub use path::{BadPath, normalize};
 pub use scope::Governing;
 pub use token::Token;
 pub use trace::{PolicyTrace, RuleTrace, Trace};
-pub use workload::{BeforeRequests, WorkloadPolicy};
+pub use workload::{BeforeRequests, Entrance, Interest, WorkloadPolicy};
 
 /// The namespace whose policies concern the whole mesh, unless another one is chosen.
 pub const ROOT_NAMESPACE: &str = "nodemesh-system";

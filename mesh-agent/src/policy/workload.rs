@@ -38,6 +38,28 @@ pub enum BeforeRequests<'a> {
     Ask,
 }
 
+/// How a connection may go on whose bytes come as they are: HTTP perhaps, perhaps not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance<'a> {
+    /// Not at all: it is denied as TCP, and so is every request on it.
+    Closed(Decision<'a>),
+    /// Only as requests, each judged by itself: as TCP it is denied.
+    Requests(Decision<'a>),
+    /// As TCP, which allows every request as well; there may be more to be said of those.
+    Open(Decision<'a>, Interest),
+}
+
+/// What is left to be said of the requests on a connection that is allowed as TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Nothing.
+    None,
+    /// Policies that decide nothing could match some.
+    Reports,
+    /// A RequestAuthentication looks at their tokens.
+    Tokens,
+}
+
 /// Which policies take part in a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cast {
@@ -153,6 +175,28 @@ impl WorkloadPolicy {
         match decision.verdict() {
             Verdict::Deny => BeforeRequests::Deny(decision),
             Verdict::Allow => BeforeRequests::Ask,
+        }
+    }
+
+    /// Decides on a connection of which nobody knows yet whether it carries requests. What it allows as TCP it allows for
+    /// every request: a field about requests keeps ALLOW rules from matching TCP, and never a DENY rule.
+    pub fn admit(&self, facts: &ConnectionFacts<'_>) -> Entrance<'_> {
+        let decision = self.decide(facts);
+        match (decision.verdict(), self.decide_connection_for_http(facts)) {
+            (Verdict::Allow, _) => Entrance::Open(decision, self.interest(facts)),
+            (Verdict::Deny, BeforeRequests::Ask) => Entrance::Requests(decision),
+            (Verdict::Deny, BeforeRequests::Deny(_)) => Entrance::Closed(decision),
+        }
+    }
+
+    fn interest(&self, facts: &ConnectionFacts<'_>) -> Interest {
+        if !self.authentications.is_empty() {
+            return Interest::Tokens;
+        }
+        let mut silent = self.policies().filter(|policy| policy.is_silent());
+        match silent.any(|policy| policy.could_match_request(facts)) {
+            true => Interest::Reports,
+            false => Interest::None,
         }
     }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use mesh_common::model::{ParentRef, RouteKind, Service};
+use mesh_common::model::{ParentRef, RouteKind, Service, ServicePort};
 
 use super::compile::CompiledRoute;
 use super::table::RouteTable;
@@ -45,6 +45,7 @@ impl Attached {
         let mut ports: Vec<_> = service
             .ports
             .iter()
+            .filter(|port| opaque(port).is_none())
             .map(|port| PortRoutes {
                 port: port.port,
                 producer: None,
@@ -71,6 +72,11 @@ impl Attached {
     /// Whether there is no route.
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty()
+    }
+
+    /// Whether there is a route for a port, for whatever clients.
+    pub fn has_routes(&self, port: u16) -> bool {
+        self.port(port).is_some()
     }
 
     /// The table for requests of a namespace's clients to a port; none when they are to be sent on without one.
@@ -115,6 +121,16 @@ pub(super) fn ports_of<'a>(
             && section.is_none_or(|name| port.name.as_deref() == Some(name))
     });
     meant.map(|port| port.port)
+}
+
+/// The `appProtocol` of a port whose connections are carried as bytes whatever routes say: they have no requests to lead.
+pub(super) fn opaque(port: &ServicePort) -> Option<&str> {
+    let protocol = port.app_protocol.as_deref()?;
+    let known = ["tcp", "tls", "https", "kubernetes.io/wss"];
+    known
+        .iter()
+        .any(|known| protocol.eq_ignore_ascii_case(known))
+        .then_some(protocol)
 }
 
 impl PortRoutes {

@@ -3,7 +3,7 @@
 //! Invariant: each backend gets its weight's share of the requests, also one that cannot be used: its share fails, and
 //! does not become the others' load.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use mesh_common::model::{BackendRef, BackendTarget, ObjectKey};
 use thiserror::Error;
@@ -25,7 +25,7 @@ pub struct Backend {
     /// The place.
     pub port: BackendPort,
     /// What is done only to requests that go there, after the filters of the rule.
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
 }
 
 /// The backends of a rule with their weights.
@@ -67,7 +67,7 @@ impl Backends {
                         service: service.clone(),
                         port: *port,
                     },
-                    filters,
+                    filters: Arc::new(filters),
                 }),
                 other => Err(NoBackend::NotAService(other.clone())),
             };

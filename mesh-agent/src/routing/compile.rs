@@ -144,7 +144,7 @@ fn compile(
     let rule = Arc::new(Rule {
         route: Arc::clone(route),
         index,
-        filters,
+        filters: Arc::new(filters),
         backends,
         timeouts: RouteTimeouts {
             request: limit(rule.timeouts.request),

@@ -15,7 +15,7 @@ pub struct Rule {
     /// Which rule of the route, from 0.
     pub index: usize,
     /// What is done to requests and answers, whatever the backend.
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
     /// Where requests go.
     pub backends: Backends,
     /// How long it may take. A limit of zero is none, and already left out.

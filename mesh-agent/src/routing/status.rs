@@ -4,7 +4,7 @@ use std::fmt;
 
 use mesh_common::model::{BackendTarget, ObjectKey, ParentRef, RouteFilter, Service};
 
-use super::attach::{Attached, ports_of};
+use super::attach::{Attached, opaque, ports_of};
 use super::compile::{CompiledRoute, DropReason, Dropped};
 
 /// Who writes these conditions.
@@ -138,6 +138,10 @@ fn accepted(route: &CompiledRoute, parent: &ParentRef, around: &impl Surrounding
             format!("no rule can be in force: {}", list(route, route.dropped())),
         );
     }
+    let carried = carried_as_bytes(service, &mut ports);
+    if ports.is_empty() {
+        return refused(Reason::UnsupportedValue, carried.join(", "));
+    }
     let attached = around.attached(&parent.service);
     let stronger = |port: u16| attached.and_then(|attached| attached.stronger(port, route, service));
     let lost: Vec<_> = ports
@@ -151,13 +155,45 @@ fn accepted(route: &CompiledRoute, parent: &ParentRef, around: &impl Surrounding
         })
         .collect();
     ports.retain(|port| !lost.iter().any(|(gone, _)| gone == port));
-    let lost: Vec<_> = lost.into_iter().map(|(_, words)| words).collect();
-    let lost = lost.join(", ");
+    let lost = lost.into_iter().map(|(_, words)| words);
     if ports.is_empty() {
-        refused(Reason::Conflicted, lost)
-    } else {
-        (condition(Reason::Accepted, lost), ports)
+        let lost: Vec<_> = lost.collect();
+        return refused(Reason::Conflicted, lost.join(", "));
     }
+    let remarks: Vec<_> = lost.chain(carried).chain(without_effect(route)).collect();
+    (condition(Reason::Accepted, remarks.join(", ")), ports)
+}
+
+/// Takes out the ports without requests, and says so of each.
+fn carried_as_bytes(service: &Service, ports: &mut Vec<u16>) -> Vec<String> {
+    let mut said = Vec::new();
+    for port in &service.ports {
+        if let Some(protocol) = opaque(port)
+            && ports.contains(&port.port)
+        {
+            ports.retain(|number| *number != port.port);
+            said.push(format!(
+                "port {} is carried as bytes, as its appProtocol {protocol} says",
+                port.port
+            ));
+        }
+    }
+    said
+}
+
+/// What is read, and does nothing.
+fn without_effect(route: &CompiledRoute) -> Option<String> {
+    let rules = route.route().rules.iter().enumerate();
+    let retried: Vec<_> = rules
+        .filter(|(_, rule)| rule.retry.is_some())
+        .map(|(index, _)| format!("spec.rules[{index}].retry"))
+        .collect();
+    (!retried.is_empty()).then(|| {
+        format!(
+            "{} without effect: requests are not tried again yet",
+            retried.join(" and ")
+        )
+    })
 }
 
 /// Whether everything is there that the rules refer to.

@@ -32,7 +32,7 @@ use crate::{
     },
     node::{Netns, Pod, PodTable, netns},
     state::Store,
-    telemetry::{Budgets, FlowLog, Registry, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Registry, metrics::Metrics},
     upstream::Dialer,
 };
 
@@ -72,6 +72,8 @@ pub struct Shared {
     pub flows: Arc<FlowLog>,
     /// What is counted of them.
     pub metrics: Arc<Metrics>,
+    /// Where each request is written, if it is.
+    pub access: Option<Arc<AccessLog>>,
     /// What the connections of each workload may hold.
     pub budgets: Arc<Budgets>,
     /// Keys and certificates, if the agent has an authority.
@@ -133,6 +135,13 @@ impl Workers {
     /// Connections open on all of them.
     pub fn connections(&self) -> usize {
         self.iter().map(|worker| worker.registry().len()).sum()
+    }
+
+    /// Asks all who may send more requests on their connections to make new ones. Open connections go on.
+    pub fn part(&self) {
+        for worker in self.iter() {
+            worker.path.leaving.cancel();
+        }
     }
 
     /// Makes every worker stop accepting. Open connections go on.
@@ -198,6 +207,7 @@ impl Worker {
             registry: Registry::new(number, Arc::clone(&shared.budgets)),
             flows: Arc::clone(&shared.flows),
             metrics: Arc::clone(&shared.metrics),
+            access: shared.access.clone(),
             certificates: shared.certificates.clone(),
             trust_domain: shared.trust_domain.clone(),
             direct: Arc::clone(&shared.direct),

@@ -130,43 +130,43 @@ impl Snapshot {
     }
 
     /// Puts a policy in place. Returns whether anything differs.
-    pub(super) fn put_authorization(&mut self, policy: &AuthorizationPolicy) -> bool {
+    pub(super) fn put_authorization(&mut self, policy: &Arc<AuthorizationPolicy>) -> bool {
         if self
             .authorization
             .get(&policy.key)
-            .is_some_and(|known| **known.policy() == *policy)
+            .is_some_and(|known| *known.policy() == *policy)
         {
             return false;
         }
-        let compiled = CompiledPolicy::new(Arc::new(policy.clone()));
+        let compiled = CompiledPolicy::new(Arc::clone(policy));
         self.authorization.insert(policy.key.clone(), Arc::new(compiled));
         true
     }
 
     /// Puts a peer authentication in place. Returns whether anything differs.
-    pub(super) fn put_peer_authentication(&mut self, policy: &PeerAuthentication) -> bool {
+    pub(super) fn put_peer_authentication(&mut self, policy: &Arc<PeerAuthentication>) -> bool {
         if self
             .peer_authentications
             .get(&policy.key)
-            .is_some_and(|known| **known == *policy)
+            .is_some_and(|known| known == policy)
         {
             return false;
         }
         self.peer_authentications
-            .insert(policy.key.clone(), Arc::new(policy.clone()));
+            .insert(policy.key.clone(), Arc::clone(policy));
         true
     }
 
     /// Puts a request authentication in place. Returns whether anything differs.
-    pub(super) fn put_request_authentication(&mut self, policy: &RequestAuthentication) -> bool {
+    pub(super) fn put_request_authentication(&mut self, policy: &Arc<RequestAuthentication>) -> bool {
         let known = self.request_authentications.get(&policy.key);
-        if known.is_some_and(|known| **known.policy() == *policy) {
+        if known.is_some_and(|known| *known.policy() == *policy) {
             return false;
         }
         // Keys that were fetched stay, whatever else changes about those who name their URL.
         let known = self.request_authentications.values();
         let mut fetched: Vec<Arc<KeyCell>> = known.flat_map(|known| known.keys()).cloned().collect();
-        let compiled = CompiledAuthentication::new(Arc::new(policy.clone()), |rule, url| {
+        let compiled = CompiledAuthentication::new(Arc::clone(policy), |rule, url| {
             let same = |cell: &&Arc<KeyCell>| cell.url() == Some(url) && cell.timeout() == rule.timeout;
             if let Some(cell) = fetched.iter().find(same) {
                 return Arc::clone(cell);

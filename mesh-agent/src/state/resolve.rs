@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mesh_common::model::{Service, ServicePort, TargetPort, Workload};
+
 use super::{Family, ServiceBackend, ServiceEntry, Snapshot, WorkloadEntry, snapshot::Holder};
 
 /// What an address and port stand for.
@@ -31,5 +33,19 @@ impl Snapshot {
             },
             None => Resolution::Unknown,
         }
+    }
+
+    /// The services, and their ports, that lead to this port of a workload.
+    pub fn services_to(
+        &self,
+        workload: &Workload,
+        port: u16,
+    ) -> impl Iterator<Item = (&Service, &ServicePort)> {
+        self.selecting(workload)
+            .flat_map(|entry| entry.service.ports.iter().map(|port| (&*entry.service, port)))
+            .filter(move |(_, one)| match &one.target {
+                TargetPort::Number(number) => *number == port,
+                TargetPort::Name(name) => workload.port_named(name) == Some(port),
+            })
     }
 }

@@ -26,12 +26,16 @@ impl Snapshot {
         port: u16,
         client_namespace: Option<&str>,
     ) -> Option<&Arc<RouteTable>> {
+        if self.attached.is_empty() {
+            return None;
+        }
         self.attached.get(service)?.table(port, client_namespace)
     }
 
-    /// Whether any route is attached to the service, for whatever port and clients.
-    pub fn has_routes(&self, service: &ObjectKey) -> bool {
-        self.attached.contains_key(service)
+    /// Whether any route is attached to this port of a service, for whatever clients.
+    pub fn has_routes(&self, service: &ObjectKey, port: u16) -> bool {
+        let attached = self.attached.get(service);
+        attached.is_some_and(|attached| attached.has_routes(port))
     }
 
     /// A port of a service in one address family, with its ready endpoints: what a backend of a route means.
@@ -60,17 +64,13 @@ impl Snapshot {
     }
 
     /// Puts a route in place. Returns its parents before and after, if anything differs.
-    pub(super) fn put_route(&mut self, route: &Route) -> Option<BTreeSet<ObjectKey>> {
+    pub(super) fn put_route(&mut self, route: &Arc<Route>) -> Option<BTreeSet<ObjectKey>> {
         let id = (route.kind, route.key.clone());
-        if self
-            .routes
-            .get(&id)
-            .is_some_and(|known| **known.route() == *route)
-        {
+        if self.routes.get(&id).is_some_and(|known| *known.route() == *route) {
             return None;
         }
         let mut touched = self.remove_route(route.kind, &route.key).unwrap_or_default();
-        let compiled = CompiledRoute::new(Arc::new(route.clone()));
+        let compiled = CompiledRoute::new(Arc::clone(route));
         for parent in parents(&compiled) {
             self.routes_to
                 .entry(parent.clone())

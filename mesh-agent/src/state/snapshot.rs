@@ -7,6 +7,7 @@ use imbl::{HashMap, OrdMap, OrdSet};
 use mesh_common::model::{ObjectKey, PeerAuthentication};
 
 use super::routes::RouteId;
+use super::selectors::Selectors;
 use super::{ServiceEntry, WorkloadEntry};
 use crate::policy::{CompiledPolicy, ROOT_NAMESPACE, jwt::CompiledAuthentication};
 use crate::routing::{Attached, CompiledRoute};
@@ -18,6 +19,10 @@ pub struct Snapshot {
     pub(super) workloads: OrdMap<ObjectKey, Arc<WorkloadEntry>>,
     pub(super) services: OrdMap<ObjectKey, Arc<ServiceEntry>>,
     pub(super) addresses: HashMap<IpAddr, Holder>,
+    /// The workloads of each node. Nodes without any are not in it.
+    pub(super) nodes: HashMap<Arc<str>, OrdMap<ObjectKey, Arc<WorkloadEntry>>>,
+    /// The services that a workload with a label may be selected by.
+    pub(super) selectors: Selectors,
     pub(super) authorization: OrdMap<ObjectKey, Arc<CompiledPolicy>>,
     pub(super) peer_authentications: OrdMap<ObjectKey, Arc<PeerAuthentication>>,
     pub(super) request_authentications: OrdMap<ObjectKey, Arc<CompiledAuthentication>>,
@@ -46,6 +51,8 @@ impl Snapshot {
             workloads: OrdMap::new(),
             services: OrdMap::new(),
             addresses: HashMap::new(),
+            nodes: HashMap::new(),
+            selectors: Selectors::default(),
             authorization: OrdMap::new(),
             peer_authentications: OrdMap::new(),
             request_authentications: OrdMap::new(),
@@ -85,6 +92,21 @@ impl Snapshot {
         self.workloads.values()
     }
 
+    /// The workloads of one node in the order of their keys.
+    pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
+        self.nodes.get(node).into_iter().flat_map(OrdMap::values)
+    }
+
+    /// How many workloads there are.
+    pub fn workload_count(&self) -> usize {
+        self.workloads.len()
+    }
+
+    /// How many services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
     /// All services in the order of their keys.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
         self.services.values()
@@ -93,11 +115,6 @@ impl Snapshot {
     /// The workloads of one namespace in the order of their names.
     pub(super) fn workloads_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<WorkloadEntry>> {
         in_namespace(&self.workloads, namespace)
-    }
-
-    /// The services of one namespace in the order of their names.
-    pub fn services_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<ServiceEntry>> {
-        in_namespace(&self.services, namespace)
     }
 
     pub(super) fn holder(&self, canonical: IpAddr) -> Option<&Holder> {

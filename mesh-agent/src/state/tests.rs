@@ -35,7 +35,7 @@ fn key(text: &str) -> ObjectKey {
 fn workload(name: &str, pairs: &str, addresses: &str) -> Workload {
     Workload {
         key: key(name),
-        labels: labels(pairs),
+        labels: labels(pairs).into(),
         service_account: "default".to_owned(),
         node: "node-a".to_owned(),
         addresses: ips(addresses),
@@ -70,11 +70,11 @@ fn service(name: &str, selector: &str, addresses: &str) -> Service {
 }
 
 fn put_workload(name: &str, pairs: &str, addresses: &str) -> Change {
-    Change::PutWorkload(workload(name, pairs, addresses))
+    Change::PutWorkload(workload(name, pairs, addresses).into())
 }
 
 fn put_service(name: &str, selector: &str, addresses: &str) -> Change {
-    Change::PutService(service(name, selector, addresses))
+    Change::PutService(service(name, selector, addresses).into())
 }
 
 /// What an address stands for, in words.
@@ -157,9 +157,9 @@ fn only_ready_workloads_with_the_port_and_the_family_serve() {
     other_port.ports[0].port = 3000;
     store.apply(&[
         put_service("shop/web", "app=web", "10.96.0.1"),
-        Change::PutWorkload(unready.clone()),
-        Change::PutWorkload(nameless),
-        Change::PutWorkload(other_port),
+        Change::PutWorkload(unready.clone().into()),
+        Change::PutWorkload(nameless.into()),
+        Change::PutWorkload(other_port.into()),
         put_workload("shop/v6-only", "app=web", "fd00::4"),
         put_workload("shop/two-addresses", "app=web", "fd00::5 10.1.0.5 10.1.0.6"),
     ]);
@@ -172,7 +172,7 @@ fn only_ready_workloads_with_the_port_and_the_family_serve() {
         "shop/web 81: 10.1.0.2:9000 10.1.0.3:9000 10.1.0.5:9000"
     );
     unready.ready = true;
-    store.apply(&[Change::PutWorkload(unready)]);
+    store.apply(&[Change::PutWorkload(unready.into())]);
     assert_eq!(
         means(&store, "10.96.0.1:80"),
         "shop/web 80: 10.1.0.3:3000 10.1.0.5:8080 10.1.0.1:8080"

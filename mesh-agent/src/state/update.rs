@@ -69,10 +69,8 @@ impl Snapshot {
         touched
             .policies
             .extend(targets.into_iter().map(|key| Arc::clone(&key.namespace)));
-        for namespace in touched.namespaces() {
-            for (entry, candidates) in self.affected(&namespace, &touched) {
-                self.refresh(&entry, candidates, touched.services.get(&entry.service.key));
-            }
+        for (entry, candidates) in self.affected(&touched) {
+            self.refresh(&entry, candidates, touched.services.get(&entry.service.key));
         }
         let parents = touched.parents.iter().flatten();
         for service in parents.chain(touched.services.keys()).collect::<BTreeSet<_>>() {
@@ -85,13 +83,14 @@ impl Snapshot {
         true
     }
 
-    fn put_workload(&mut self, workload: &Workload, touched: &mut Touched) {
+    fn put_workload(&mut self, workload: &Arc<Workload>, touched: &mut Touched) {
         let current = self.workloads.get(&workload.key).cloned();
-        if current.as_ref().is_some_and(|entry| *entry.workload == *workload) {
+        if current.as_ref().is_some_and(|entry| entry.workload == *workload) {
             return;
         }
         if let Some(entry) = &current {
             self.release(&entry.workload.addresses, &Owner::Workload(&workload.key));
+            self.leave_node(&entry.workload);
         }
         let before = touched.workloads.entry(workload.key.clone()).or_insert(current);
         let load = before
@@ -99,35 +98,51 @@ impl Snapshot {
             .map(|entry| Arc::clone(&entry.load))
             .unwrap_or_default();
         let entry = Arc::new(WorkloadEntry {
-            workload: Arc::new(workload.clone()),
+            workload: Arc::clone(workload),
             load,
             answer: Answer::default(),
         });
         for ip in &workload.addresses {
             self.addresses.insert(*ip, Holder::Workload(Arc::clone(&entry)));
         }
+        self.nodes
+            .entry(workload.node.as_str().into())
+            .or_default()
+            .insert(workload.key.clone(), Arc::clone(&entry));
         self.workloads.insert(workload.key.clone(), entry);
     }
 
     fn remove_workload(&mut self, key: &ObjectKey, touched: &mut Touched) {
         if let Some(entry) = self.workloads.remove(key) {
             self.release(&entry.workload.addresses, &Owner::Workload(key));
+            self.leave_node(&entry.workload);
             touched.workloads.entry(key.clone()).or_insert(Some(entry));
         }
     }
 
-    fn put_service(&mut self, service: &Service, touched: &mut Touched) {
+    fn leave_node(&mut self, workload: &Workload) {
+        if let Some(workloads) = self.nodes.get_mut(workload.node.as_str()) {
+            workloads.remove(&workload.key);
+            if workloads.is_empty() {
+                self.nodes.remove(workload.node.as_str());
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: &Arc<Service>, touched: &mut Touched) {
         let current = self.services.get(&service.key).cloned();
-        if current.as_ref().is_some_and(|entry| *entry.service == *service) {
+        if current.as_ref().is_some_and(|entry| entry.service == *service) {
             return;
         }
         if let Some(entry) = &current {
             self.release(&entry.service.cluster_ips, &Owner::Service(&service.key));
+            self.selectors.remove(&entry.service);
         }
+        self.selectors.add(service);
         touched.services.entry(service.key.clone()).or_insert(current);
         // Without backends for now: `refresh` works them out once all changes are in place.
         let entry = Arc::new(ServiceEntry {
-            service: Arc::new(service.clone()),
+            service: Arc::clone(service),
             backends: Vec::new(),
         });
         for ip in &service.cluster_ips {
@@ -139,6 +154,7 @@ impl Snapshot {
     fn remove_service(&mut self, key: &ObjectKey, touched: &mut Touched) {
         if let Some(entry) = self.services.remove(key) {
             self.release(&entry.service.cluster_ips, &Owner::Service(key));
+            self.selectors.remove(&entry.service);
             touched.services.entry(key.clone()).or_insert(Some(entry));
         }
     }
@@ -165,50 +181,51 @@ impl Snapshot {
         self.services.insert(entry.service.key.clone(), entry);
     }
 
-    /// The services of a namespace that may need other endpoints, each with the workloads to look at.
-    fn affected(&self, namespace: &Arc<str>, touched: &Touched) -> Vec<(Arc<ServiceEntry>, Candidates)> {
-        let mut changed = SelectorIndex::default();
-        let mut steady = SelectorIndex::default();
-        for entry in self.services_in(namespace) {
-            if touched.services.contains_key(&entry.service.key) {
-                changed.add(entry);
-            } else {
-                steady.add(entry);
+    /// The services that may need other endpoints, each with the workloads to look at.
+    fn affected(&self, touched: &Touched) -> Vec<(Arc<ServiceEntry>, Candidates)> {
+        let mut affected: BTreeMap<&ObjectKey, (Arc<ServiceEntry>, Candidates)> = BTreeMap::new();
+        let mut changed: BTreeMap<&Arc<str>, SelectorIndex<'_>> = BTreeMap::new();
+        for key in touched.services.keys() {
+            if let Some(entry) = self.services.get(key) {
+                changed.entry(&key.namespace).or_default().add(entry);
+                affected.insert(&entry.service.key, (Arc::clone(entry), Candidates::new()));
             }
         }
-        let mut affected: BTreeMap<&ObjectKey, (Arc<ServiceEntry>, Candidates)> = changed
-            .all
-            .iter()
-            .map(|entry| (&entry.service.key, (Arc::clone(entry), Candidates::new())))
-            .collect();
-        if !changed.is_empty() {
+        for (namespace, services) in changed.iter().filter(|(_, services)| !services.is_empty()) {
             for workload in self.workloads_in(namespace) {
-                for service in changed.selecting(&workload.workload) {
+                for service in services.selecting(&workload.workload) {
                     if let Some((_, candidates)) = affected.get_mut(&service.service.key) {
                         candidates.insert(workload.workload.key.clone(), Some(Arc::clone(workload)));
                     }
                 }
             }
         }
-        for (key, before) in touched.workloads_in(namespace) {
+        for (key, before) in &touched.workloads {
             let after = self.workloads.get(key);
-            for service in before
-                .iter()
-                .flat_map(|before| steady.selecting(&before.workload))
-            {
-                let (_, candidates) = affected
-                    .entry(&service.service.key)
-                    .or_insert_with(|| (Arc::clone(service), Candidates::new()));
-                candidates.insert(key.clone(), None);
-            }
-            for service in after.iter().flat_map(|after| steady.selecting(&after.workload)) {
-                let (_, candidates) = affected
-                    .entry(&service.service.key)
-                    .or_insert_with(|| (Arc::clone(service), Candidates::new()));
-                candidates.insert(key.clone(), after.cloned());
+            for (entry, found) in [(before.as_ref(), None), (after, after)] {
+                for service in entry
+                    .into_iter()
+                    .flat_map(|entry| self.selecting(&entry.workload))
+                {
+                    if touched.services.contains_key(&service.service.key) {
+                        continue;
+                    }
+                    let (_, candidates) = affected
+                        .entry(&service.service.key)
+                        .or_insert_with(|| (Arc::clone(service), Candidates::new()));
+                    candidates.insert(key.clone(), found.cloned());
+                }
             }
         }
         affected.into_values().collect()
+    }
+
+    /// The services that select a workload.
+    pub(super) fn selecting(&self, workload: &Workload) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        let candidates = self.selectors.candidates(workload).into_iter();
+        candidates
+            .filter_map(|key| self.services.get(key))
+            .filter(|entry| entry.service.selects(&workload.labels))
     }
 
     /// Works out the backends of one service again. `before` is given when the service itself changed, and then
@@ -277,36 +294,17 @@ impl Touched {
             && self.policies.is_empty()
             && self.parents.is_empty()
     }
-
-    fn namespaces(&self) -> BTreeSet<Arc<str>> {
-        self.workloads
-            .keys()
-            .chain(self.services.keys())
-            .map(|key| Arc::clone(&key.namespace))
-            .collect()
-    }
-
-    fn workloads_in(
-        &self,
-        namespace: &Arc<str>,
-    ) -> impl Iterator<Item = (&ObjectKey, &Option<Arc<WorkloadEntry>>)> {
-        self.workloads
-            .range(ObjectKey::new(Arc::clone(namespace), "")..)
-            .take_while(move |(key, _)| key.namespace == *namespace)
-    }
 }
 
-/// Services findable by the labels of a workload, without asking each of them.
+/// Changed services findable by the labels of a workload, without asking each of them.
 #[derive(Default)]
 struct SelectorIndex<'a> {
-    all: Vec<&'a Arc<ServiceEntry>>,
     /// By the first label of the selector: whoever is selected has it.
     by_label: HashMap<(&'a str, &'a str), Vec<&'a Arc<ServiceEntry>>>,
 }
 
 impl<'a> SelectorIndex<'a> {
     fn add(&mut self, entry: &'a Arc<ServiceEntry>) {
-        self.all.push(entry);
         if let Some((key, value)) = entry.service.selector.first_key_value() {
             self.by_label.entry((key, value)).or_default().push(entry);
         }

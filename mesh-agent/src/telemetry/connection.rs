@@ -120,6 +120,7 @@ pub struct Connection {
     state: AtomicU8,
     to_upstream: AtomicU64,
     to_downstream: AtomicU64,
+    requests: AtomicU64,
     meter: OnceLock<Meter>,
     unauthorized: AtomicBool,
     direct: AtomicBool,
@@ -169,6 +170,7 @@ impl Connection {
             state: AtomicU8::new(opening.state as u8),
             to_upstream: AtomicU64::new(0),
             to_downstream: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             meter: OnceLock::new(),
             unauthorized: AtomicBool::new(false),
             direct: AtomicBool::new(false),
@@ -246,6 +248,16 @@ impl Connection {
     /// Bytes carried so far.
     pub fn bytes(&self, side: Side) -> u64 {
         self.counter(side).load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that came on it.
+    pub fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that came on it; 0 where it is carried as bytes.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Counts the connection as open in its series; the first call counts.

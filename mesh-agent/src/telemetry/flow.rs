@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::broadcast;
 
-use super::{Cause, Connection, Process, metrics::Metrics};
+use super::{Cause, Connection, Process, RequestFlow, metrics::Metrics};
 
 /// Flows remembered.
 const REMEMBERED: usize = 4096;
@@ -36,6 +36,8 @@ pub struct Flow {
 pub enum FlowSubject {
     /// A connection the agent carried, or was asked to.
     Connection(Arc<Connection>),
+    /// A request of HTTP on a connection.
+    Http(Arc<Connection>, Box<RequestFlow>),
     /// A request that never became a connection: it ended in the kernel half, or before its sender proved who it is.
     Request {
         /// The enrolled workload, where known.
@@ -51,7 +53,7 @@ pub enum FlowSubject {
     },
 }
 
-/// What can become of a connection.
+/// What can become of a connection, or of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowKind {
     /// Both sides are joined.
@@ -70,6 +72,10 @@ pub enum FlowKind {
     Abandoned,
     /// The kernel half refused it because no agent listened.
     Dropped,
+    /// A policy denied the request.
+    Denied,
+    /// The mesh answered the request in its destination's place, or its answer broke off.
+    Failed,
 }
 
 /// The memory and the feed.

@@ -28,7 +28,7 @@ use super::{
     in_order,
     tunnel::{Windows, keepalive, tuning},
 };
-use crate::telemetry::Budget;
+use crate::telemetry::{Budget, Seat as Share};
 
 /// Streams in one connection before another is established beside it.
 const STREAMS_MAX: usize = 100;
@@ -38,6 +38,7 @@ const STREAMS_MAX: usize = 100;
 pub struct Session {
     requests: SendRequest<Bytes>,
     streams: Arc<AtomicUsize>,
+    budget: Arc<Budget>,
 }
 
 /// A stream's place in its connection.
@@ -47,6 +48,7 @@ pub struct Seat(Arc<AtomicUsize>);
 pub struct Room {
     requests: SendRequest<Bytes>,
     seat: Seat,
+    budget: Arc<Budget>,
 }
 
 impl Session {
@@ -55,7 +57,7 @@ impl Session {
     pub async fn over<T>(
         io: T,
         addr: SocketAddr,
-        budget: &Budget,
+        budget: &Arc<Budget>,
         tasks: &TaskTracker,
     ) -> Result<Self, h2::Error>
     where
@@ -86,6 +88,7 @@ impl Session {
         Ok(Self {
             requests,
             streams: Arc::default(),
+            budget: Arc::clone(budget),
         })
     }
 
@@ -93,7 +96,7 @@ impl Session {
     pub async fn plain(
         tcp: TcpStream,
         addr: SocketAddr,
-        budget: &Budget,
+        budget: &Arc<Budget>,
         tasks: &TaskTracker,
     ) -> Result<Self, h2::Error> {
         in_order(&tcp);
@@ -120,7 +123,11 @@ impl Session {
     /// Room for the stream that has this seat.
     pub async fn seated(&self, seat: Seat) -> Result<Room, h2::Error> {
         let requests = self.requests.clone().ready().await?;
-        Ok(Room { requests, seat })
+        Ok(Room {
+            requests,
+            seat,
+            budget: Arc::clone(&self.budget),
+        })
     }
 
     /// Streams open or being opened.
@@ -145,6 +152,11 @@ impl Session {
 }
 
 impl Room {
+    /// Counts what is about to be sent among the streams of its workload: the more there are, the smaller are their windows.
+    pub fn share(&self) -> Share {
+        self.budget.join()
+    }
+
     /// Sends a request in it; `over` when it has no body.
     pub fn send(
         mut self,

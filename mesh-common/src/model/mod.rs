@@ -11,6 +11,7 @@
 mod authorization;
 mod identity;
 mod key;
+mod labels;
 mod peer_authentication;
 mod request_authentication;
 mod route;
@@ -23,6 +24,7 @@ pub use authorization::{
 };
 pub use identity::{ServiceAccountKey, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 pub use key::ObjectKey;
+pub use labels::Labels;
 pub use peer_authentication::{PeerAuthentication, PeerMode};
 pub use request_authentication::{
     ClaimHeader, JwtKeys, JwtRule, OriginalToken, RequestAuthentication, TokenPlace,

@@ -1,12 +1,11 @@
 //! A workload: something with addresses that takes part in the mesh, a pod or any other network namespace.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ObjectKey;
+use super::{Labels, ObjectKey};
 
 /// A pod, or anything else with addresses of its own that runs on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +13,7 @@ pub struct Workload {
     /// Its name.
     pub key: ObjectKey,
     /// What selectors match.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The service account it runs as.
     pub service_account: String,
     /// The node it runs on.

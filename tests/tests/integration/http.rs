@@ -10,7 +10,7 @@ use crate::checks::SOON;
 const APP: u16 = 7801;
 
 /// `client` and `near` on one node, `far` on the other; each service's port 80 is HTTP, its port 81 bytes.
-fn http_mesh(name: &str) -> MeshBuilder {
+pub(crate) fn http_mesh(name: &str) -> MeshBuilder {
     let service = |name: &str| {
         Service::new(name)
             .selector("app", name)
@@ -41,7 +41,7 @@ fn requests(name: &str, check: impl Fn(&Mesh, &str) -> Result<()>) {
 }
 
 /// Starts agents with certificates and both applications, and waits until these can be reached.
-fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
+pub(crate) fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
     mesh.secure(&[])?;
     let agents = mesh.start_agents()?;
     let mut servers = Vec::new();
@@ -60,11 +60,11 @@ fn start(mesh: &mut Mesh) -> Result<(Vec<Agent>, Vec<Process>)> {
     Ok((agents, servers))
 }
 
-fn url(mesh: &Mesh, service: &str, path: &str) -> String {
+pub(crate) fn url(mesh: &Mesh, service: &str, path: &str) -> String {
     format!("http://{}{path}", mesh.service(service).v4())
 }
 
-fn curl(pod: &LivePod, args: &[&str]) -> Result<Output> {
+pub(crate) fn curl(pod: &LivePod, args: &[&str]) -> Result<Output> {
     let mut all = vec!["-sS", "--noproxy", "*", "--max-time", "20"];
     all.extend(args);
     pod.run("curl", &all)
@@ -198,7 +198,7 @@ fn python(mesh: &Mesh, to: &str, program: &str) -> Result<()> {
     Ok(())
 }
 
-const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
 import json, socket, struct, sys, time
 def connect(port=80):
     sock = socket.create_connection((sys.argv[1], port), timeout=20)

@@ -16,6 +16,7 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     pub(super) agent: PathBuf,
     pub(super) rounds: u8,
+    pub(super) seconds: u64,
     pub(super) results: Vec<Results>,
 }
 
@@ -28,7 +29,7 @@ pub(super) struct Results {
 impl Report {
     pub(super) fn json(&self) -> Value {
         let scenarios: Vec<Value> = self.results.iter().map(Results::json).collect();
-        json!({ "machine": self.machine.json(), "rounds": self.rounds, "scenarios": scenarios })
+        json!({ "machine": self.machine.json(), "rounds": self.rounds, "seconds": self.seconds, "scenarios": scenarios })
     }
 }
 
@@ -72,7 +73,7 @@ impl Results {
                 setups.insert(setup.name().to_owned(), value);
             }
         }
-        json!({ "name": figure.name, "unit": figure.unit, "setups": setups })
+        json!({ "name": figure.to_string(), "unit": figure.unit, "setups": setups })
     }
 }
 
@@ -86,7 +87,7 @@ impl fmt::Display for Results {
         }
         writeln!(f)?;
         for figure in self.figures() {
-            write!(f, "  {:<42}", format!("{}, {}", figure.name, figure.unit))?;
+            write!(f, "  {:<42}", format!("{figure}, {}", figure.unit))?;
             for (setup, series) in &self.series {
                 let cell = series.summary(figure).map(|summary| {
                     let ratio = match (self.base(figure), setup) {

@@ -7,7 +7,9 @@ use super::stage::Setup;
 /// One figure's name and unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Figure {
-    pub(super) name: &'static str,
+    name: &'static str,
+    /// Over how many connections it was measured, where that varies.
+    connections: Option<u16>,
     pub(super) unit: &'static str,
 }
 
@@ -30,11 +32,53 @@ pub(super) struct Summary {
     pub(super) most: f64,
 }
 
+impl Figure {
+    const fn new(name: &'static str, unit: &'static str) -> Self {
+        Self {
+            name,
+            connections: None,
+            unit,
+        }
+    }
+}
+
+/// Its name, without the unit.
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        match self.connections {
+            Some(1) => f.write_str(", 1 connection"),
+            Some(connections) => write!(f, ", {connections} connections"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Sample {
     /// Adds a figure.
     #[must_use]
-    pub(super) fn with(mut self, name: &'static str, unit: &'static str, value: f64) -> Self {
-        self.figures.push((Figure { name, unit }, value));
+    pub(super) fn with(self, name: &'static str, unit: &'static str, value: f64) -> Self {
+        self.add(Figure::new(name, unit), value)
+    }
+
+    /// Adds a figure that was measured over so many connections.
+    #[must_use]
+    pub(super) fn with_over(
+        self,
+        connections: u16,
+        name: &'static str,
+        unit: &'static str,
+        value: f64,
+    ) -> Self {
+        let figure = Figure {
+            connections: Some(connections),
+            ..Figure::new(name, unit)
+        };
+        self.add(figure, value)
+    }
+
+    fn add(mut self, figure: Figure, value: f64) -> Self {
+        self.figures.push((figure, value));
         self
     }
 
@@ -48,11 +92,7 @@ impl Sample {
     /// Divides the CPU time that the round took by its work, where something stood between.
     pub(super) fn charge(&mut self, seconds: f64, setup: Setup) {
         if let (Some((amount, unit)), true) = (self.work, setup.stands_between()) {
-            let figure = Figure {
-                name: "CPU of the agents",
-                unit,
-            };
-            self.figures.push((figure, seconds / amount));
+            self.figures.push((Figure::new("CPU", unit), seconds / amount));
         }
     }
 }
@@ -108,7 +148,7 @@ impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (figure, value)) in self.figures.iter().enumerate() {
             let comma = if index > 0 { ", " } else { "" };
-            write!(f, "{comma}{} {} {}", figure.name, short(*value), figure.unit)?;
+            write!(f, "{comma}{figure} {} {}", short(*value), figure.unit)?;
         }
         Ok(())
     }
@@ -147,6 +187,6 @@ mod tests {
         assert_eq!(direct.to_string(), "");
         let mut mtls = Sample::default().work(2.0, "s per GiB");
         mtls.charge(1.0, Setup::Mtls);
-        assert_eq!(mtls.to_string(), "CPU of the agents 0.500 s per GiB");
+        assert_eq!(mtls.to_string(), "CPU 0.500 s per GiB");
     }
 }

@@ -4,8 +4,10 @@ mod bulk;
 mod connect;
 mod connections;
 mod handshakes;
+mod http;
 mod memory;
 mod round_trips;
+mod scale;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::Process;
@@ -55,6 +57,8 @@ pub(super) enum Body {
 pub(super) struct Round {
     /// From 1; 0 is the warm-up.
     pub(super) number: u8,
+    /// How long what is measured by time lasts.
+    pub(super) seconds: u64,
 }
 
 /// Every scenario, in the order they run.
@@ -67,8 +71,20 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     connections::UNPOOLED,
     connect::SCENARIO,
     handshakes::SCENARIO,
+    http::ONE,
+    http::TWO,
+    http::ONE_NEAR,
+    http::TWO_NEAR,
+    http::NEW,
+    http::BIG,
     memory::STREAMS,
+    memory::HTTP,
     memory::WORKLOADS,
+    scale::SMALL,
+    scale::MIDDLE,
+    scale::LARGE,
+    scale::LARGE_FILE,
+    memory::ROUTES,
 ];
 
 /// Plain networking, and the agents in both modes.

@@ -1,17 +1,21 @@
 //! What stands between client and server, in a topology that is always the same.
 //!
 //! Two nodes: `client` and `near` on the first, `web` on the second, and `stranger` and `other` on the first outside of
-//! the mesh. Another peer to compare with is another [`Setup`]: it starts its programs in the nodes' cgroups, where their CPU
-//! time is read, and says in [`Stage::target`] where a client dials.
+//! the mesh. Another peer to compare with is another [`Setup`]: [`peers`] starts its programs in the nodes' cgroups, where
+//! their CPU time is read, and says where a client dials.
 
 use std::fmt;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use mesh_tests::traffic::{self, at};
-use mesh_tests::{Agent, LivePod, Mesh, Pod, wait_until};
+use mesh_tests::{Agent, LivePod, Mesh, Pod, Process, Service, wait_until};
 use serde_json::Value;
+
+use super::http::Version;
+use super::peers;
 
 /// Which programs carry the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -22,6 +26,14 @@ pub(super) enum Setup {
     Clear,
     /// Agents with an authority: mTLS between the nodes.
     Mtls,
+    /// As `mtls`, with an AuthorizationPolicy for requests.
+    Policy,
+    /// A pair of Envoys with the same policy; `--peers` asks for it.
+    #[value(skip)]
+    Envoy,
+    /// A pair of nginx; `--peers` asks for it.
+    #[value(skip)]
+    Nginx,
     /// Other agents, under mTLS: those of `--against`.
     #[value(skip)]
     Against,
@@ -35,7 +47,15 @@ pub(super) struct Stage {
     setup: Setup,
     /// Dropped before the mesh they run in.
     agents: Vec<Agent>,
+    _peers: Vec<Process>,
     mesh: Mesh,
+}
+
+/// A peer that `--peers` can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Peer {
+    Envoy,
+    Nginx,
 }
 
 /// Where a stage tries whether its pods reach each other.
@@ -49,6 +69,9 @@ impl Setup {
             Self::Direct => "direct",
             Self::Clear => "clear",
             Self::Mtls => "mtls",
+            Self::Policy => "policy",
+            Self::Envoy => "envoy",
+            Self::Nginx => "nginx",
             Self::Against => "mtls-against",
             Self::Alone => "alone",
         }
@@ -56,7 +79,27 @@ impl Setup {
 
     /// Whether there is somebody whose CPU time counts.
     pub(super) fn stands_between(self) -> bool {
-        matches!(self, Self::Clear | Self::Mtls | Self::Against)
+        !matches!(self, Self::Direct | Self::Alone)
+    }
+
+    /// Whether others than agents stand there.
+    pub(super) fn is_peer(self) -> bool {
+        matches!(self, Self::Envoy | Self::Nginx)
+    }
+
+    /// Whether it denies requests that the policy does not allow.
+    pub(super) fn has_policy(self) -> bool {
+        matches!(self, Self::Policy | Self::Envoy | Self::Nginx)
+    }
+}
+
+impl Peer {
+    /// What it stands as.
+    pub(super) fn setup(self) -> Setup {
+        match self {
+            Self::Envoy => Setup::Envoy,
+            Self::Nginx => Setup::Nginx,
+        }
     }
 }
 
@@ -74,21 +117,35 @@ impl Stage {
             .node("a")
             .node("b")
             .pod("a", Pod::new("client"))
-            .pod("a", Pod::new("near"))
-            .pod("b", Pod::new("web"))
+            .pod("a", Pod::new("near").label("app", "near"))
+            .pod("b", Pod::new("web").label("app", "web"))
+            .service(service("near"))
+            .service(service("web"))
             .outside("a", "stranger")
             .outside("a", "other")
             .build()?;
         let agents = match setup {
-            Setup::Direct | Setup::Alone => Vec::new(),
+            Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx => Vec::new(),
             Setup::Clear => mesh.start_agents()?,
-            Setup::Mtls | Setup::Against => {
+            Setup::Mtls | Setup::Policy | Setup::Against => {
+                if setup == Setup::Policy {
+                    mesh.write_config("policy.yaml", &["near", "web"].map(policy).join("---\n"))?;
+                }
                 mesh.secure(&[])?;
                 mesh.start_agents()?
             }
         };
-        let stage = Self { setup, agents, mesh };
-        stage.try_out()?;
+        let peers = peers::start(&mesh, setup)?;
+        let stage = Self {
+            setup,
+            agents,
+            _peers: peers,
+            mesh,
+        };
+        // A policy for requests lets nothing else through; what serves HTTP tries it out itself.
+        if !setup.has_policy() {
+            stage.try_out()?;
+        }
         Ok(stage)
     }
 
@@ -117,17 +174,43 @@ impl Stage {
         at(self.pod(pod).v4(), port)
     }
 
-    /// User and system time that the programs between have taken so far.
-    pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        let nodes = self.mesh.nodes().iter();
-        nodes.map(|node| cpu_seconds(node.agent_cgroup())).sum()
+    /// What a client asks for a path of the web server in a pod.
+    pub(super) fn url(&self, pod: &str, version: Version, path: &str) -> String {
+        format!("http://{}{path}", self.entrance(pod, version))
     }
 
-    /// Resident memory of one agent: the mean of all.
+    /// Where a client reaches the web server in a pod. Agents are asked for its service.
+    pub(super) fn entrance(&self, pod: &str, version: Version) -> String {
+        match self.setup {
+            Setup::Direct | Setup::Alone => self.target(pod, version.app_port()),
+            Setup::Clear | Setup::Mtls | Setup::Policy | Setup::Against => {
+                at(self.mesh.service(pod).v4(), version.service_port())
+            }
+            Setup::Envoy | Setup::Nginx => at(Ipv4Addr::LOCALHOST, peers::entrance(pod, version)),
+        }
+    }
+
+    /// User and system time that the programs between have taken so far.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        Ok(self.cpu_by_node()?.iter().sum())
+    }
+
+    /// The same for each node: that of the client, then that of `web`.
+    pub(super) fn cpu_by_node(&self) -> Result<Vec<f64>> {
+        let nodes = self.mesh.nodes().iter();
+        nodes.map(|node| cpu_seconds(node.agent_cgroup())).collect()
+    }
+
+    /// Resident memory of what stands between, for each node. Pages that several processes share count for each.
+    pub(super) fn resident_by_node(&self) -> Result<Vec<f64>> {
+        let nodes = self.mesh.nodes().iter();
+        nodes.map(|node| resident_bytes(node.agent_cgroup())).collect()
+    }
+
+    /// The mean of the nodes.
     pub(super) fn resident_bytes(&self) -> Result<f64> {
-        let agents = self.agents.iter().map(Agent::resident_bytes);
-        let sum: u64 = agents.sum::<Result<u64>>()?;
-        Ok(sum as f64 / self.agents.len().max(1) as f64)
+        let each = self.resident_by_node()?;
+        Ok(each.iter().sum::<f64>() / each.len() as f64)
     }
 
     fn try_out(&self) -> Result<()> {
@@ -142,8 +225,30 @@ impl Stage {
     }
 }
 
+/// A service of the web server in the pod of that name.
+fn service(pod: &str) -> Service {
+    [Version::Http1, Version::Http2].into_iter().fold(
+        Service::new(pod).selector("app", pod),
+        |service, version| {
+            service
+                .port(version.service_port(), version.app_port())
+                .app_protocol(version.app_protocol())
+        },
+    )
+}
+
+/// Who may ask the web server in a pod for what.
+fn policy(pod: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {pod}, namespace: default}}\n\
+         spec:\n  selector: {{matchLabels: {{app: {pod}}}}}\n  action: ALLOW\n  rules:\n  - from:\n    - source: \
+         {{principals: [cluster.local/ns/default/sa/client]}}\n    to:\n    - operation: {{methods: [GET, HEAD], paths: \
+         [/, /big]}}\n"
+    )
+}
+
 /// User and system time of everything in a cgroup (cgroup-v2, cpu.stat).
-fn cpu_seconds(cgroup: &Path) -> Result<f64> {
+pub(super) fn cpu_seconds(cgroup: &Path) -> Result<f64> {
     let path = cgroup.join("cpu.stat");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let micros = |name: &str| -> Result<f64> {
@@ -152,4 +257,13 @@ fn cpu_seconds(cgroup: &Path) -> Result<f64> {
         Ok(number.trim().parse::<f64>()?)
     };
     Ok((micros("user_usec ")? + micros("system_usec ")?) / 1e6)
+}
+
+/// Resident memory of everything in a cgroup.
+fn resident_bytes(cgroup: &Path) -> Result<f64> {
+    let path = cgroup.join("cgroup.procs");
+    let pids = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let pids = pids.lines().map(|pid| Ok(pid.parse()?));
+    let each = pids.map(|pid: Result<u32>| mesh_tests::resident_bytes(pid?));
+    Ok(each.sum::<Result<u64>>()? as f64)
 }

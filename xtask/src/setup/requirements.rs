@@ -201,8 +201,12 @@ const HOST_TOOLS: &[(&str, &str, &str)] = &[
         "a server with a protocol of its own, in the demo and the tests",
     ),
     ("iperf3", "iperf3", "bulk load for the benchmarks"),
-    ("wrk", "wrk", "HTTP/1.1 load for the benchmarks"),
-    ("nghttp2-client", "h2load", "HTTP/2 load for the benchmarks"),
+    ("wrk", "wrk", "HTTP/1.1 load for the tests and the benchmarks"),
+    (
+        "nghttp2-client",
+        "h2load",
+        "HTTP/2 load for the tests and the benchmarks",
+    ),
     (
         "qemu-system-x86",
         "qemu-system-x86_64",

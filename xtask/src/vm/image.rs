@@ -22,6 +22,7 @@ use crate::repo::Repo;
 const PROGRAMS: &[&str] = &[
     "bpftool",
     "curl",
+    "h2load",
     "ip",
     "mount",
     "nginx",
@@ -34,6 +35,7 @@ const PROGRAMS: &[&str] = &[
     "sysctl",
     "tcpdump",
     "unshare",
+    "wrk",
 ];
 
 /// Debian's own interpreter; another one on the path would have its library elsewhere.
@@ -93,6 +95,7 @@ impl Image {
         staging.stripped(agent)?;
         staging.stripped(&tests)?;
         staging.stripped(&programs::traffic()?)?;
+        staging.stripped(&programs::web()?)?;
         for linkage in [Linkage::Glibc, Linkage::StaticMusl] {
             staging.program(&programs::peer(linkage)?)?;
         }

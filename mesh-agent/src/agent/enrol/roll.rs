@@ -173,9 +173,8 @@ impl Roll {
         }
         self.seen_version = Some(snapshot.version());
         self.wanted = snapshot
-            .workloads()
+            .workloads_on(&self.scope.node)
             .map(|entry| &entry.workload)
-            .filter(|workload| workload.node == self.scope.node)
             .map(|workload| (workload.key.clone(), Arc::clone(workload)))
             .collect();
         self.troubled.retain(|key, _| self.wanted.contains_key(key));

@@ -1,12 +1,14 @@
 //! What is explained, for each kind of source and destination.
 
+mod requests;
+
 use mesh_common::model::{
     Action, AuthorizationPolicy, Enforcement, Pattern, PeerAuthentication, Rule, Service, ServicePort,
     Source as From, Target, TargetPort, Values, WorkloadPort,
 };
 
 use super::*;
-use crate::{config::Change, state::Store};
+use crate::{admin::proto::RequestHead, config::Change, state::Store};
 
 fn workload(name: &str, account: &str, node: &str, address: &str) -> Workload {
     Workload {
@@ -32,39 +34,45 @@ fn store() -> Store {
     let store = Store::default();
     let principal = Pattern::Exact("cluster.local/ns/shop/sa/cart".to_owned());
     store.apply(&[
-        Change::PutWorkload(workload("shop/cart", "cart", "a", "10.0.0.1")),
-        Change::PutWorkload(workload("shop/other", "other", "a", "10.0.0.9")),
-        Change::PutWorkload(workload("shop/web-1", "web", "a", "10.0.0.2")),
-        Change::PutWorkload(workload("shop/web-2", "web", "b", "10.0.1.2")),
-        Change::PutWorkload(workload("shop/web-3", "web", "b", "10.0.1.3")),
-        Change::PutService(Service {
-            key: key("shop/web").unwrap(),
-            cluster_ips: vec!["10.96.0.1".parse().unwrap()],
-            ports: vec![ServicePort {
-                name: None,
-                port: 80,
-                target: TargetPort::Number(8080),
-                app_protocol: None,
-            }],
-            selector: [("app".to_owned(), "web".to_owned())].into(),
-        }),
-        Change::PutAuthorizationPolicy(AuthorizationPolicy {
-            key: key("shop/only-cart").unwrap(),
-            action: Action::Allow,
-            enforcement: Enforcement::Enforced,
-            target: Target::Labels([("app".to_owned(), "web".to_owned())].into()),
-            rules: vec![Rule {
-                from: vec![From {
-                    principals: Values {
-                        any: vec![principal],
-                        none: Vec::new(),
-                    },
-                    ..From::default()
+        Change::PutWorkload(workload("shop/cart", "cart", "a", "10.0.0.1").into()),
+        Change::PutWorkload(workload("shop/other", "other", "a", "10.0.0.9").into()),
+        Change::PutWorkload(workload("shop/web-1", "web", "a", "10.0.0.2").into()),
+        Change::PutWorkload(workload("shop/web-2", "web", "b", "10.0.1.2").into()),
+        Change::PutWorkload(workload("shop/web-3", "web", "b", "10.0.1.3").into()),
+        Change::PutService(
+            Service {
+                key: key("shop/web").unwrap(),
+                cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+                ports: vec![ServicePort {
+                    name: None,
+                    port: 80,
+                    target: TargetPort::Number(8080),
+                    app_protocol: None,
                 }],
-                ..Rule::default()
-            }],
-            provider: None,
-        }),
+                selector: [("app".to_owned(), "web".to_owned())].into(),
+            }
+            .into(),
+        ),
+        Change::PutAuthorizationPolicy(
+            AuthorizationPolicy {
+                key: key("shop/only-cart").unwrap(),
+                action: Action::Allow,
+                enforcement: Enforcement::Enforced,
+                target: Target::Labels([("app".to_owned(), "web".to_owned())].into()),
+                rules: vec![Rule {
+                    from: vec![From {
+                        principals: Values {
+                            any: vec![principal],
+                            none: Vec::new(),
+                        },
+                        ..From::default()
+                    }],
+                    ..Rule::default()
+                }],
+                provider: None,
+            }
+            .into(),
+        ),
     ]);
     store
 }
@@ -75,14 +83,26 @@ fn ask(
     source: &str,
     destination: &str,
 ) -> Result<ExplainReply, ExplainError> {
+    ask_about(store, encryption, source, destination, None)
+}
+
+fn ask_about(
+    store: &Store,
+    encryption: Encryption,
+    source: &str,
+    destination: &str,
+    request: Option<RequestHead>,
+) -> Result<ExplainReply, ExplainError> {
     World {
         snapshot: &store.load(),
         trust_domain: &"cluster.local".parse().unwrap(),
+        node: "a",
         encryption,
     }
     .explain(&ExplainRequest {
         source: source.to_owned(),
         destination: destination.to_owned(),
+        request,
     })
 }
 
@@ -140,12 +160,15 @@ fn without_encryption_only_the_kernel_is_believed() {
 #[test]
 fn plaintext_under_strict_is_denied() {
     let store = store();
-    store.apply(&[Change::PutPeerAuthentication(PeerAuthentication {
-        key: key("shop/strict").unwrap(),
-        selector: Default::default(),
-        mode: Some(PeerMode::Strict),
-        ports: Default::default(),
-    })]);
+    store.apply(&[Change::PutPeerAuthentication(
+        PeerAuthentication {
+            key: key("shop/strict").unwrap(),
+            selector: Default::default(),
+            mode: Some(PeerMode::Strict),
+            ports: Default::default(),
+        }
+        .into(),
+    )]);
     let reply = ask(&store, Encryption::MutualTls, "192.0.2.1", "10.0.1.2:8080").unwrap();
     let [way] = &*reply.ways else { panic!("one way") };
     assert_eq!(way.mode_policy, "shop/strict");

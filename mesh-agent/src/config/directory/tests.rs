@@ -626,14 +626,18 @@ fn what_has_no_effect_is_told() {
 #[derive(Clone, Debug)]
 enum Document {
     Good(u8, u8),
+    Pair(u8, u8, u8),
     Bad(u8),
+    Near(u8),
     Noise,
 }
 
 fn any_document() -> impl Strategy<Value = Document> {
     prop_oneof![
         6 => (0u8..6, 0u8..6).prop_map(|(name, address)| Document::Good(name, address)),
+        2 => (0u8..6, 0u8..6, 0u8..6).prop_map(|(name, one, other)| Document::Pair(name, one, other)),
         2 => (0u8..6).prop_map(Document::Bad),
+        1 => (0u8..6).prop_map(Document::Near),
         1 => Just(Document::Noise),
     ]
 }
@@ -644,7 +648,14 @@ fn any_files() -> impl Strategy<Value = Vec<File>> {
             Document::Good(name, address) => {
                 workload(&format!("w{name}"), &format!("10.1.0.{}", address + 1))
             }
+            Document::Pair(name, one, other) => {
+                let addresses = format!("10.1.0.{}, 10.1.0.{}", one + 1, (one + other % 5 + 1) % 6 + 1);
+                workload(&format!("w{name}"), &addresses)
+            }
             Document::Bad(name) => workload(&format!("w{name}"), "nowhere"),
+            Document::Near(name) => {
+                workload(&format!("w{name}"), "10.1.0.1").replace("kind: Workload", "kind: Workloads")
+            }
             Document::Noise => "{ [\n".to_owned(),
         });
         documents(&text.collect::<Vec<_>>())
@@ -661,9 +672,12 @@ fn any_files() -> impl Strategy<Value = Vec<File>> {
 
 /// The names of the workloads that a random file defines.
 fn names(file: &File) -> Vec<String> {
-    let lines = file.content.as_deref().unwrap_or_default().lines();
-    let name = |line: &str| Some(line.split_once("name: ")?.1.split_once(',')?.0.to_owned());
-    lines.filter_map(name).collect()
+    let text = file.content.as_deref().unwrap_or_default();
+    let name = |document: &str| Some(document.split_once("name: ")?.1.split_once(',')?.0.to_owned());
+    let documents = text
+        .split("---\n")
+        .filter(|document| !document.contains("kind: Workloads"));
+    documents.filter_map(name).collect()
 }
 
 /// The name in a change as [`changes`] writes it.
@@ -675,7 +689,7 @@ proptest! {
     #[test]
     fn names_and_addresses_stay_distinct_and_changes_real(steps in prop::collection::vec(any_files(), 1..6)) {
         let mut directory = Directory::new();
-        let mut mirror: BTreeMap<ObjectKey, mesh_common::model::Workload> = BTreeMap::new();
+        let mut mirror: BTreeMap<ObjectKey, Arc<mesh_common::model::Workload>> = BTreeMap::new();
         for files in steps {
             let update = directory.load(&files);
             let defined: BTreeSet<_> = files.iter().flat_map(names).collect();
@@ -707,6 +721,32 @@ proptest! {
                 let put: Vec<_> = mirror.values().cloned().map(Change::PutWorkload).collect();
                 prop_assert_eq!(fresh.changes, put, "good files mean the same whatever was before");
             }
+        }
+    }
+
+    #[test]
+    fn settling_what_a_change_touches_is_settling_everything(
+        steps in prop::collection::vec(any_files(), 1..7),
+    ) {
+        let (mut directory, mut thorough) = (Directory::new(), Directory::new());
+        for files in steps {
+            let everything = thorough.objects.keys().cloned().collect();
+            let gone = thorough.gone(&files);
+            let expected = thorough.take_touching(&files, &gone, everything);
+            prop_assert_eq!(directory.load(&files), expected);
+            prop_assert_eq!(directory.objects.len(), thorough.objects.len());
+            for (id, slot) in &thorough.objects {
+                prop_assert_eq!(&directory.objects[id].held, &slot.held);
+            }
+            let claims = |directory: &Directory| -> BTreeMap<IpAddr, BTreeSet<Arc<Id>>> {
+                let claims = directory.claims.iter();
+                claims.map(|(ip, ids)| (*ip, ids.iter().cloned().collect())).collect()
+            };
+            prop_assert_eq!(claims(&directory), claims(&thorough));
+            let hidden = |directory: &Directory| -> Vec<BTreeSet<Arc<Id>>> {
+                directory.files.values().map(|file| file.hidden.clone()).collect()
+            };
+            prop_assert_eq!(hidden(&directory), hidden(&thorough));
         }
     }
 

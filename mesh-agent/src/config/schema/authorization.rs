@@ -79,7 +79,7 @@ pub(in crate::config) fn authorization_policy(node: &Node) -> Result<Parsed, Vec
     };
     Ok(Parsed {
         ignored: remarks(&policy, &action_place, &place),
-        object: Arc::new(Object::AuthorizationPolicy(policy)),
+        object: Object::AuthorizationPolicy(Arc::new(policy)),
         claims: Vec::new(),
     })
 }

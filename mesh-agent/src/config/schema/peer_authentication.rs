@@ -48,7 +48,7 @@ pub(in crate::config) fn peer_authentication(node: &Node) -> Result<Parsed, Vec<
         ports,
     };
     Ok(Parsed {
-        object: Arc::new(Object::PeerAuthentication(policy)),
+        object: Object::PeerAuthentication(Arc::new(policy)),
         claims: Vec::new(),
         ignored: Vec::new(),
     })

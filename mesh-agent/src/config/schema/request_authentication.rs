@@ -50,7 +50,7 @@ pub(in crate::config) fn request_authentication(node: &Node) -> Result<Parsed, V
     };
     let policy = RequestAuthentication { key, target, rules };
     Ok(Parsed {
-        object: Arc::new(Object::RequestAuthentication(policy)),
+        object: Object::RequestAuthentication(Arc::new(policy)),
         claims: Vec::new(),
         ignored,
     })

@@ -171,7 +171,7 @@ fn read<R>(
         rules,
     };
     Ok(Parsed {
-        object: Arc::new(Object::Route(route)),
+        object: Object::Route(Arc::new(route)),
         claims: Vec::new(),
         ignored,
     })

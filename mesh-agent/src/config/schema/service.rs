@@ -35,7 +35,7 @@ pub(in crate::config) fn service(node: &Node) -> Result<Parsed, Vec<Fault>> {
         selector,
     };
     Ok(Parsed {
-        object: Arc::new(Object::Service(service)),
+        object: Object::Service(Arc::new(service)),
         claims,
         ignored,
     })

@@ -1,6 +1,7 @@
 //! Tests of the kinds: what is accepted, what it becomes, and the exact words for what is not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_common::model::{
     Locate, ObjectKey, Service, ServicePort, TargetPort, TunnelProtocol, Workload, WorkloadPort,
@@ -29,14 +30,14 @@ fn load(text: &str) -> Result<Change, Vec<String>> {
 
 fn workload(text: &str) -> Workload {
     match load(text) {
-        Ok(Change::PutWorkload(workload)) => workload,
+        Ok(Change::PutWorkload(workload)) => Arc::unwrap_or_clone(workload),
         other => panic!("{other:?}"),
     }
 }
 
 fn service(text: &str) -> Service {
     match load(text) {
-        Ok(Change::PutService(service)) => service,
+        Ok(Change::PutService(service)) => Arc::unwrap_or_clone(service),
         other => panic!("{other:?}"),
     }
 }
@@ -111,7 +112,7 @@ fn a_short_workload_gets_the_defaults() {
         workload(text),
         Workload {
             key: ObjectKey::new("default", "web-1"),
-            labels: BTreeMap::new(),
+            labels: BTreeMap::new().into(),
             service_account: "default".to_owned(),
             node: "node-a".to_owned(),
             addresses: vec!["10.1.0.10".parse().unwrap()],

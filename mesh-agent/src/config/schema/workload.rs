@@ -48,7 +48,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
     }
     let workload = Workload {
         key,
-        labels,
+        labels: labels.into(),
         service_account,
         node,
         addresses: claims.iter().map(|claim| claim.ip).collect(),
@@ -59,7 +59,7 @@ pub(in crate::config) fn workload(node: &Node) -> Result<Parsed, Vec<Fault>> {
         locate,
     };
     Ok(Parsed {
-        object: Arc::new(Object::Workload(workload)),
+        object: Object::Workload(Arc::new(workload)),
         claims,
         ignored: Vec::new(),
     })
@@ -165,6 +165,7 @@ fn addresses(list: Option<At<Vec<At<String>>>>, spec: &Place, faults: &mut Fault
             });
         }
     }
+    claims.shrink_to_fit();
     claims
 }
 
@@ -188,6 +189,7 @@ fn ports(list: Vec<RawPort>, faults: &mut Faults) -> Vec<WorkloadPort> {
             });
         }
     }
+    ports.shrink_to_fit();
     ports
 }
 

@@ -1,5 +1,6 @@
 //! Tests on a real directory: every way in which files are replaced, each waited for with a deadline.
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 
@@ -324,22 +325,24 @@ fn a_directory_that_is_none_is_an_error_with_a_remedy() {
     );
 }
 
+/// Looks at everything once.
+async fn look(source: &mut DirectorySource) -> Option<Option<Update>> {
+    let reading = source.read(Scope::Everything).await?;
+    source.refresh(reading).await
+}
+
 #[test]
 fn a_reading_that_says_nothing_new_is_no_update() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         web_file(dir.path());
         let (mut source, _) = DirectorySource::open(dir.path()).unwrap();
-        assert_eq!(source.refresh(Reading::of(dir.path())).await.unwrap(), None);
+        assert_eq!(look(&mut source).await.unwrap(), None);
         let text = format!("# a comment\n{}", workload("web", "10.1.0.1"));
         fs::write(dir.path().join("web.yaml"), text).unwrap();
-        assert_eq!(
-            source.refresh(Reading::of(dir.path())).await.unwrap(),
-            None,
-            "the object is the same"
-        );
+        assert_eq!(look(&mut source).await.unwrap(), None, "the object is the same");
         fs::remove_file(dir.path().join("web.yaml")).unwrap();
-        let update = source.refresh(Reading::of(dir.path())).await.unwrap().unwrap();
+        let update = look(&mut source).await.unwrap().unwrap();
         assert_eq!(
             update.changes,
             [Change::RemoveWorkload(ObjectKey::new("shop", "web"))]

@@ -6,20 +6,19 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
 use bytes::BytesMut;
 use http::Method;
 use tokio::{
-    io::AsyncReadExt as _,
-    net::TcpStream,
+    io::{AsyncRead as _, ReadBuf},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{HEAD, IDLE};
+use super::{HEAD, IDLE, parting};
 use crate::{
     http::{
         Broken, LIMITS, Reader, Writer,
@@ -27,8 +26,10 @@ use crate::{
         exchange::{Done, Message, Steer, exchange, refuse},
         fault::Dialect,
         h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
-        io::split,
+        io::{Transport, split},
+        mirror::Copies,
         raw::{self, Raw},
+        trail::{Attached, Attended},
         wire::{self, Spoken},
     },
     upstream::Ending,
@@ -40,12 +41,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection of which `seen` was read.
 pub(super) async fn serve<S: Steer>(
-    stream: TcpStream,
+    client: Transport,
     seen: BytesMut,
     steer: &S,
     leaving: &CancellationToken,
 ) -> Ending {
-    let (read, write) = split(stream);
+    let (read, write) = split(client);
     let mut reader = Reader::with_buffered(read, seen, LIMITS);
     let mut writer = Writer::new(write);
     let mut patience = Patience::new(IDLE);
@@ -61,13 +62,16 @@ pub(super) async fn serve<S: Steer>(
         } else {
             head.keep_alive
         };
+        let message = message(head);
+        let mut attended = Attended::new(steer, &message);
         let mut down = Downstream::H1(Turn {
             reader: &mut reader,
             writer: &mut writer,
             asked,
             keep_alive,
+            trail: &mut attended.trail,
         });
-        let done = exchange(steer, message(head), &mut down).await;
+        let done = exchange(steer, message, &mut down).await;
         let Downstream::H1(Turn { keep_alive, .. }) = down else {
             return broken("a request changed its connection");
         };
@@ -79,7 +83,7 @@ pub(super) async fn serve<S: Steer>(
                 let Some(up) = Raw::upstream(*up) else {
                     return broken("the server switched without an answer");
                 };
-                return match raw::relay(Raw::connection(reader, writer), up).await {
+                return match raw::relay(Raw::connection(reader, writer), up, &mut attended.trail).await {
                     Ok(()) => Ending::Closed,
                     Err(error) => broken(error),
                 };
@@ -117,6 +121,8 @@ fn message(head: RequestHead) -> Message {
         target,
         body,
         switch,
+        attached: Attached::default(),
+        copies: Copies::default(),
     }
 }
 
@@ -127,7 +133,7 @@ async fn next(
     leaving: &CancellationToken,
 ) -> Result<Option<RequestHead>, ReadError> {
     if !reader.has_buffered() {
-        let mut leave = pin!(leaving.cancelled());
+        let mut leave = pin!(parting(leaving));
         let ready = poll_fn(|cx| {
             if let Poll::Ready(ready) = reader.poll_readable(cx) {
                 return Poll::Ready(Some(ready));
@@ -161,11 +167,14 @@ async fn refuse_head<S: Steer>(
     let Some(fault) = error.fault() else {
         return broken(error);
     };
+    let mut attended = Attended::unread(steer);
+    attended.trail.faulted(fault.clone());
     let mut down = Downstream::H1(Turn {
         reader: &mut reader,
         writer: &mut writer,
         asked: Asked::of(&Method::GET, &Switch::Stay),
         keep_alive: KeepAlive::Close,
+        trail: &mut attended.trail,
     });
     match refuse(steer.signature(), &fault, Dialect::Http, &Method::GET, &mut down).await {
         Done::Answered => end(reader, writer).await,
@@ -180,16 +189,19 @@ async fn end(reader: Reader, mut writer: Writer) -> Ending {
     }
     let (mut half, _) = reader.into_parts();
     half.in_order();
-    let drain = async {
-        let mut scrap = [0; 4096];
-        let mut read = 0;
+    let mut read = 0;
+    let drain = poll_fn(|cx| {
+        // On the stack: what waits holds no buffer.
+        let mut scrap = [std::mem::MaybeUninit::uninit(); 4096];
         while read < LINGER_BYTES {
-            match half.read(&mut scrap).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => read += count,
+            let mut buffer = ReadBuf::uninit(&mut scrap);
+            match ready!(Pin::new(&mut half).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => read += buffer.filled().len(),
+                Ok(()) | Err(_) => break,
             }
         }
-    };
+        Poll::Ready(())
+    });
     // Whoever goes on longer is cut.
     let _ = tokio::time::timeout(LINGER, drain).await;
     Ending::Closed

@@ -10,13 +10,16 @@ use http::{Method, Request, header};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::IDLE;
+use crate::upstream::incoming::Incoming;
 use crate::{
     http::{
         downstream::{Downstream, Respond, StreamPair},
         exchange::{Done, Message, Steer, exchange},
         h1::{Framing, Switch, Target},
         io::Rewound,
+        mirror::Copies,
         raw::{self, Raw},
+        trail::{Attached, Attended},
         upstream::length,
         wire::{self, Spoken, Told},
     },
@@ -30,9 +33,11 @@ mod tuning {
     pub(super) const FRAME: u32 = 64 << 10;
     pub(super) const STREAMS: u32 = 256;
     pub(super) const SEND_BUFFER: usize = 256 << 10;
-    /// Streams that the client reset and that are still remembered; and those it reset before they were looked at
-    /// (CVE-2023-44487).
+    /// Streams that the client reset before they were looked at (CVE-2023-44487).
     pub(super) const RESETS: usize = 32;
+    /// Streams that we reset and still remember: as many as there may be, so that what a client had sent already for one of
+    /// them is no fault of its.
+    pub(super) const RESETS_KEPT: usize = 256;
 }
 
 /// Serves a connection. Its streams are tasks of `tasks`.
@@ -49,7 +54,7 @@ pub(super) async fn serve<S: Steer + 'static>(
         .max_frame_size(tuning::FRAME)
         .max_header_list_size(crate::upstream::tunnel::tuning::HEADER_LIST_KEPT)
         .max_concurrent_streams(tuning::STREAMS)
-        .max_concurrent_reset_streams(tuning::RESETS)
+        .max_concurrent_reset_streams(tuning::RESETS_KEPT)
         .max_pending_accept_reset_streams(tuning::RESETS)
         .max_send_buffer_size(tuning::SEND_BUFFER)
         .handshake(stream);
@@ -130,9 +135,11 @@ async fn serve_message<S: Steer>(
     recv: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
+    let mut attended = Attended::new(steer, &message);
     let mut down = Downstream::H2(StreamPair {
-        recv,
+        recv: Incoming::new(recv),
         respond: Respond::Unanswered(respond),
+        trail: &mut attended.trail,
     });
     match exchange(steer, message, &mut down).await {
         Done::Answered => {}
@@ -141,12 +148,13 @@ async fn serve_message<S: Steer>(
             let Downstream::H2(StreamPair {
                 recv,
                 respond: Respond::Body(send),
+                ..
             }) = down
             else {
                 return;
             };
             if let Some(up) = Raw::upstream(*up)
-                && let Err(error) = raw::relay(Raw::stream(recv, send, None), up).await
+                && let Err(error) = raw::relay(Raw::stream(recv, send, None), up, &mut attended.trail).await
             {
                 tracing::debug!(%error, "a switched stream broke off");
             }
@@ -181,6 +189,8 @@ fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &R
         target,
         body,
         switch,
+        attached: Attached::default(),
+        copies: Copies::default(),
     }
 }
 

@@ -184,7 +184,7 @@ impl Direct {
         let targets: Vec<SocketAddr> = match snapshot.resolve(dialled) {
             Resolution::Workload(_) => vec![dialled],
             Resolution::Service(backend) => {
-                if outbound::leads_requests(snapshot, backend) {
+                if outbound::leads_requests(snapshot, &backend.service, &backend.port) {
                     return None;
                 }
                 backend.endpoints.iter().map(|endpoint| endpoint.addr).collect()
@@ -215,7 +215,7 @@ impl Direct {
             // What needs requests, or is only told of, is the agent's to look at.
             && !policy.needs_requests()
             && !policy.has_silent()
-            && !outbound::takes_requests(snapshot, entry, addr)
+            && !outbound::takes_requests(snapshot, &entry.workload, addr.port())
             && passing.check(snapshot).is_ok()
     }
 

@@ -34,8 +34,8 @@ impl Mesh {
     fn new() -> Self {
         let store = Store::new();
         store.apply(&[
-            Change::PutWorkload(workload("client", "v1")),
-            Change::PutWorkload(workload("web", "v1")),
+            Change::PutWorkload(workload("client", "v1").into()),
+            Change::PutWorkload(workload("web", "v1").into()),
         ]);
         Self {
             store,
@@ -106,7 +106,8 @@ fn the_same_ends_have_one_meter_until_the_configuration_changes() {
     let mesh = Mesh::new();
     let first = mesh.open(Direction::Outbound, None);
     assert!(Arc::ptr_eq(&first, &mesh.open(Direction::Outbound, None)));
-    mesh.store.apply(&[Change::PutWorkload(workload("web", "v2"))]);
+    mesh.store
+        .apply(&[Change::PutWorkload(workload("web", "v2").into())]);
     let second = mesh.open(Direction::Outbound, None);
     assert!(!Arc::ptr_eq(&first, &second));
     assert!(mesh.opened().contains(r#"destination_version="v2""#));

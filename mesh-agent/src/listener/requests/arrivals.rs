@@ -13,33 +13,45 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
-use mesh_common::model::SpiffeId;
+use mesh_common::model::{ObjectKey, SpiffeId};
 
-use super::{authorize, server::Target};
+use super::{
+    account::{self, KnownEnds},
+    authorize,
+    server::Target,
+    standing::{Other, Standing},
+};
 use crate::{
     http::{
+        course::{Course, Onward},
         exchange::{Hop, Message, Steer},
         fault::{Cause, Fault, Side, Signature},
         pool::Shelf,
         server::serve_stream,
+        trail::Trail,
         wire::Told,
     },
     inbound::{Guard, Proof},
     listener::{
         journey::Leg,
+        measure::Ends,
         serve::{self, DataPath},
     },
     node::Pod,
-    telemetry::{ConnectionState, Destination, Direction, Entry, FlowKind, Opening, Ruling},
+    state::Snapshot,
+    telemetry::{
+        Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, RequestEnds, Ruling,
+    },
 };
 
 /// The requests of one tunnel.
 pub(in crate::listener) struct Arrivals {
     path: Arc<DataPath>,
     pod: Arc<Pod>,
-    guard: Guard,
+    guard: Arc<Guard>,
     /// Present from the first request on: a tunnel need not have any.
     entry: OnceLock<Entry>,
+    ends: KnownEnds,
     shelf: Arc<Shelf>,
     signature: Signature,
 }
@@ -62,12 +74,13 @@ impl Arrivals {
         Arc::new(Self {
             path: Arc::clone(path),
             pod: Arc::clone(pod),
-            guard: Guard {
+            guard: Arc::new(Guard {
                 workload: Arc::clone(&pod.workload),
                 proof: Proof::Certificate(peer),
                 client,
                 addressed,
-            },
+            }),
+            ends: KnownEnds::default(),
             entry: OnceLock::new(),
             shelf: Arc::default(),
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Destination),
@@ -83,6 +96,8 @@ impl Arrivals {
         self.enter();
         let arrivals = Arc::clone(self);
         self.path.spawn(async move {
+            let budget = arrivals.path.registry.budget_of(&arrivals.pod.workload.key);
+            let _share = budget.join();
             let told = Told::take(request.headers_mut());
             // An agent speaks for the pod its connection comes from, and for no other address.
             let peer = arrivals.guard.client;
@@ -103,6 +118,29 @@ impl Arrivals {
         self.shelf.sweep(std::time::Instant::now());
     }
 
+    /// The workload that the tunnel comes from, if it is known.
+    fn client_workload(&self, snapshot: &Snapshot) -> Option<ObjectKey> {
+        let entry = snapshot.workload_at(self.guard.client.ip());
+        entry.map(|entry| entry.workload.key.clone())
+    }
+
+    /// Between whom its requests go.
+    fn ends(&self) -> Arc<RequestEnds> {
+        self.ends.now(&self.path, |snapshot| {
+            let client = self.client_workload(snapshot);
+            let destination = Destination::Workload(self.pod.workload.key.clone());
+            let ends = Ends {
+                direction: Direction::Inbound,
+                workload: &self.pod.workload,
+                client: client.as_ref(),
+                destination: &destination,
+                peer: self.guard.proof.id(),
+            };
+            let upstream = Some(self.guard.addressed);
+            self.path.meters.requests(snapshot, &ends, upstream)
+        })
+    }
+
     /// Makes the tunnel a connection that can be looked at.
     fn enter(&self) {
         self.entry.get_or_init(|| {
@@ -111,13 +149,8 @@ impl Arrivals {
                 addressed,
                 proof,
                 ..
-            } = &self.guard;
-            let client_workload = self
-                .path
-                .store
-                .load()
-                .workload_at(client.ip())
-                .map(|entry| entry.workload.key.clone());
+            } = &*self.guard;
+            let client_workload = self.client_workload(&self.path.store.load());
             let entry = self.path.registry.open(Opening {
                 direction: Direction::Inbound,
                 workload: Arc::clone(&self.pod.workload),
@@ -149,12 +182,22 @@ impl Drop for Arrivals {
 
 impl Steer for Arrival<'_> {
     type Server = Target;
+    type Escort = ();
 
     fn signature(&self) -> &Signature {
         &self.arrivals.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        self.arrivals.entry.get().map(Entry::connection)
+    }
+
+    fn over(&self, trail: &Trail) {
+        let ends = trail.ends().map_or_else(|| self.arrivals.ends(), Arc::clone);
+        account::over(&self.arrivals.path, self.connection(), trail, &ends);
+    }
+
+    async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
         let Arrivals {
             path,
             pod,
@@ -168,8 +211,20 @@ impl Steer for Arrival<'_> {
                 format!("{} is no port of workload {}", guard.addressed, pod.workload.key),
             ));
         }
-        authorize(path, guard, &mut message.parts).await?;
-        Ok(Hop::Server(Target {
+        let version = path.store.load().version();
+        let kept = authorize(path, guard, &mut message.parts).await?;
+        let standing = Standing {
+            path: Arc::clone(path),
+            version,
+            own: Arc::clone(&pod.workload),
+            other: match guard.proof.id() {
+                Some(peer) => Other::Peer(guard.client.ip(), peer.clone()),
+                None => Other::Unproved,
+            },
+            guard: Some((Arc::clone(guard), kept)),
+        };
+        message.attached.revoked = Some(standing.watch());
+        let hop = Hop::Server(Target {
             path: Arc::clone(path),
             shelf: Arc::clone(shelf),
             leg: Leg::Deliver {
@@ -178,7 +233,11 @@ impl Steer for Arrival<'_> {
                 client: self.client,
                 inbound: true,
             },
-            _active: None,
+        });
+        Ok(Course::Onward(Onward {
+            hop,
+            escort: (),
+            deadline: None,
         }))
     }
 }

@@ -1,20 +1,32 @@
 //! Where requests are led one by one: connections to service ports that speak HTTP, and requests in tunnels.
 //!
 //! `serve` asks [`routed`] about each captured connection before it looks for an endpoint; `mesh` gives the requests of a
-//! tunnel to [`Arrivals`]. Both steer the engine in `http`, which does the rest.
+//! tunnel to [`Arrivals`]; both give what may be requests to [`Inspected`] where policies ask for them. All of them steer the
+//! engine in `http`, which does the rest.
 //!
 //! Invariant: each request is judged at its destination before the application hears of it, wherever it came from.
 
+mod account;
 mod arrivals;
+mod copies;
+mod inspected;
+mod led;
+mod look;
 mod outbound;
 mod server;
+mod standing;
+mod ways;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
+use ::http::{HeaderValue, header};
 use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
 use tokio::net::TcpStream;
 
 pub(super) use arrivals::Arrivals;
+pub(super) use copies::COPIES_MAX;
+pub(super) use inspected::Inspected;
+pub(crate) use outbound::backend_of;
 pub(crate) use server::ShelfKey;
 
 use self::outbound::Outbound;
@@ -25,8 +37,12 @@ use super::{
     terms::Terms,
 };
 use crate::{
-    http,
-    inbound::{Authorized, Guard, RequestDenied},
+    http::{
+        self,
+        exchange::Message,
+        fault::{Cause, Fault, Judgement, Side},
+    },
+    inbound::{Authorized, Guard, KeptRequest, RequestDenied},
     node::Pod,
     outbound::speaks_http,
     state::{Endpoint, Resolution},
@@ -40,7 +56,8 @@ pub(super) struct Routed {
     steer: Outbound,
 }
 
-/// What a captured connection is when its requests are led one by one; `None` when it is not.
+/// What a captured connection is when its requests are led one by one; `None` when it is not. They are where the port is
+/// declared to speak HTTP, by itself or by a route that is attached to it.
 pub(super) fn routed(
     path: &Arc<DataPath>,
     pod: &Arc<Pod>,
@@ -52,10 +69,14 @@ pub(super) fn routed(
     let Resolution::Service(backend) = snapshot.resolve(dialled) else {
         return None;
     };
-    // Requests in tunnels are our own agents' language: to others go bytes.
-    let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
-    if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
-        return None;
+    let namespace = &*pod.workload.key.namespace;
+    let routes = snapshot.routes_of(&backend.service.key, backend.port.port, Some(namespace));
+    if routes.is_none() {
+        // Requests in tunnels are our own agents' language: to others go bytes.
+        let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
+        if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
+            return None;
+        }
     }
     let client = journey::shown(pod, src, dialled);
     let opening = Opening {
@@ -107,52 +128,78 @@ pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) 
     });
 }
 
-async fn serve_routed(path: &DataPath, entry: &crate::telemetry::Entry, stream: TcpStream, steer: Outbound) {
+async fn serve_routed(
+    path: &DataPath,
+    entry: &crate::telemetry::Entry,
+    stream: TcpStream,
+    mut steer: Outbound,
+) {
+    steer.connection = Some(Arc::clone(entry.connection()));
     let steer = Arc::new(steer);
-    let served = http::server::serve(stream, &steer, &path.tasks, &path.leaving);
+    let served = http::server::serve(stream, bytes::BytesMut::new(), &steer, &path.tasks, &path.leaving);
     let terms = Terms::default();
-    serve::attend(path, entry, &terms, served, || {}).await;
+    serve::attend(path, entry, &terms, pin!(served), || {}).await;
 }
 
-/// Judges a request, and changes it as the judgement wants.
+/// Names what was dialled where a request names no host: HTTP/1.0 knows no Host, but the versions that are spoken from here do.
+fn name_host(message: &mut Message, dialled: SocketAddr) -> Result<(), Fault> {
+    let headers = &mut message.parts.headers;
+    if message.parts.uri.authority().is_none() && !headers.contains_key(header::HOST) {
+        let host = HeaderValue::try_from(dialled.to_string())
+            .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
+        headers.insert(header::HOST, host);
+    }
+    Ok(())
+}
+
+/// Judges a request, and changes it as the judgement wants. Says what to judge it by later on.
 async fn authorize(
     path: &DataPath,
     guard: &Guard,
     parts: &mut ::http::request::Parts,
-) -> Result<(), http::fault::Fault> {
+) -> Result<KeptRequest, Fault> {
     match guard.authorize(&path.store, &path.gate, parts).await {
         Ok(authorized) => {
+            let kept = guard.keep(&path.store.load(), &authorized, parts);
             Authorized::apply(authorized, parts);
-            Ok(())
+            Ok(kept)
         }
         Err(denied) => Err(denial(&denied)),
     }
 }
 
 /// The answer to a request that may not be.
-fn denial(denied: &RequestDenied) -> http::fault::Fault {
-    use http::fault::{Cause, Fault, Side};
+fn denial(denied: &RequestDenied) -> Fault {
     let cause = match denied {
         RequestDenied::Forbidden { .. } => Cause::Denied,
         RequestDenied::Unauthenticated { .. } => Cause::Unauthenticated,
         RequestDenied::BadPath(_) => Cause::BadRequest,
         RequestDenied::NoKeys(_) | RequestDenied::Unknown(_) => Cause::Unavailable,
     };
+    let (policy, rule) = match denied {
+        RequestDenied::Forbidden { policy, rule, .. } => (policy.clone(), *rule),
+        _ => (None, None),
+    };
     Fault::new(cause, denied.to_string())
+        .judged(Judgement {
+            word: denied.word(),
+            policy,
+            rule,
+        })
         .at(Side::Destination)
         .challenge(denied.challenge().cloned())
 }
 
 /// The answer when a leg does not stand.
-fn unreached(error: &journey::LegError) -> http::fault::Fault {
-    http::fault::Fault::new(http::fault::Cause::Connect, error.to_string())
+fn unreached(error: &journey::LegError) -> Fault {
+    Fault::new(Cause::Connect, error.to_string())
 }
 
 /// Breaks off what must not stand.
-fn not_tcp(other: upstream::Upstream) -> http::fault::Fault {
+fn not_tcp(other: upstream::Upstream) -> Fault {
     other.abort();
-    http::fault::Fault::new(
-        http::fault::Cause::Internal,
+    Fault::new(
+        Cause::Internal,
         "the endpoint is reached by HBONE now: connect again",
     )
 }

@@ -1,89 +1,139 @@
 //! Where the requests of one captured connection go.
 //!
-//! Invariant: each request goes by one snapshot, and where a destination must be reached under mTLS there is no way that
-//! reaches it in the clear.
+//! Each request is looked at by one snapshot: the routes of the port that was dialled, their backends and their endpoints
+//! belong together. Without routes it goes to the service that was dialled.
+//!
+//! Invariant: no request sees half a change of the configuration; one whose route cannot be followed is not sent on.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
-
-use http::{HeaderValue, header};
-use mesh_common::model::{SpiffeId, TunnelProtocol};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use super::{
-    authorize,
-    server::{ShelfKey, Target},
-    unreached,
+    account,
+    copies::Copies,
+    led::Led,
+    name_host,
+    server::Target,
+    ways::{Counted, Ways},
 };
 use crate::{
     http::{
-        exchange::{Hop, Message, Steer},
+        course::{Course, Deadline, Onward},
+        exchange::{Message, Steer},
         fault::{Cause, Fault, Side, Signature},
-        wire::{Told, client_value},
+        trail::Trail,
     },
-    listener::{
-        journey::{self, From, Leg, Passage},
-        serve::DataPath,
-    },
+    listener::serve::DataPath,
     node::Pod,
     outbound::{self, Chosen},
-    state::Resolution,
-    upstream::{
-        session::{Room, Session},
-        tunnel::{client::Tunnel, pool::Seated},
-    },
+    routing::{BackendPort, FilterFailure, RouteTable, Rule},
+    state::{Family, Resolution, ServiceBackend, Snapshot},
+    telemetry::Connection,
 };
-
-/// How long a tunnel is taken without asking the pool: that costs more than a request should.
-const REMEMBERED: Duration = Duration::from_secs(2);
 
 /// Steers the requests of one connection.
 pub(super) struct Outbound {
-    path: Arc<DataPath>,
-    pod: Arc<Pod>,
-    /// The client as the application knows itself, and as other agents are told.
-    client: SocketAddr,
-    told: HeaderValue,
+    ways: Arc<Ways>,
     /// What was dialled.
     dialled: SocketAddr,
     signature: Signature,
-    tunnels: Mutex<Vec<Remembered>>,
+    /// As it is told of.
+    pub(super) connection: Option<Arc<Connection>>,
 }
 
-/// A tunnel used a moment ago.
-struct Remembered {
-    addr: SocketAddr,
-    expected: SpiffeId,
-    session: Session,
-    since: Instant,
+/// What one snapshot says of a request.
+enum Plan {
+    Onward {
+        chosen: Chosen,
+        led: Led,
+        deadline: Option<Deadline>,
+    },
+    Answer(Box<http::response::Parts>),
 }
 
 impl Outbound {
     /// For a connection from `pod`.
     pub(super) fn new(path: &Arc<DataPath>, pod: &Arc<Pod>, client: SocketAddr, dialled: SocketAddr) -> Self {
         Self {
-            path: Arc::clone(path),
-            pod: Arc::clone(pod),
-            client,
-            told: client_value(client),
+            ways: Arc::new(Ways::new(path, pod, client)),
             dialled,
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Source),
-            tunnels: Mutex::default(),
+            connection: None,
         }
     }
 
-    /// The endpoint for a request.
-    fn choose(&self) -> Result<Chosen, Fault> {
-        let snapshot = self.path.store.load();
-        let Resolution::Service(backend) = snapshot.resolve(self.dialled) else {
+    fn plan(&self, message: &mut Message) -> Result<Plan, Fault> {
+        let snapshot = self.ways.path.store.load();
+        let Resolution::Service(dialled) = snapshot.resolve(self.dialled) else {
             return Err(Fault::new(
                 Cause::NoPort,
                 format!("{} is no port of a service any more", self.dialled),
             ));
         };
-        outbound::choose(backend, &self.path.pods).map_err(|unroutable| {
+        let namespace = &*self.ways.pod.workload.key.namespace;
+        match snapshot.routes_of(&dialled.service.key, dialled.port.port, Some(namespace)) {
+            Some(table) => self.follow(&snapshot, dialled, table, message),
+            None => Ok(Plan::Onward {
+                chosen: self.endpoint(dialled)?,
+                led: Led::default(),
+                deadline: None,
+            }),
+        }
+    }
+
+    /// Does what the routes say.
+    fn follow(
+        &self,
+        snapshot: &Snapshot,
+        dialled: &ServiceBackend,
+        table: &RouteTable,
+        message: &mut Message,
+    ) -> Result<Plan, Fault> {
+        let Some(matched) = table.select(&message.parts) else {
+            let (service, port) = (&dialled.service.key, dialled.port.port);
+            return Err(Fault::new(
+                Cause::NoRoute,
+                format!("no rule of the routes of service {service}, port {port}, wants this request"),
+            ));
+        };
+        let rule = matched.rule;
+        let mut led = Led::default();
+        let mut copies = Copies::new(&self.ways, self.family());
+        let failed = |failure| unfollowed(rule, &failure);
+        if let Some(answer) = led
+            .follow(&rule.filters, &mut message.parts, matched.path)
+            .map_err(failed)?
+        {
+            return Ok(Plan::Answer(answer));
+        }
+        copies.take(snapshot, &rule.filters, message);
+        let backend = rule
+            .backends
+            .pick(outbound::lot())
+            .map_err(|none| Fault::new(Cause::NoBackend, format!("{}: {none}", Named(rule))))?;
+        if let Some(answer) = led
+            .follow(&backend.filters, &mut message.parts, matched.path)
+            .map_err(failed)?
+        {
+            return Ok(Plan::Answer(answer));
+        }
+        copies.take(snapshot, &backend.filters, message);
+        let Some(port) = backend_of(snapshot, &backend.port, self.family()) else {
+            return Err(Fault::new(
+                Cause::NoBackend,
+                format!("{}: there is no service port {}", Named(rule), backend.port),
+            ));
+        };
+        let chosen = self.endpoint(port)?;
+        copies.send();
+        Ok(Plan::Onward {
+            chosen,
+            led,
+            deadline: Deadline::of(&rule.timeouts),
+        })
+    }
+
+    fn endpoint(&self, backend: &ServiceBackend) -> Result<Chosen, Fault> {
+        outbound::choose(backend, &self.ways.path.pods).map_err(|unroutable| {
             let service = &backend.service.key;
             Fault::new(
                 Cause::NoEndpoint,
@@ -92,124 +142,90 @@ impl Outbound {
         })
     }
 
-    /// Room in a tunnel.
-    async fn room(
-        &self,
-        addr: SocketAddr,
-        expected: &SpiffeId,
-        protocol: TunnelProtocol,
-    ) -> Result<Room, Fault> {
-        if let Some(session) = self.remembered(addr, expected)
-            && let Ok(room) = session.room().await
-        {
-            return Ok(room);
-        }
-        let passage = Passage::new(&self.path, &self.pod, addr, expected, protocol)
-            .map_err(|error| unreached(&error))?;
-        let establish = || passage.establish(&self.path, &self.pod);
-        loop {
-            let Seated { tunnel, seat, fresh } = self
-                .path
-                .pool
-                .seat(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
-                .await
-                .map_err(|error| unreached(&error))?;
-            match tunnel.session().seated(seat).await {
-                Ok(room) => {
-                    self.remember(addr, expected, tunnel.session());
-                    return Ok(room);
-                }
-                // One that broke since it was used is replaced: nothing was sent in it.
-                Err(error) => {
-                    tracing::debug!(%addr, %error, "a tunnel takes no requests any more");
-                    self.path.pool.give_up(&passage.key, &tunnel);
-                    if fresh {
-                        return Err(Fault::new(
-                            Cause::Connect,
-                            format!("a new tunnel to {addr} broke at once: {error}"),
-                        ));
-                    }
-                }
-            }
-        }
-    }
-
-    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {
-        let mut tunnels = self.lock();
-        let at = tunnels
-            .iter()
-            .position(|one| one.addr == addr && one.expected == *expected)?;
-        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].session.has_room() {
-            tunnels.swap_remove(at);
-            return None;
-        }
-        Some(tunnels[at].session.clone())
-    }
-
-    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, session: &Session) {
-        let mut tunnels = self.lock();
-        tunnels.retain(|one| one.addr != addr && one.since.elapsed() <= REMEMBERED);
-        tunnels.push(Remembered {
-            addr,
-            expected: expected.clone(),
-            session: session.clone(),
-            since: Instant::now(),
-        });
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Remembered>> {
-        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    fn family(&self) -> Family {
+        Family::of(self.dialled.ip().to_canonical())
     }
 }
 
 impl Steer for Outbound {
     type Server = Target;
+    type Escort = Led;
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Hop<Target>, Fault> {
-        // HTTP/1.0 knows no Host, but the versions that are spoken from here do.
-        if message.parts.uri.authority().is_none() && !message.parts.headers.contains_key(header::HOST) {
-            let host = HeaderValue::try_from(self.dialled.to_string())
-                .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
-            message.parts.headers.insert(header::HOST, host);
-        }
-        let Chosen { way, peer, active } = self.choose()?;
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        self.connection.as_ref()
+    }
+
+    fn over(&self, trail: &Trail) {
+        let none = || self.ways.no_ends(self.dialled);
+        let ends = trail.ends().map_or_else(none, Arc::clone);
+        account::over(&self.ways.path, self.connection(), trail, &ends);
+    }
+
+    async fn steer(&self, message: &mut Message) -> Result<Course<Target, Led>, Fault> {
+        name_host(message, self.dialled)?;
+        let (chosen, led, deadline) = match self.plan(message)? {
+            Plan::Answer(answer) => return Ok(Course::Answer(answer)),
+            Plan::Onward {
+                chosen,
+                led,
+                deadline,
+            } => (chosen, led, deadline),
+        };
+        let Chosen {
+            way,
+            peer,
+            service,
+            active,
+        } = chosen;
+        let counted = Counted::new(&service, &active);
+        message.attached.load = Some(active);
         let way = way.map_err(|unroutable| Fault::new(Cause::NoEndpoint, unroutable.to_string()))?;
-        let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(&*peer), self.client, From::Any)
-            .map_err(|cause| Fault::new(Cause::Connect, cause.to_string()))?;
-        if let Some(guard) = &guard {
-            authorize(&self.path, guard, &mut message.parts).await?;
-        }
-        match leg {
-            Leg::Tunnel {
-                addr,
-                expected,
-                protocol: TunnelProtocol::Nodemesh,
-                ..
-            } => {
-                let room = self.room(addr, &expected, TunnelProtocol::Nodemesh).await?;
-                Told::write(&mut message.parts.headers, message.spoken, &self.told);
-                Ok(Hop::Agent(room))
-            }
-            leg => {
-                let key = ShelfKey {
-                    source: self.pod.number,
-                    target: match &leg {
-                        Leg::Deliver { pod, .. } => Some(pod.number),
-                        Leg::Dial { .. } | Leg::Tunnel { .. } => None,
-                    },
-                    addr: leg.addr(),
-                };
-                Ok(Hop::Server(Target {
-                    path: Arc::clone(&self.path),
-                    shelf: self.path.shelves.shelf(key),
-                    leg,
-                    _active: Some(active),
-                }))
-            }
+        let opening = pin!(self.ways.open(way, &peer, Some(counted), message));
+        let hop = Deadline::bound(deadline, opening).await??;
+        Ok(Course::Onward(Onward {
+            hop,
+            escort: led,
+            deadline,
+        }))
+    }
+}
+
+/// The port that a backend of a route means. Its service need not have addresses of the family that was dialled.
+pub(crate) fn backend_of<'s>(
+    snapshot: &'s Snapshot,
+    port: &BackendPort,
+    family: Family,
+) -> Option<&'s Arc<ServiceBackend>> {
+    let other = match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    };
+    let of = |family| snapshot.service_port(&port.service, port.port, family);
+    of(family).or_else(|| of(other))
+}
+
+/// A rule as answers name it.
+struct Named<'r>(&'r Rule);
+
+impl std::fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(rule) = self;
+        write!(f, "{} {}, rule {}", rule.route.kind, rule.route.key, rule.index)?;
+        match rule.name() {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
         }
     }
+}
+
+fn unfollowed(rule: &Rule, failure: &FilterFailure) -> Fault {
+    let cause = match failure {
+        FilterFailure::NoHost => Cause::BadRequest,
+        FilterFailure::Extension(_) | FilterFailure::Target(_) => Cause::Internal,
+    };
+    Fault::new(cause, format!("{}: {failure}", Named(rule)))
 }

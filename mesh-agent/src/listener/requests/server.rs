@@ -8,7 +8,6 @@ use tokio_util::task::TaskTracker;
 
 use super::{not_tcp, unreached};
 use crate::{
-    balance::Active,
     http::{
         exchange::Server,
         fault::{Cause, Fault},
@@ -35,8 +34,6 @@ pub(in crate::listener) struct Target {
     pub(super) path: Arc<DataPath>,
     pub(super) shelf: Arc<Shelf>,
     pub(super) leg: Leg,
-    /// Keeps the request counted at its endpoint.
-    pub(super) _active: Option<Active>,
 }
 
 impl Server for Target {

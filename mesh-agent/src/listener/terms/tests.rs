@@ -56,8 +56,8 @@ fn connection(direction: Direction, workload: Workload, peer: Option<&str>) -> c
 fn after(entry: &crate::telemetry::Entry, change: Change) -> Option<String> {
     let store = Store::new();
     store.apply(&[
-        Change::PutWorkload(client("client")),
-        Change::PutWorkload(web("web")),
+        Change::PutWorkload(client("client").into()),
+        Change::PutWorkload(web("web").into()),
     ]);
     let terms = Terms::of(&store.load(), entry.connection(), None, None);
     assert_eq!(terms.check(&store.load(), None), Ok(()));
@@ -74,11 +74,11 @@ fn both_ends_must_stay_who_they_proved_to_be() {
     for entry in &entries {
         for (change, said) in [
             (
-                Change::PutWorkload(client("other")),
+                Change::PutWorkload(client("other").into()),
                 "is service account shop/other now",
             ),
             (
-                Change::PutWorkload(web("other")),
+                Change::PutWorkload(web("other").into()),
                 "is service account shop/other now",
             ),
             (Change::RemoveWorkload(client("client").key), "is nobody now"),
@@ -89,28 +89,32 @@ fn both_ends_must_stay_who_they_proved_to_be() {
         }
         let mut labelled = web("web");
         labelled.labels.insert("a".to_owned(), "b".to_owned());
-        assert_eq!(after(entry, Change::PutWorkload(labelled)), None, "other changes");
+        assert_eq!(
+            after(entry, Change::PutWorkload(labelled.into())),
+            None,
+            "other changes"
+        );
     }
 }
 
 #[test]
 fn who_proved_nothing_is_held_to_nothing() {
     let entry = connection(Direction::Inbound, web("web"), None);
-    assert_eq!(after(&entry, Change::PutWorkload(client("other"))), None);
+    assert_eq!(after(&entry, Change::PutWorkload(client("other").into())), None);
 }
 
 #[test]
 fn a_peer_let_in_from_another_address_than_its_workloads_is_not_held_to_it() {
     let entry = connection(Direction::Inbound, web("web"), Some("gateway"));
-    assert_eq!(after(&entry, Change::PutWorkload(client("other"))), None);
-    assert!(after(&entry, Change::PutWorkload(web("other"))).is_some());
+    assert_eq!(after(&entry, Change::PutWorkload(client("other").into())), None);
+    assert!(after(&entry, Change::PutWorkload(web("other").into())).is_some());
 }
 
 #[test]
 fn a_change_is_told_of_the_connection_that_it_concerns() {
     let entry = connection(Direction::Inbound, web("web"), None);
     let store = Store::new();
-    store.apply(&[Change::PutWorkload(web("web"))]);
+    store.apply(&[Change::PutWorkload(web("web").into())]);
     let guard = Guard {
         workload: Arc::new(web("web")),
         proof: crate::inbound::Proof::None,
@@ -125,12 +129,15 @@ fn a_change_is_told_of_the_connection_that_it_concerns() {
         said().as_deref(),
         Some("allowed: no ALLOW policy concerns the workload")
     );
-    store.apply(&[Change::PutPeerAuthentication(PeerAuthentication {
-        key: ObjectKey::new("shop", "strict"),
-        selector: Default::default(),
-        mode: Some(PeerMode::Strict),
-        ports: Default::default(),
-    })]);
+    store.apply(&[Change::PutPeerAuthentication(
+        PeerAuthentication {
+            key: ObjectKey::new("shop", "strict"),
+            selector: Default::default(),
+            mode: Some(PeerMode::Strict),
+            ports: Default::default(),
+        }
+        .into(),
+    )]);
     let cause = terms.check(&store.load(), None).err().map(|cause| cause.text);
     assert_eq!(
         said().as_deref(),

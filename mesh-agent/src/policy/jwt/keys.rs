@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
@@ -62,8 +62,21 @@ pub struct KeyCell {
 struct Fetching {
     running: bool,
     last_end: Option<Instant>,
+    /// When the keys came.
+    fetched_at: Option<SystemTime>,
     /// Why there are no keys, or no newer ones.
     fault: Option<String>,
+}
+
+/// How it is with the keys of an issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyStanding {
+    /// How many there are.
+    pub keys: usize,
+    /// When they were fetched; `None` for those that were not.
+    pub fetched_at: Option<SystemTime>,
+    /// Why there are none, or why they could not be fetched again the last time.
+    pub fault: Option<String>,
 }
 
 impl KeySet {
@@ -168,6 +181,16 @@ impl KeyCell {
         self.lock().fault.clone()
     }
 
+    /// How it is with the keys.
+    pub fn standing(&self) -> KeyStanding {
+        let fetching = self.lock();
+        KeyStanding {
+            keys: self.keys.load().as_ref().map_or(0, |keys| keys.keys.len()),
+            fetched_at: fetching.fetched_at,
+            fault: fetching.fault.clone(),
+        }
+    }
+
     /// Whether these are the keys now.
     pub(super) fn is_current(&self, keys: &Arc<KeySet>) -> bool {
         self.keys
@@ -213,6 +236,7 @@ impl KeyCell {
             match result {
                 Ok(keys) => {
                     fetching.fault = None;
+                    fetching.fetched_at = Some(SystemTime::now());
                     self.keys.store(Some(Arc::new(keys)));
                 }
                 Err(fault) => fetching.fault = Some(fault),

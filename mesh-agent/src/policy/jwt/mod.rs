@@ -28,7 +28,7 @@ use mesh_common::model::{JwtKeys, JwtRule, RequestAuthentication};
 use thiserror::Error;
 
 pub use cache::TokenCache;
-pub use keys::{KeyCell, KeySet, KeySetError};
+pub use keys::{KeyCell, KeySet, KeySetError, KeyStanding};
 pub(crate) use output::OutputHeaders;
 pub use verify::{TokenFault, Verified};
 
@@ -112,6 +112,11 @@ impl CompiledAuthentication {
     /// The keys of each rule.
     pub fn keys(&self) -> impl Iterator<Item = &Arc<KeyCell>> {
         self.rules.iter().map(|rule| &rule.keys)
+    }
+
+    /// Each issuer with its keys.
+    pub fn issuers(&self) -> impl Iterator<Item = (&JwtRule, &KeyCell)> {
+        self.rules.iter().map(|rule| (&rule.rule, &*rule.keys))
     }
 
     pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<CompiledJwtRule>> {

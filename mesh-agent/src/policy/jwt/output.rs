@@ -60,15 +60,30 @@ impl WorkloadPolicy {
 
     /// Takes out the headers that only a token may cause, and writes those that this one causes.
     pub fn write_headers(&self, proved: Option<&Proved>, headers: &mut HeaderMap) {
-        for rule in self.authentications().iter().flat_map(|policy| policy.rules()) {
-            for name in rule.outputs.names() {
-                headers.remove(name);
+        let rules = || self.authentications().iter().flat_map(|policy| policy.rules());
+        for name in rules().flat_map(|rule| rule.outputs.names()) {
+            headers.remove(name);
+            while let Some(other) = headers.keys().find(|other| are_alike(other, name)) {
+                let other = other.clone();
+                headers.remove(other);
             }
         }
         for (name, value) in proved.iter().flat_map(|proved| &proved.verified.outputs) {
             headers.insert(name, value.clone());
         }
     }
+}
+
+/// Whether servers that know no difference between `_` and `-` take one for the other.
+fn are_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    one.as_str()
+        .bytes()
+        .map(dashed)
+        .eq(other.as_str().bytes().map(dashed))
+}
+
+fn dashed(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte }
 }
 
 impl Proved {

@@ -399,6 +399,7 @@ fn what_the_application_gets() {
     let token = &signer.sign(&claims());
     let forged = [
         ("x-role", "root"),
+        ("x_role", "root"),
         ("x-none", "root"),
         ("x-payload", "forged"),
         ("x-other", "kept"),

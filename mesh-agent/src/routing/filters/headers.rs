@@ -106,6 +106,11 @@ fn header(name: &str) -> Result<HeaderName, String> {
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
     ];
+    if header.as_str().starts_with("nodemesh-") {
+        return Err(format!(
+            "{header} belongs to the mesh and cannot be changed by a route"
+        ));
+    }
     if framing.contains(&header) {
         return Err(format!(
             "{header} belongs to the connection and cannot be changed by a route"

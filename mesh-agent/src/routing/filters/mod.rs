@@ -16,7 +16,7 @@ mod rewrite;
 mod tests;
 
 use http::header::{HeaderValue, ORIGIN};
-use http::{request, response};
+use http::{HeaderMap, request, response};
 use mesh_common::model::RouteFilter;
 use thiserror::Error;
 
@@ -176,13 +176,23 @@ impl Filters {
     }
 
     /// Changes an answer. `origin` is what [`Filters::origin`] gave.
-    pub fn apply_response(&self, response: &mut response::Parts, origin: Option<&HeaderValue>) {
+    pub fn apply_response(&self, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
         if let Some(cors) = &self.cors {
-            cors.apply(&mut response.headers, origin);
+            cors.apply(headers, origin);
         }
         if let Some(change) = &self.response {
-            change.apply(&mut response.headers);
+            change.apply(headers);
         }
+    }
+
+    /// Whether [`Filters::apply_response`] does anything.
+    pub fn change_answers(&self) -> bool {
+        self.cors.is_some() || self.response.is_some()
+    }
+
+    /// Whether there are any copies to be made.
+    pub fn copy(&self) -> bool {
+        !self.mirrors.is_empty()
     }
 
     /// Where copies of a request go. `random` is evenly spread over all values.

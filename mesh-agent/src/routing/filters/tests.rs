@@ -85,7 +85,7 @@ fn request_headers_are_set_appended_to_and_removed() {
     ));
     assert_eq!(lines(&request.headers), AFTER);
     let mut answer = answer(&BEFORE);
-    filters.apply_response(&mut answer, None);
+    filters.apply_response(&mut answer.headers, None);
     assert_eq!(answer.headers.len(), BEFORE.len());
 }
 
@@ -93,7 +93,7 @@ fn request_headers_are_set_appended_to_and_removed() {
 fn response_headers_are_set_appended_to_and_removed() {
     let filters = only(RouteFilter::ResponseHeaders(change()));
     let mut answer = answer(&BEFORE);
-    filters.apply_response(&mut answer, None);
+    filters.apply_response(&mut answer.headers, None);
     assert_eq!(lines(&answer.headers), AFTER);
 }
 
@@ -104,7 +104,7 @@ fn cookies_that_are_added_are_lines_of_their_own() {
         ..HeaderModifier::default()
     }));
     let mut answer = answer(&[("set-cookie", "a=1"), ("x", "0"), ("x", "1")]);
-    filters.apply_response(&mut answer, None);
+    filters.apply_response(&mut answer.headers, None);
     assert_eq!(
         lines(&answer.headers),
         ["set-cookie: a=1", "set-cookie: b=2", "x: 0,1,2"]

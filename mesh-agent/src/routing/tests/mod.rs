@@ -4,5 +4,6 @@ mod attach;
 mod cost;
 mod kit;
 mod naive;
+mod oracle;
 mod status;
 mod table;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use mesh_common::model::{
     BackendTarget, Mirror, ObjectKey, ParentRef, PathModifier, Redirect, Rewrite, Route, RouteFilter,
-    RouteKind, RouteRule, Service,
+    RouteKind, RouteRetry, RouteRule, Service,
 };
 
 use super::kit::Also;
@@ -287,5 +287,55 @@ fn the_weaker_kind_is_conflicted_where_it_loses_everything() {
         lines(&status(&[http(), grpc(None, "test/g")])[0]),
         FINE,
         "another group"
+    );
+}
+
+#[test]
+fn a_port_that_is_declared_opaque_is_not_led() {
+    let status = |protocols: [Option<&str>; 2]| {
+        let mut web = service("shop/web", &[("http", 80), ("admin", 8080)]);
+        for (port, protocol) in web.ports.iter_mut().zip(protocols) {
+            port.app_protocol = protocol.map(str::to_owned);
+        }
+        let route = compiled(http(vec![rule(Vec::new())]));
+        let attached = Attached::new(&web, [&route], None);
+        let led = [80, 8080].map(|port| attached.table(port, None).is_some());
+        let world = World {
+            attached: [(web.key.clone(), attached)].into(),
+            services: [(web.key.clone(), web)].into(),
+        };
+        let status = conditions(&route, &world).remove(0);
+        (lines(&status)[0].clone(), status.ports, led)
+    };
+    let bytes = "port 80 is carried as bytes, as its appProtocol TLS says";
+    assert_eq!(
+        status([Some("TLS"), Some("grpc")]),
+        (
+            format!("Accepted=True/Accepted: {bytes}"),
+            vec![8080],
+            [false, true]
+        )
+    );
+    assert_eq!(
+        status([Some("TLS"), Some("tcp")]),
+        (
+            format!(
+                "Accepted=False/UnsupportedValue: {bytes}, port 8080 is carried as bytes, as its appProtocol tcp says"
+            ),
+            vec![],
+            [false, false]
+        )
+    );
+    assert_eq!(status([None, Some("x")]).2, [true, true]);
+}
+
+#[test]
+fn what_has_no_effect_yet_is_told() {
+    let mut retried = to("shop/cart", 80);
+    retried.retry = Some(RouteRetry::default());
+    let said = one(http(vec![to("shop/cart", 80), retried]));
+    assert_eq!(
+        said[0],
+        "Accepted=True/Accepted: spec.rules[1].retry without effect: requests are not tried again yet"
     );
 }

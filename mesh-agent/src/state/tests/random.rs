@@ -1,7 +1,7 @@
 //! Random worlds: whatever the way from one to the next, the snapshot says what its objects say, no more and no
 //! less is replaced, and counters are handed on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -26,12 +26,12 @@ impl World {
         let mut changes = Vec::new();
         for (key, workload) in &self.workloads {
             if before.workloads.get(key) != Some(workload) {
-                changes.push(Change::PutWorkload(workload.clone()));
+                changes.push(Change::PutWorkload(workload.clone().into()));
             }
         }
         for (key, service) in &self.services {
             if before.services.get(key) != Some(service) {
-                changes.push(Change::PutService(service.clone()));
+                changes.push(Change::PutService(service.clone().into()));
             }
         }
         let gone = |key: &&ObjectKey| !self.workloads.contains_key(*key);
@@ -134,6 +134,19 @@ fn actual(snapshot: &Snapshot) -> Vec<String> {
             assert!(keys.is_sorted());
         }
     }
+    let by_node: BTreeMap<_, _> = snapshot.nodes.values().flatten().collect();
+    assert_eq!(by_node.len(), snapshot.workload_count());
+    for (node, workloads) in &snapshot.nodes {
+        assert!(!workloads.is_empty());
+        for (key, entry) in workloads {
+            assert_eq!(*entry.workload.node, **node);
+            assert!(Arc::ptr_eq(entry, snapshot.workload(key).unwrap()));
+        }
+    }
+    let selecting = snapshot.services().map(|entry| &entry.service);
+    let selecting = selecting.filter(|service| !service.selector.is_empty());
+    let listed: BTreeSet<_> = snapshot.selectors.services().collect();
+    assert_eq!(listed, selecting.map(|service| &service.key).collect());
     for (ip, holder) in &snapshot.addresses {
         lines.push(match holder {
             Holder::Workload(entry) => {
@@ -256,9 +269,10 @@ fn any_world() -> impl Strategy<Value = World> {
             };
             for (key, pairs, addresses, ready, port) in workloads {
                 let mut workload = workload(&key.to_string(), "", "");
-                workload.labels = pairs;
+                workload.labels = pairs.into();
                 workload.addresses = free(addresses);
                 workload.ready = ready;
+                workload.node = format!("node-{}", port % 2);
                 workload.ports[0].port = port;
                 world.workloads.insert(key, workload);
             }

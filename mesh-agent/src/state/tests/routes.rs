@@ -11,20 +11,23 @@ use crate::routing::{ConditionKind, Reason};
 use crate::state::{Family, Store};
 
 fn service(namespace: &str, name: &str, ports: &[u16]) -> Change {
-    Change::PutService(Service {
-        key: ObjectKey::new(namespace, name),
-        cluster_ips: Vec::new(),
-        ports: ports
-            .iter()
-            .map(|port| ServicePort {
-                name: Some(format!("p{port}")),
-                port: *port,
-                target: TargetPort::Number(*port),
-                app_protocol: None,
-            })
-            .collect(),
-        selector: Default::default(),
-    })
+    Change::PutService(
+        Service {
+            key: ObjectKey::new(namespace, name),
+            cluster_ips: Vec::new(),
+            ports: ports
+                .iter()
+                .map(|port| ServicePort {
+                    name: Some(format!("p{port}")),
+                    port: *port,
+                    target: TargetPort::Number(*port),
+                    app_protocol: None,
+                })
+                .collect(),
+            selector: Default::default(),
+        }
+        .into(),
+    )
 }
 
 fn route(namespace: &str, name: &str, parents: &[&str]) -> Route {
@@ -46,7 +49,7 @@ fn route(namespace: &str, name: &str, parents: &[&str]) -> Route {
 }
 
 fn put(route: Route) -> Change {
-    Change::PutRoute(route)
+    Change::PutRoute(route.into())
 }
 
 /// The routes of `shop/web` on port 80, for clients of a namespace.

@@ -27,7 +27,7 @@ use prometheus_client::{encoding::text, registry};
 
 use mesh_common::model::ObjectKey;
 
-use super::{Flow, FlowKind};
+use super::{Direction, Flow, FlowKind};
 pub use labels::{Party, Protocol, Reporter, Security, Traffic};
 use node::Node;
 pub use node::{CertificateFacts, NodeFacts};
@@ -54,6 +54,7 @@ pub struct Metrics {
     registry: registry::Registry,
     refused: Arc<Series<RefusedLabels, AtomicU64>>,
     revoked: Arc<Series<RefusedLabels, AtomicU64>>,
+    failed: Arc<Series<RefusedLabels, AtomicU64>>,
     rehearsed: Arc<Series<RehearsalLabels, AtomicU64>>,
     matched: Arc<Series<MatchLabels, AtomicU64>>,
     tcp: Arc<tcp::TcpSeries>,
@@ -77,6 +78,12 @@ impl Metrics {
             "Open connections that ended because they were not permitted any more, by reason",
             Counters::new(&revoked, |cell: &AtomicU64| cell),
         );
+        let failed = Arc::new(Series::new(REFUSED_MAX));
+        registry.register(
+            "nodemesh_requests_failed",
+            "Requests that the mesh answered itself or broke off, by reason",
+            Counters::new(&failed, |cell: &AtomicU64| cell),
+        );
         let rehearsed = Arc::new(Series::new(REHEARSED_MAX));
         registry.register(
             "nodemesh_dry_run_decisions",
@@ -97,6 +104,7 @@ impl Metrics {
             registry,
             refused,
             revoked,
+            failed,
             rehearsed,
             matched,
             tcp,
@@ -115,6 +123,12 @@ impl Metrics {
             _ => &self.refused,
         };
         series.cell(&labels).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that the mesh answered itself, or broke off, on the side of `workload`.
+    pub fn count_failed_request(&self, direction: Direction, reason: &'static str, workload: &ObjectKey) {
+        let labels = RefusedLabels::new(direction, reason, Some(workload));
+        self.failed.cell(&labels).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what would have been decided about a connection to `workload` with the policies in dry run.
@@ -139,6 +153,7 @@ impl Metrics {
         text::encode(&mut text, &self.registry)?;
         self.refused.sweep(now);
         self.revoked.sweep(now);
+        self.failed.sweep(now);
         self.rehearsed.sweep(now);
         self.matched.sweep(now);
         self.tcp.sweep(now);

@@ -1,7 +1,9 @@
-//! Connections that did not come to be, and open ones that were not permitted any more, by reason.
+//! Connections that did not come to be, open ones that were not permitted any more, and requests that the mesh answered
+//! itself, by reason.
 
 use std::sync::Arc;
 
+use mesh_common::model::ObjectKey;
 use prometheus_client::encoding::EncodeLabelSet;
 
 use super::{
@@ -31,26 +33,33 @@ impl RefusedLabels {
             | FlowKind::Abandoned
             | FlowKind::Dropped => {}
             FlowKind::Reset if !matches!(word, BROKEN | DRAINED) => {}
+            // Requests are counted by whoever tells of them: not each becomes a flow.
+            FlowKind::Denied | FlowKind::Failed => return None,
             FlowKind::Opened | FlowKind::Closed | FlowKind::Reset => return None,
         }
         let (direction, workload) = match &flow.subject {
             FlowSubject::Connection(connection) => (connection.direction, Some(&connection.workload)),
+            FlowSubject::Http(connection, request) => (request.direction, Some(&connection.workload)),
             FlowSubject::Request {
                 workload, direction, ..
             } => (*direction, workload.as_ref()),
         };
-        let key = workload.map(|workload| &workload.key);
+        Some(Self::new(direction, word, workload.map(|workload| &workload.key)))
+    }
+
+    /// The labels of what failed for `reason` on the side of `workload`.
+    pub(super) fn new(direction: Direction, reason: &'static str, workload: Option<&ObjectKey>) -> Self {
         let unknown = || Arc::from("unknown");
-        Some(Self {
+        Self {
             direction: match direction {
                 Direction::Outbound => "outbound",
                 Direction::Inbound => "inbound",
                 Direction::Local => "local",
             },
-            reason: word,
-            workload: key.map_or_else(unknown, |key| Arc::clone(&key.name)),
-            workload_namespace: key.map_or_else(unknown, |key| Arc::clone(&key.namespace)),
-        })
+            reason,
+            workload: workload.map_or_else(unknown, |key| Arc::clone(&key.name)),
+            workload_namespace: workload.map_or_else(unknown, |key| Arc::clone(&key.namespace)),
+        }
     }
 }
 

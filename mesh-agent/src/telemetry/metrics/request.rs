@@ -45,9 +45,8 @@ pub struct Outcome {
     pub code: u16,
     /// The status of a gRPC call, where it had one.
     pub grpc: Option<u8>,
-    /// What was special, in the words of other meshes: `-` for nothing, `DC` when the client went away, `UAEX` when a
-    /// policy denied, `UF` when the destination was not reached, `NR` when no route matched, `UT` when it took too long.
-    /// Not more than a few words in all.
+    /// What was special, in the words of other meshes: `-` for nothing, `DC` when the client went away; those of what the
+    /// mesh answers itself are where those answers are made. Not more than a few words in all.
     pub flags: &'static str,
 }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, sync::Notify};
 
@@ -27,6 +27,7 @@ use crate::{
         Ending, abort,
         buffer::{Buffer, ROOM},
         in_order,
+        incoming::Incoming,
         relay::try_read,
     },
 };
@@ -221,26 +222,31 @@ impl Drop for Counted {
 
 async fn out_of_tunnel(
     tcp: &TcpStream,
-    mut recv: RecvStream,
+    mut recv: Incoming,
     connection: &Connection,
     side: Side,
 ) -> io::Result<()> {
     while let Some(data) = recv.data().await {
         let data = data.map_err(broken_tunnel)?;
-        write_all(tcp, &data).await?;
+        write_all(tcp, &data, &mut recv).await?;
         connection.count(side, data.len() as u64);
-        recv.flow_control()
-            .release_capacity(data.len())
-            .map_err(broken_tunnel)?;
+        recv.release(data.len());
     }
     SockRef::from(tcp).shutdown(std::net::Shutdown::Write)
 }
 
-async fn write_all(tcp: &TcpStream, mut data: &[u8]) -> io::Result<()> {
+/// Writes it all. What comes out of the tunnel meanwhile is gathered.
+async fn write_all(tcp: &TcpStream, mut data: &[u8], recv: &mut Incoming) -> io::Result<()> {
     while !data.is_empty() {
         match tcp.try_write(data) {
             Ok(written) => data = &data[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll_fn(|cx| {
+                    recv.gather(cx);
+                    tcp.poll_write_ready(cx)
+                })
+                .await?;
+            }
             Err(error) => return Err(error),
         }
     }

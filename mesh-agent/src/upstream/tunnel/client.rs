@@ -16,6 +16,7 @@ use crate::{
     telemetry::Budget,
     upstream::{
         Refusal, in_order,
+        incoming::Incoming,
         session::{Seat, Session},
     },
 };
@@ -37,7 +38,7 @@ pub struct Footing<'a> {
     /// As whom, and whom we expect there.
     pub config: Arc<ClientConfig>,
     /// What the streams of our workload may hold.
-    pub budget: &'a Budget,
+    pub budget: &'a Arc<Budget>,
 }
 
 /// What a stream is asked for with.
@@ -171,6 +172,7 @@ impl Tunnel {
                 refusal,
             });
         }
+        let recv = Incoming::new(recv);
         Ok((Stream { send, recv }, place))
     }
 

@@ -1,7 +1,7 @@
 //! Tunnels: TCP connections carried as HTTP/2 `CONNECT` streams over one mutually authenticated TLS connection.
 //!
 //! [`client`] dials a tunnel and opens streams in it, [`pool`] keeps tunnels for one data worker, [`carry`] moves the
-//! bytes between a stream and a TCP connection, [`tuning`] has the bounds; the accepting side stands in `listener`. On
+//! bytes between a stream and a TCP connection, [`duplex`] gives them to somebody who reads them, [`tuning`] has the bounds; the accepting side stands in `listener`. On
 //! the wire this is HBONE's shape (RFC 9113, 8.5): `:authority` is the destination, 200 means joined, anything else
 //! says why not. Our agents speak it on the port that is dialled, under a name of their own, others on port 15008: see
 //! [`protocol`].
@@ -11,6 +11,7 @@
 pub(crate) mod baggage;
 pub mod carry;
 pub mod client;
+pub mod duplex;
 pub(crate) mod keepalive;
 pub mod pool;
 pub mod protocol;
@@ -21,21 +22,22 @@ mod wire;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
+use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 pub(crate) use self::{window::Windows, wire::Wire};
-use super::Refusal;
+use super::{Refusal, incoming::Incoming};
 
 /// Why a stream was not joined, in words that the other agent understands: see [`Refusal`].
 static REFUSAL: HeaderName = HeaderName::from_static("nodemesh-refusal");
 
 /// The two ways of one stream.
+#[derive(Debug)]
 pub struct Stream {
     /// Towards the other end of the tunnel.
     pub send: SendStream<Bytes>,
     /// From the other end of the tunnel.
-    pub recv: RecvStream,
+    pub recv: Incoming,
 }
 
 /// Says in an answer how the client is to be refused.

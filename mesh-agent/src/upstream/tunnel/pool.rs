@@ -105,7 +105,8 @@ impl Pool {
                 continue;
             }
             let fresh = !cell.initialized();
-            let tunnel = cell.get_or_try_init(&establish).await?;
+            // Boxed where it is done, which is seldom: whoever asks is not to hold what a handshake needs.
+            let tunnel = cell.get_or_try_init(|| Box::pin(establish())).await?;
             // Many may have waited for it: beyond its room they would wait on for a stream that ends.
             if let Some(seat) = tunnel.session().take_seat() {
                 let tunnel = tunnel.clone();

@@ -24,10 +24,12 @@ pub(crate) const HEADER_LIST_KEPT: u32 = 72 << 10;
 /// Streams opened and reset at once by the peer that were not looked at yet. Our own client opens no more than this
 /// in one tunnel, so only somebody who means it gets there.
 const PENDING_RESETS: usize = 100;
-/// Streams that we reset and still remember.
-const REMEMBERED_RESETS: usize = 50;
-/// Streams that we had to reset because the peer broke the rules, before the connection ends.
-const FAULTS: usize = 100;
+/// Streams that we reset and still remember, for a second. What arrives for one that was forgotten counts as a fault, though it
+/// was only on its way: so these are more than clients give up in a moment.
+const REMEMBERED_RESETS: usize = 2000;
+/// Streams that we had to reset because the peer broke the rules, before the connection ends. Counted over the life of a
+/// connection, which may be long.
+const FAULTS: usize = 10_000;
 
 /// A tunnel without streams goes after this long.
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
@@ -73,7 +75,8 @@ pub(crate) fn client(budget: &Budget, windows: &Windows) -> h2::client::Builder 
         .max_header_list_size(HEADER_LIST_KEPT)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .max_local_error_reset_streams(Some(FAULTS))
+        // Whom we asked gains nothing by breaking the rules of a stream, and others have theirs beside it.
+        .max_local_error_reset_streams(None)
         .enable_push(false);
     builder
 }

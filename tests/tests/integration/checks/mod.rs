@@ -3,6 +3,7 @@
 pub(crate) mod churn;
 pub(crate) mod failing;
 pub(crate) mod forms;
+pub(crate) mod nginx;
 pub(crate) mod streams;
 
 use std::{net::IpAddr, time::Duration};

@@ -1,4 +1,4 @@
-//! Resident memory of an agent: idle, with streams open, and with a large mesh in its model.
+//! Resident memory on a node: idle, with connections open, and with a large mesh in the agent's model.
 
 use std::fs;
 use std::time::Duration;
@@ -7,18 +7,20 @@ use anyhow::{Result, ensure};
 use mesh_tests::{Process, traffic, wait_until};
 
 use super::{Body, Round, Rounds, Scenario};
+use crate::bench::http::{self, Version};
 use crate::bench::sample::Sample;
 use crate::bench::stage::{Setup, Stage};
 
 const PORT: u16 = 7001;
 const STREAMS_OPEN: usize = 1000;
 const WORKLOADS_KNOWN: usize = 10_000;
+const ROUTES_KNOWN: usize = 1000;
 const SOON: Duration = Duration::from_secs(120);
 const KIB: f64 = 1024.0;
 
 pub(super) const STREAMS: Scenario = Scenario {
     name: "memory-streams",
-    about: "resident memory of one agent, idle and with 1,000 idle connections",
+    about: "resident memory on a node, idle and with 1,000 idle connections",
     rounds: Rounds::Once,
     body: Body::Between {
         setups: AGENTS,
@@ -38,44 +40,100 @@ pub(super) const WORKLOADS: Scenario = Scenario {
     },
 };
 
+pub(super) const HTTP: Scenario = Scenario {
+    name: "memory-http",
+    about: "resident memory on a node, idle and with 1,000 idle HTTP/1.1 connections that had a request each",
+    rounds: Rounds::Once,
+    body: Body::Between {
+        setups: &[Setup::Mtls, Setup::Policy, Setup::Envoy, Setup::Nginx],
+        prepare: |stage, _| Ok(vec![http::serve(stage, "web")?]),
+        measure: http_connections,
+    },
+};
+
+pub(super) const ROUTES: Scenario = Scenario {
+    name: "memory-routes",
+    about: "resident memory of one agent with 1,000 HTTPRoutes more",
+    rounds: Rounds::Once,
+    body: Body::Between {
+        setups: &[Setup::Mtls],
+        prepare: |_, _| Ok(Vec::<Process>::new()),
+        measure: routes,
+    },
+};
+
 const AGENTS: &[Setup] = &[Setup::Clear, Setup::Mtls];
 
 fn streams(stage: &Stage, _: Round) -> Result<Sample> {
-    let idle = stage.resident_bytes()?;
+    held(stage, &stage.target("web", PORT), "echo")
+}
+
+fn http_connections(stage: &Stage, _: Round) -> Result<Sample> {
+    held(stage, &stage.entrance("web", Version::Http1), "http")
+}
+
+/// Memory without and with connections, which are used at their ends to see that they stood.
+fn held(stage: &Stage, to: &str, speak: &str) -> Result<Sample> {
+    let idle = stage.resident_by_node()?;
     let release = stage.mesh().dir().join("release");
-    let (to, count) = (stage.target("web", PORT), STREAMS_OPEN.to_string());
-    let until = release.display().to_string();
-    let args = ["hold", "--to", &to, "--count", &count, "--until", &until];
+    let (count, until) = (STREAMS_OPEN.to_string(), release.display().to_string());
+    let args = [
+        "hold", "--to", to, "--count", &count, "--until", &until, "--speak", speak,
+    ];
     let mut client = traffic::start(stage.pod("client"), &args)?;
     let holding = client.wait_line(SOON, |line| line.contains("holding"))?;
     ensure!(
         holding.contains(&format!("\"holding\":{STREAMS_OPEN}")),
         "{holding}"
     );
-    let with = stage.resident_bytes()?;
+    let with = stage.resident_by_node()?;
     fs::write(&release, "")?;
     let report = client.wait(SOON)?.ok()?.report()?;
     ensure!(report["good"] == STREAMS_OPEN, "connections broke: {report}");
+    let sample = Sample::default().with("idle, source", "KiB", idle[0] / KIB).with(
+        "idle, destination",
+        "KiB",
+        idle[1] / KIB,
+    );
+    let each = |node: usize| (with[node] - idle[node]) / KIB / STREAMS_OPEN as f64;
+    Ok(sample
+        .with("a connection, source", "KiB", each(0))
+        .with("a connection, destination", "KiB", each(1)))
+}
+
+fn routes(stage: &Stage, _: Round) -> Result<Sample> {
+    let idle = stage.resident_bytes()?;
+    // A file is read as a whole: who knows the workload knows the routes.
+    let documents: Vec<String> = (0..ROUTES_KNOWN)
+        .map(route)
+        .chain([document(WORKLOADS_KNOWN)])
+        .collect();
+    learn(stage, &documents, 1)?;
+    let with = stage.resident_bytes()?;
     Ok(Sample::default()
         .with("idle", "KiB", idle / KIB)
-        .with("with 1,000 connections", "KiB", with / KIB)
-        .with("a connection", "KiB", (with - idle) / KIB / STREAMS_OPEN as f64))
+        .with("with 1,000 routes", "KiB", with / KIB)
+        .with("a route", "bytes", (with - idle) / ROUTES_KNOWN as f64))
 }
 
 fn workloads(stage: &Stage, _: Round) -> Result<Sample> {
     let idle = stage.resident_bytes()?;
-    let before = known(stage)?;
     let documents: Vec<String> = (0..WORKLOADS_KNOWN).map(document).collect();
-    stage.mesh().write_config("many.yaml", &documents.join("---\n"))?;
-    let wanted = before + WORKLOADS_KNOWN as u64;
-    wait_until(SOON, "the agents to know all workloads", || {
-        known(stage).is_ok_and(|known| known == wanted)
-    })?;
+    learn(stage, &documents, WORKLOADS_KNOWN as u64)?;
     let with = stage.resident_bytes()?;
     Ok(Sample::default()
         .with("idle", "KiB", idle / KIB)
         .with("with 10,000 workloads", "KiB", with / KIB)
         .with("a workload", "bytes", (with - idle) / WORKLOADS_KNOWN as f64))
+}
+
+/// Tells the agents of documents, so many of them workloads, and waits until they know those.
+fn learn(stage: &Stage, documents: &[String], workloads: u64) -> Result<()> {
+    let wanted = known(stage)? + workloads;
+    stage.mesh().write_config("many.yaml", &documents.join("---\n"))?;
+    wait_until(SOON, "the agents to know all workloads", || {
+        known(stage).is_ok_and(|known| known == wanted)
+    })
 }
 
 /// The smallest number of workloads that any of the agents knows.
@@ -100,5 +158,15 @@ fn document(number: usize) -> String {
         number % 2,
         number % 500,
         number % 100,
+    )
+}
+
+/// A route as a mesh has them: two paths of its own, one with a header, to a service.
+fn route(number: usize) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: bench-{number}, namespace: default}}\nspec:\n  \
+         parentRefs: [{{group: \"\", kind: Service, name: web, port: 80}}]\n  rules:\n  - matches:\n    - path: {{type: PathPrefix, \
+         value: /team-{number}}}\n    - path: {{type: PathPrefix, value: /canary-{number}}}\n      headers: [{{name: x-version, value: \
+         v2}}]\n    backendRefs: [{{name: web, port: 80}}]\n"
     )
 }

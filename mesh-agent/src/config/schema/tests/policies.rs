@@ -1,6 +1,7 @@
 //! Tests of the `security.istio.io` kinds: what they become, and the exact words for what is wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::model::{
@@ -14,14 +15,14 @@ use crate::config::{Change, Directory, File};
 
 fn authorization(text: &str) -> AuthorizationPolicy {
     match load(text) {
-        Ok(Change::PutAuthorizationPolicy(policy)) => policy,
+        Ok(Change::PutAuthorizationPolicy(policy)) => Arc::unwrap_or_clone(policy),
         other => panic!("{other:?}"),
     }
 }
 
 fn peer_authentication(text: &str) -> PeerAuthentication {
     match load(text) {
-        Ok(Change::PutPeerAuthentication(policy)) => policy,
+        Ok(Change::PutPeerAuthentication(policy)) => Arc::unwrap_or_clone(policy),
         other => panic!("{other:?}"),
     }
 }
@@ -549,7 +550,7 @@ fn policies_named_by_a_workload() {
 
 fn request_authentication(text: &str) -> RequestAuthentication {
     match load(text) {
-        Ok(Change::PutRequestAuthentication(policy)) => policy,
+        Ok(Change::PutRequestAuthentication(policy)) => Arc::unwrap_or_clone(policy),
         other => panic!("{other:?}"),
     }
 }

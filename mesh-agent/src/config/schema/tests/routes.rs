@@ -1,5 +1,6 @@
 //! HTTPRoute and GRPCRoute: what they become, and the exact words for what is wrong with them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::model::{
@@ -22,7 +23,7 @@ fn update(text: &str) -> Update {
 fn route(text: &str) -> Route {
     let mut update = update(text);
     match update.changes.pop() {
-        Some(Change::PutRoute(route)) => route,
+        Some(Change::PutRoute(route)) => Arc::unwrap_or_clone(route),
         _ => panic!("{update:?}"),
     }
 }

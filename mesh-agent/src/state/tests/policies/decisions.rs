@@ -120,7 +120,7 @@ fn a_named_policy_that_is_not_known_denies() {
     let store = mesh("");
     let mut web = workload("shop/web", "app=web", "10.1.0.10");
     web.policies = vec![key("shop/guard"), key("bank/other")];
-    store.apply(&[Change::PutWorkload(web)]);
+    store.apply(&[Change::PutWorkload(web.into())]);
     let unknown = "denied: the workload names AuthorizationPolicy shop/guard, which is not known";
     assert_eq!(decided(&store, "shop/web", WEB), unknown);
     let guard = authorization(

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::{BeforeRequests, RequestFacts, Token, normalize};
+use crate::policy::{BeforeRequests, Entrance, Interest, RequestFacts, Token, normalize};
 
 /// A request in values of its own.
 struct Asked {
@@ -489,6 +489,76 @@ fn whether_requests_must_be_read() {
             let policy = snapshot.policy_of(snapshot.workload(&key(name)).unwrap());
             assert_eq!(policy.needs_requests(), expected, "{name}: {policies}");
         }
+    }
+}
+
+/// How a connection may go on of which nobody knows whether it carries requests.
+fn entrance(policies: &str, words: &str) -> &'static str {
+    let store = mesh(policies);
+    let snapshot = store.load();
+    let policy = snapshot.policy_of(snapshot.workload(&key("shop/web")).unwrap());
+    match policy.admit(&connection(words)) {
+        Entrance::Closed(_) => "closed",
+        Entrance::Requests(_) => "requests",
+        Entrance::Open(_, Interest::None) => "open",
+        Entrance::Open(_, Interest::Reports) => "open, reports",
+        Entrance::Open(_, Interest::Tokens) => "open, tokens",
+    }
+}
+
+#[test]
+fn what_must_be_read_of_a_connection_follows_from_the_rules_that_could_concern_it() {
+    let tokens = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\n\
+                  spec: {jwtRules: [{issuer: a, jwksUri: 'http://a/'}]}\n---\n";
+    let allow = |rule: &str| authorization("shop/a", &format!("rules: [{rule}]"));
+    let deny = |rule: &str| authorization("shop/d", &format!("action: DENY, rules: [{rule}]"));
+    let l7 = "{to: [{operation: {methods: [GET]}}]}";
+    let elsewhere = "{to: [{operation: {methods: [GET], ports: ['81']}}]}";
+    for (policies, words, expected) in [
+        (String::new(), "plain", "open"),
+        (tokens.to_owned(), "plain", "open, tokens"),
+        (
+            deny("{from: [{source: {notPrincipals: [x]}}]}"),
+            "plain",
+            "closed",
+        ),
+        (deny(l7), "plain", "requests"),
+        (deny(elsewhere), "plain", "open"),
+        (allow(l7), "plain", "requests"),
+        // Not even a request could be allowed on this port.
+        (allow(elsewhere), "plain", "closed"),
+        (
+            allow("{from: [{source: {principals: ['*']}}], to: [{operation: {paths: [/a]}}]}"),
+            "plain",
+            "closed",
+        ),
+        (
+            allow("{from: [{source: {principals: ['*']}}], to: [{operation: {paths: [/a]}}]}"),
+            WEB,
+            "requests",
+        ),
+        (allow("{}"), "plain", "open"),
+        (allow("{}") + tokens, WEB, "open, tokens"),
+        (allow("{}") + &deny(l7), WEB, "requests"),
+        (
+            dry_run("shop/p", &format!("action: DENY, rules: [{l7}]")),
+            WEB,
+            "open, reports",
+        ),
+        (
+            dry_run("shop/p", &format!("action: DENY, rules: [{elsewhere}]")),
+            WEB,
+            "open",
+        ),
+        (dry_run("shop/p", &format!("rules: [{l7}]")), WEB, "open, reports"),
+        (dry_run("shop/p", "action: DENY, rules: [{}]"), WEB, "open"),
+        (
+            authorization("shop/p", &format!("action: AUDIT, rules: [{l7}]")),
+            WEB,
+            "open, reports",
+        ),
+    ] {
+        assert_eq!(entrance(&policies, words), expected, "{words}: {policies}");
     }
 }
 

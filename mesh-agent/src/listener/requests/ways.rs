@@ -1,0 +1,314 @@
+//! How requests of one captured connection reach the endpoints that were chosen for them.
+//!
+//! Invariant: where a destination must be reached under mTLS there is no way that reaches it in the clear.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::HeaderValue;
+use mesh_common::model::{Service, SpiffeId, TunnelProtocol, Workload};
+
+use super::{
+    authorize,
+    server::{ShelfKey, Target},
+    standing::{Other, Standing},
+    unreached,
+};
+use crate::{
+    balance::{Active, Load},
+    http::{
+        exchange::{Hop, Message},
+        fault::{Cause, Fault},
+        trail::Revoked,
+        wire::{Told, client_value},
+    },
+    inbound::{Guard, KeptRequest},
+    listener::{
+        journey::{self, From, Leg, Passage},
+        measure::Ends,
+        serve::DataPath,
+    },
+    node::Pod,
+    outbound::Way,
+    state::{Resolution, Snapshot},
+    telemetry::{Destination, Direction, RequestEnds},
+    upstream::{
+        session::{Room, Session},
+        tunnel::{client::Tunnel, pool::Seated},
+    },
+};
+
+/// How long a tunnel is taken without asking the pool: that costs more than a request should.
+const REMEMBERED: Duration = Duration::from_secs(2);
+
+/// Endpoints that a connection remembers the series of.
+const KNOWN: usize = 256;
+
+/// The ways from one client's connection to endpoints.
+pub(super) struct Ways {
+    pub(super) path: Arc<DataPath>,
+    pub(super) pod: Arc<Pod>,
+    /// The client as the application knows itself, and as other agents are told.
+    client: SocketAddr,
+    told: HeaderValue,
+    tunnels: Mutex<Vec<Remembered>>,
+    ends: Mutex<KnownEnds>,
+}
+
+/// Between whom the requests of the connection go, by one version of the snapshot.
+#[derive(Default)]
+struct KnownEnds {
+    version: u64,
+    by_endpoint: Vec<(Arc<Load>, Arc<RequestEnds>)>,
+}
+
+/// What a request is counted by, where it is.
+pub(super) struct Counted {
+    service: Arc<Service>,
+    load: Arc<Load>,
+}
+
+/// A tunnel used a moment ago.
+struct Remembered {
+    addr: SocketAddr,
+    expected: SpiffeId,
+    session: Session,
+    since: Instant,
+}
+
+impl Counted {
+    /// Of `service`, at the endpoint whose load this counts in.
+    pub(super) fn new(service: &Arc<Service>, active: &Active) -> Self {
+        Self {
+            service: Arc::clone(service),
+            load: Arc::clone(active.load()),
+        }
+    }
+}
+
+impl Ways {
+    /// For a connection from `pod`.
+    pub(super) fn new(path: &Arc<DataPath>, pod: &Arc<Pod>, client: SocketAddr) -> Self {
+        Self {
+            path: Arc::clone(path),
+            pod: Arc::clone(pod),
+            client,
+            told: client_value(client),
+            tunnels: Mutex::default(),
+            ends: Mutex::default(),
+        }
+    }
+
+    /// Opens the way of a request to an endpoint of `peer`. Where this agent stands before it, the policies are asked.
+    pub(super) async fn open(
+        &self,
+        way: Way,
+        peer: &Workload,
+        counted: Option<Counted>,
+        message: &mut Message,
+    ) -> Result<Hop<Target>, Fault> {
+        let version = self.path.store.load().version();
+        let client = self.client_for(way.addr());
+        let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(peer), client, From::Any)
+            .map_err(|cause| Fault::new(Cause::Connect, cause.to_string()))?;
+        if let Some(counted) = counted {
+            message.attached.ends = Some(self.ends(counted, peer, &leg, guard.as_ref()));
+        }
+        if let Some(guard) = guard {
+            let kept = authorize(&self.path, &guard, &mut message.parts).await?;
+            let other = Other::Local(Arc::clone(&guard.workload));
+            message.attached.revoked = Some(self.standing(version, other, Some((Arc::new(guard), kept))));
+        } else if let Leg::Tunnel { addr, expected, .. } = &leg {
+            let other = Other::Peer(addr.ip(), expected.clone());
+            message.attached.revoked = Some(self.standing(version, other, None));
+        }
+        match leg {
+            Leg::Tunnel {
+                addr,
+                expected,
+                protocol: TunnelProtocol::Nodemesh,
+                ..
+            } => {
+                let room = self.room(addr, &expected, TunnelProtocol::Nodemesh).await?;
+                Told::write(&mut message.parts.headers, message.spoken, &self.told);
+                Ok(Hop::Agent(room))
+            }
+            Leg::Tunnel {
+                addr,
+                protocol: TunnelProtocol::Hbone,
+                ..
+            } => Err(Fault::new(
+                Cause::Connect,
+                format!("{addr} is reached by HBONE, in which requests are not led one by one"),
+            )),
+            leg => {
+                let key = ShelfKey {
+                    source: self.pod.number,
+                    target: match &leg {
+                        Leg::Deliver { pod, .. } => Some(pod.number),
+                        _ => None,
+                    },
+                    addr: leg.addr(),
+                };
+                Ok(Hop::Server(Target {
+                    path: Arc::clone(&self.path),
+                    shelf: self.path.shelves.shelf(key),
+                    leg,
+                }))
+            }
+        }
+    }
+
+    /// The client as an endpoint of that family sees it: a backend need not have the family that was dialled.
+    fn client_for(&self, addr: SocketAddr) -> SocketAddr {
+        if self.client.is_ipv4() == addr.is_ipv4() {
+            return self.client;
+        }
+        let own = self.pod.address_like(addr.ip());
+        own.map_or(self.client, |own| SocketAddr::new(own, self.client.port()))
+    }
+
+    /// Between whom a request goes that takes `leg` to an endpoint of `peer`.
+    fn ends(&self, counted: Counted, peer: &Workload, leg: &Leg, guard: Option<&Guard>) -> Arc<RequestEnds> {
+        let Counted { service, load } = counted;
+        let (direction, proved) = match guard {
+            // On one node the kernel proves who asks.
+            Some(guard) => (Direction::Local, guard.proof.id()),
+            None => (Direction::Outbound, leg.peer()),
+        };
+        let snapshot = self.path.store.load();
+        let mut known = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.version != snapshot.version() || known.by_endpoint.len() >= KNOWN {
+            known.version = snapshot.version();
+            known.by_endpoint.clear();
+        }
+        let same = |(other, ends): &&(Arc<Load>, Arc<RequestEnds>)| {
+            Arc::ptr_eq(other, &load) && ends.direction == direction && ends.peer.as_ref() == proved
+        };
+        if let Some((_, ends)) = known.by_endpoint.iter().find(same) {
+            return Arc::clone(ends);
+        }
+        let destination = Destination::Service {
+            service: service.key.clone(),
+            endpoint: Some((peer.key.clone(), leg.addr())),
+        };
+        let ends = self.told_ends(&snapshot, direction, &destination, proved, Some(leg.addr()));
+        known.by_endpoint.push((load, Arc::clone(&ends)));
+        ends
+    }
+
+    /// Between whom a request was to go that got no endpoint.
+    pub(super) fn no_ends(&self, dialled: SocketAddr) -> Arc<RequestEnds> {
+        let snapshot = self.path.store.load();
+        let destination = match snapshot.resolve(dialled) {
+            Resolution::Service(backend) => Destination::Service {
+                service: backend.service.key.clone(),
+                endpoint: None,
+            },
+            _ => Destination::Passthrough,
+        };
+        self.told_ends(&snapshot, Direction::Outbound, &destination, None, None)
+    }
+
+    fn told_ends(
+        &self,
+        snapshot: &Snapshot,
+        direction: Direction,
+        destination: &Destination,
+        peer: Option<&SpiffeId>,
+        upstream: Option<SocketAddr>,
+    ) -> Arc<RequestEnds> {
+        let ends = Ends {
+            direction,
+            workload: &self.pod.workload,
+            client: Some(&self.pod.workload.key),
+            destination,
+            peer,
+        };
+        self.path.meters.requests(snapshot, &ends, upstream)
+    }
+
+    /// What must hold of a request as long as it is on its way.
+    fn standing(&self, version: u64, other: Other, guard: Option<(Arc<Guard>, KeptRequest)>) -> Revoked {
+        let standing = Standing {
+            path: Arc::clone(&self.path),
+            version,
+            own: Arc::clone(&self.pod.workload),
+            other,
+            guard,
+        };
+        standing.watch()
+    }
+
+    /// Room in a tunnel.
+    async fn room(
+        &self,
+        addr: SocketAddr,
+        expected: &SpiffeId,
+        protocol: TunnelProtocol,
+    ) -> Result<Room, Fault> {
+        if let Some(session) = self.remembered(addr, expected)
+            && let Ok(room) = session.room().await
+        {
+            return Ok(room);
+        }
+        let passage = Passage::new(&self.path, &self.pod, addr, expected, protocol)
+            .map_err(|error| unreached(&error))?;
+        let establish = || passage.establish(&self.path, &self.pod);
+        loop {
+            let Seated { tunnel, seat, fresh } = self
+                .path
+                .pool
+                .seat(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
+                .await
+                .map_err(|error| unreached(&error))?;
+            match tunnel.session().seated(seat).await {
+                Ok(room) => {
+                    self.remember(addr, expected, tunnel.session());
+                    return Ok(room);
+                }
+                // One that broke since it was used is replaced: nothing was sent in it.
+                Err(error) => {
+                    tracing::debug!(%addr, %error, "a tunnel takes no requests any more");
+                    self.path.pool.give_up(&passage.key, &tunnel);
+                    if fresh {
+                        return Err(Fault::new(
+                            Cause::Connect,
+                            format!("a new tunnel to {addr} broke at once: {error}"),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {
+        let mut tunnels = self.lock();
+        let at = tunnels
+            .iter()
+            .position(|one| one.addr == addr && one.expected == *expected)?;
+        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].session.has_room() {
+            tunnels.swap_remove(at);
+            return None;
+        }
+        Some(tunnels[at].session.clone())
+    }
+
+    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, session: &Session) {
+        let mut tunnels = self.lock();
+        tunnels.retain(|one| one.addr != addr && one.since.elapsed() <= REMEMBERED);
+        tunnels.push(Remembered {
+            addr,
+            expected: expected.clone(),
+            session: session.clone(),
+            since: Instant::now(),
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Remembered>> {
+        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
