@@ -6,6 +6,7 @@ mod connections;
 mod handshakes;
 mod http;
 mod memory;
+mod near;
 mod round_trips;
 mod scale;
 
@@ -70,6 +71,10 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     connections::POOLED,
     connections::UNPOOLED,
     connect::SCENARIO,
+    near::BULK_ONE,
+    near::BULK_EIGHT,
+    near::ROUND_TRIP,
+    near::CONNECT,
     handshakes::SCENARIO,
     http::ONE,
     http::TWO,
