@@ -136,7 +136,9 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
     }
 
     let own = if dialled.ip.is_v4() { pod.ip4 } else { pod.ip6 };
-    let (via, shown, kind) = match direct::target(netns, pod, &dialled, sk) {
+    // SAFETY: the helper reads the cookie of the context's socket.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let (via, shown, kind) = match direct::target(netns, pod, &dialled, sk, cookie) {
         Some(target) => (target, Ip::UNSPECIFIED, RecordKind::Direct),
         None => {
             let hash = hash(&dialled);
@@ -173,7 +175,7 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
         (*record).via = via;
         (*record).local = SockAddr::new(shown, 0);
         (*record).kind = kind as u32;
-        (*record).cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        (*record).cookie = cookie;
         (*record).cgroup = bpf_get_current_cgroup_id();
         (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*record).comm = bpf_get_current_comm().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Connections between pods of one node that need no agent on their way.
 //!
 //! The agent says who may dial what; a connection that it says so of goes where it was dialled, by itself:
-//! 1. [`target`], in `connect()`: the pod is known by its namespace, which it cannot choose;
+//! 1. [`target`], in `connect()`: the pod is known by its namespace, which it cannot choose; there must be room;
 //! 2. [`ask`], before the request leaves: the connection is noted in `PASSAGES` under its four-tuple;
 //! 3. [`is_expected`], where the request arrives: only a request that was noted passes the agent's listeners;
 //! 4. [`arrive`], [`opened`], [`ended`]: the agent is told.
@@ -12,11 +12,11 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_NOEXIST, BPF_RB_NO_WAKEUP, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2,
+        BPF_ANY, BPF_NOEXIST, BPF_RB_NO_WAKEUP, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2,
         BPF_TCP_LAST_ACK, BPF_TCP_SYN_SENT, BPF_TCP_TIME_WAIT, bpf_sock,
     },
     helpers::{
-        bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
         generated::{bpf_map_lookup_elem, bpf_sk_release},
     },
     programs::SockOpsContext,
@@ -28,12 +28,18 @@ use mesh_common::kernel::{
 
 use crate::{
     ctx::field,
-    maps::{DIRECT, GENERATION, LISTENER_SOCKETS, PASSAGE_EVENTS, PASSAGES, PODS},
+    maps::{DIRECT, FULL, GENERATION, LISTENER_SOCKETS, PASSAGE_EVENTS, PASSAGES, PODS, ROOM},
 };
 
 /// Where a connection from a pod to `dialled` may go by itself; `None` if it is the agent's to carry.
 #[inline(always)]
-pub fn target(netns: u64, pod: &PodEntry, dialled: &SockAddr, sk: *mut bpf_sock) -> Option<SockAddr> {
+pub fn target(
+    netns: u64,
+    pod: &PodEntry,
+    dialled: &SockAddr,
+    sk: *mut bpf_sock,
+    socket: u64,
+) -> Option<SockAddr> {
     let generation = *GENERATION.get(0)?;
     let key = DirectKey {
         netns,
@@ -56,7 +62,21 @@ pub fn target(netns: u64, pod: &PodEntry, dialled: &SockAddr, sk: *mut bpf_sock)
     };
     // Masked for the verifier: the bound does not survive the division.
     let target = entry.targets[choice as usize & (DIRECT_TARGETS - 1)];
-    is_attended(&target).then_some(target)
+    (is_attended(&target) && take_room(socket)).then_some(target)
+}
+
+/// Takes room for a socket. Its connection is noted only when its port is known, too late to give it to the agent; so it has
+/// its room from here to its end.
+#[inline(always)]
+fn take_room(socket: u64) -> bool {
+    // SAFETY: reads the clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let taken = ROOM.insert(socket, now, BPF_ANY.into()).is_ok();
+    if !taken && let Some(full) = FULL.get_ptr_mut(0) {
+        // SAFETY: a live word that this core alone writes.
+        unsafe { *full += 1 };
+    }
+    taken
 }
 
 /// True for a socket that did not choose its address and device, or chose the pod's own. Any other is shown to the
@@ -105,6 +125,7 @@ pub fn ask(netns: u64, flow: &FlowKey, record: &SocketRecord) -> bool {
         netns,
         client: record.cookie,
         server: 0,
+        server_netns: 0,
         // SAFETY: reads the clock.
         since: unsafe { bpf_ktime_get_ns() },
         dialled: record.peer,
@@ -165,6 +186,7 @@ pub fn arrive(ctx: &SockOpsContext, src: SockAddr, dst: SockAddr) {
     };
     // SAFETY: words of a live entry, each written in one piece; only this callback writes them.
     unsafe {
+        (*passage).server_netns = bpf_get_netns_cookie(ctx.as_ptr());
         (*passage).server = bpf_get_socket_cookie(ctx.as_ptr());
         (*passage).state = PASSAGE_OPEN;
     }
@@ -185,6 +207,7 @@ pub fn ended(ctx: &SockOpsContext, flow: &FlowKey, record: &SocketRecord, before
     if is_own {
         let _ = PASSAGES.remove(flow);
     }
+    let _ = ROOM.remove(record.cookie);
 }
 
 #[inline(never)]

@@ -2,11 +2,11 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, RingBuf, SkStorage, SockHash},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use mesh_common::kernel::{
-    Config, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS,
+    Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS,
     PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
 };
 
@@ -87,6 +87,15 @@ pub static GENERATION: Array<u64, 1> = Array::new();
 /// The connections that were let go.
 #[btf_map]
 pub static PASSAGES: HashMap<FlowKey, Passage, PASSAGES_MAX, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The sockets of those connections, by their cookies, each with the time when it was let go: when this is full no more
+/// are. Each agent's own, of the size that it was told.
+#[btf_map]
+pub static ROOM: HashMap<u64, u64, DIRECT_MAX, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// How often there was no room.
+#[btf_map]
+pub static FULL: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// What becomes of them; drained on a timer.
 #[btf_map]

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     admin::{ExplainError, Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view, view::micros},
     identity::{CertificateState, CertificateStore, Severity, Standing as CertificateStanding},
+    listener::direct::Direct,
     runtime::Workers,
     state::{ServiceEntry, Store},
     telemetry::{
@@ -43,6 +44,7 @@ pub(super) struct Inspector {
     pub(super) workers: Arc<Workers>,
     /// Connections that go directly.
     pub(super) by_themselves: Arc<Registry>,
+    pub(super) direct: Arc<Direct>,
     pub(super) standings: Standings,
     pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
@@ -234,6 +236,7 @@ impl Inspector {
                 ("failed", counts.workloads_failed as usize),
             ],
             connections: self.workers.connections() + self.by_themselves.len(),
+            direct: self.direct.facts(self.by_themselves.len()),
             rejected: self.store.rejections().len(),
             certificates: states
                 .map(|state| CertificateFacts {

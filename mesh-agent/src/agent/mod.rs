@@ -118,6 +118,8 @@ pub struct Options {
     pub health_address: DoorAddress,
     /// How connections between pods of this node go that need no agent.
     pub same_node: SameNode,
+    /// How many of these may go by themselves at once.
+    pub direct_limit: u32,
     /// Bytes that the connections of one workload may make the agent hold.
     pub buffer_limit: usize,
     /// Take over from the agent that runs here.
@@ -260,6 +262,7 @@ impl Agent {
             &pods_cgroup,
             &agent_cgroup,
             worker_count(options.workers),
+            options.direct_limit,
         )?;
         let (kernel, worker_maps, ring, direct_maps) = loaded;
 
@@ -363,6 +366,7 @@ impl Agent {
             store: Arc::clone(&store),
             workers: Arc::clone(&workers),
             by_themselves: Arc::clone(&by_themselves),
+            direct: Arc::clone(&direct),
             standings,
             trust_domain,
             certificates,

@@ -13,7 +13,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use mesh_common::kernel::{DIRECT_TARGETS, DirectEntry, DirectKey, FlowKey, Passage, SockAddr};
 
@@ -41,7 +41,11 @@ struct VerdictMaps {
 }
 
 /// The connections that were let go.
-pub struct Passages(HashMap<MapData, FlowKey, Passage>);
+pub struct Passages {
+    noted: HashMap<MapData, FlowKey, Passage>,
+    room: HashMap<MapData, u64, u64>,
+    full: PerCpuArray<MapData, u64>,
+}
 
 impl DirectMaps {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
@@ -53,7 +57,11 @@ impl DirectMaps {
                     generation: take(ebpf, "GENERATION")?,
                 }),
             },
-            passages: Passages(take(ebpf, "PASSAGES")?),
+            passages: Passages {
+                noted: take(ebpf, "PASSAGES")?,
+                room: take(ebpf, "ROOM")?,
+                full: take(ebpf, "FULL")?,
+            },
             events: take(ebpf, "PASSAGE_EVENTS")?,
         })
     }
@@ -116,18 +124,42 @@ impl Verdicts {
 impl Passages {
     /// The connection with this four-tuple.
     pub fn get(&self, flow: &FlowKey) -> Option<Passage> {
-        self.0.get(flow, 0).ok()
+        self.noted.get(flow, 0).ok()
     }
 
     /// Forgets a connection that is not there any more.
-    pub fn forget(&mut self, flow: &FlowKey) {
-        // The kernel half may have done so meanwhile.
-        let _ = self.0.remove(flow);
+    pub fn forget(&mut self, flow: &FlowKey, client: u64) {
+        if self.get(flow).is_some_and(|passage| passage.client == client) {
+            // The kernel half may have done so meanwhile.
+            let _ = self.noted.remove(flow);
+        }
+        self.free(client);
     }
 
     /// All of them. One that comes or goes meanwhile may be missing.
     pub fn all(&self) -> Vec<(FlowKey, Passage)> {
-        self.0.iter().filter_map(Result::ok).collect()
+        self.noted.iter().filter_map(Result::ok).collect()
+    }
+
+    /// The cookies of the sockets that take room. Some of them may have no connection: they failed before it was noted.
+    pub fn taken(&self) -> Vec<u64> {
+        self.room.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Gives a socket room, if there is any: for what an earlier agent let go.
+    pub fn take(&mut self, client: u64) {
+        let _ = self.room.insert(client, 0, 0);
+    }
+
+    /// Frees the room of a socket that has no connection.
+    pub fn free(&mut self, client: u64) {
+        let _ = self.room.remove(&client);
+    }
+
+    /// How many connections were the agent's to carry because there was no room, since this agent began.
+    pub fn turned_away(&self) -> u64 {
+        let counts = self.full.get(&0, 0);
+        counts.map_or(0, |counts| counts.iter().sum())
     }
 }
 

@@ -153,7 +153,8 @@ pub struct WorkerMaps {
     pub(crate) loads: Arc<Loads>,
 }
 
-/// Loads, attaches and pins the kernel half for `workers` data workers. Returns the control half, one
+/// Loads, attaches and pins the kernel half for `workers` data workers, with room for `direct_limit` direct connections
+/// (at most `DIRECT_MAX`). Returns the control half, one
 /// [`WorkerMaps`] a worker, the ring of flow events, and what concerns direct connections.
 pub fn load(
     object: &[u8],
@@ -161,6 +162,7 @@ pub fn load(
     pods: &Cgroup,
     agent: &Cgroup,
     workers: usize,
+    direct_limit: u32,
 ) -> Result<(Kernel, Vec<WorkerMaps>, RingBuf<MapData>, DirectMaps), KernelError> {
     bpffs::ensure(pins_dir)?;
     let pins = Pins::below(pins_dir);
@@ -172,6 +174,7 @@ pub fn load(
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
+    loader.map_max_entries("ROOM", direct_limit);
     let mut ebpf = loader
         .load(object)
         .map_err(|error| KernelError::Load(Box::new(error)))?;

@@ -243,7 +243,66 @@ fn way_to(pods: &PodTable, addr: SocketAddr) -> Result<Way, Unroutable> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_common::model::ObjectKey;
+
     use super::*;
+    use crate::{
+        config::{Directory, File},
+        state::Store,
+    };
+
+    /// Services and routes, and of which ports of the workload behind them this says that requests may come.
+    fn ports_with_requests(documents: &str) -> Vec<u16> {
+        let workload = "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\nmetadata: {name: web, namespace: shop, labels: \
+                        {app: web}}\nspec: {serviceAccount: web, node: here, addresses: [10.1.0.10], ports: [{port: 1, \
+                        appProtocol: grpc}, {port: 2, appProtocol: tcp}, {port: 3}]}\n---\n";
+        let file = File {
+            name: "a.yaml".into(),
+            content: Ok(format!("{workload}{documents}")),
+        };
+        let update = Directory::new().load(&[file]);
+        assert_eq!(update.rejections, [], "{documents}");
+        let store = Store::new();
+        store.apply(&update.changes);
+        let snapshot = store.load();
+        let web = snapshot.workload(&ObjectKey::new("shop", "web")).unwrap();
+        let takes = |port: &u16| takes_requests(&snapshot, &web.workload, *port);
+        (1..=9).filter(takes).collect()
+    }
+
+    #[test]
+    fn requests_may_come_where_anybody_says_so() {
+        let service = |namespace: &str, ports: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: {namespace}}}\nspec: {{clusterIP: \
+                 10.2.0.{}, selector: {{app: web}}, ports: [{ports}]}}\n---\n",
+                namespace.len()
+            )
+        };
+        let route = |namespace: &str, port: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: {namespace}}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: web, namespace: shop{port}}}], rules: [{{}}]}}\n---\n"
+            )
+        };
+        let ports = "{name: a, port: 80, targetPort: 4}, {name: b, port: 81, targetPort: 5, appProtocol: http}, {name: c, \
+                     port: 82, targetPort: 6, appProtocol: tcp}";
+        let shop = service("shop", ports);
+        assert_eq!(ports_with_requests(""), [1]);
+        assert_eq!(ports_with_requests(&shop), [1, 5]);
+        assert_eq!(
+            ports_with_requests(&service("other", ports)),
+            [1],
+            "selects others"
+        );
+        // A consumer's route is for its own clients; the port is the agent's for all.
+        for namespace in ["shop", "elsewhere"] {
+            let all = format!("{shop}{}", route(namespace, ""));
+            assert_eq!(ports_with_requests(&all), [1, 4, 5], "what is TCP has no routes");
+            let one = format!("{shop}{}", route(namespace, ", port: 81"));
+            assert_eq!(ports_with_requests(&one), [1, 5]);
+        }
+    }
 
     #[test]
     fn only_a_source_the_client_chose_is_kept() {

@@ -9,8 +9,11 @@ use super::{FlowKey, SockAddr};
 /// The most endpoints that one dialled address may stand for.
 pub const DIRECT_TARGETS: usize = 4;
 
-/// The most connections that may be let go at once.
+/// Room for connections that were let go.
 pub const PASSAGES_MAX: usize = 64 * 1024;
+
+/// How many may be let go at once: fewer than there is room for, since some are let go that end before they are noted.
+pub const DIRECT_MAX: usize = 60 * 1024;
 
 /// Value of [`Passage::state`]: the request is on its way.
 pub const PASSAGE_ASKED: u32 = 1;
@@ -55,6 +58,8 @@ pub struct Passage {
     pub client: u64,
     /// Cookie of the socket that accepted; 0 while there is none.
     pub server: u64,
+    /// Cookie of the network namespace that it is in: whoever bears the address there.
+    pub server_netns: u64,
     /// When the request left, nanoseconds since boot (`CLOCK_MONOTONIC`).
     pub since: u64,
     /// What was dialled.
@@ -113,6 +118,6 @@ impl PassageEventKind {
 const _: () = {
     assert!(size_of::<DirectKey>() == 8 + 20 + 4);
     assert!(size_of::<DirectEntry>() == 8 + 4 + 20 * DIRECT_TARGETS + 4);
-    assert!(size_of::<Passage>() == 4 * 8 + 20 + 3 * 4 + 16);
+    assert!(size_of::<Passage>() == 5 * 8 + 20 + 3 * 4 + 16);
     assert!(size_of::<PassageEvent>() == 8 + size_of::<FlowKey>() + size_of::<Passage>() + 2 * 4 + 2 * 8);
 };

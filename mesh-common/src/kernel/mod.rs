@@ -16,8 +16,8 @@ mod user;
 
 pub use addr::{Ip, SockAddr};
 pub use direct::{
-    DIRECT_TARGETS, DirectEntry, DirectKey, PASSAGE_ASKED, PASSAGE_OPEN, PASSAGES_MAX, Passage, PassageEvent,
-    PassageEventKind,
+    DIRECT_MAX, DIRECT_TARGETS, DirectEntry, DirectKey, PASSAGE_ASKED, PASSAGE_OPEN, PASSAGES_MAX, Passage,
+    PassageEvent, PassageEventKind,
 };
 pub use event::{EventKind, FlowEvent, SynEvent, TCP_HEADER_MAX};
 

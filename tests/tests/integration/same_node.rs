@@ -41,8 +41,14 @@ fn node(name: &str) -> MeshBuilder {
 
 /// With an agent that lets connections go.
 fn directly(name: &str, body: impl FnOnce(&mut Mesh, Agent) -> Result<()>) {
+    directly_with(name, &[], body);
+}
+
+/// The same with more options.
+fn directly_with(name: &str, options: &[&str], body: impl FnOnce(&mut Mesh, Agent) -> Result<()>) {
     Mesh::scenario(node(name), |mesh| {
         mesh.node_mut("a").configure(&["--same-node", "direct"]);
+        mesh.node_mut("a").configure(options);
         let agent = mesh.node("a").start_agent()?;
         body(mesh, agent)
     });
@@ -438,6 +444,76 @@ fn a_successor_follows_what_its_predecessor_let_go() {
             open_directly(mesh).is_ok_and(|open| open.is_empty())
         })?;
         drop(new);
+        Ok(())
+    });
+}
+
+#[test]
+fn where_there_is_no_room_the_agent_carries_the_rest() {
+    directly_with("same-room", &["--direct-limit", "5"], |mesh, agent| {
+        let near = at(mesh.pod("near").v4(), ECHO);
+        let _server = traffic::serve(mesh.pod("near"), "echo", ECHO)?;
+        drop(hold(mesh, &near, 1)?);
+        wait_until(SOON, "the first to be gone", || {
+            agent.connections().is_ok_and(|open| open == 0)
+        })?;
+        let held = hold(mesh, &near, 12)?;
+        wait_until(SOON, "five of them to be told", || {
+            open_directly(mesh).is_ok_and(|open| open.len() == 5)
+        })
+        .with_context(|| format!("{:?}", open_directly(mesh)))?;
+        let full = [("full", "connections")];
+        wait_until(SOON, "the rest to be counted", || {
+            let metrics = mesh.node("a").metrics();
+            metrics.is_ok_and(|text| {
+                text.sum("nodemesh_direct_carried_total", &full)
+                    .is_ok_and(|n| n == 7.0)
+            })
+        })
+        .with_context(|| {
+            format!(
+                "{:?}",
+                mesh.node("a").metrics().map(|text| text.text().to_owned())
+            )
+        })?;
+        ensure!(
+            agent.log().contains("no room for more direct connections"),
+            "{}",
+            agent.log()
+        );
+        let report = release(mesh, held)?;
+        ensure!(report["good"] == 12, "{report}");
+        fs::remove_file(mesh.dir().join("release"))?;
+        // There is room again when they have gone: each of more than five, one after another.
+        wait_until(SOON, "all to be gone", || {
+            agent.connections().is_ok_and(|open| open == 0)
+        })?;
+        let before = opened(mesh, &near)?;
+        for _ in 0..12 {
+            drop(hold(mesh, &near, 1)?);
+        }
+        wait_until(SOON, "all of them to go directly", || {
+            opened(mesh, &near).is_ok_and(|after| after == (before.0 + 12, before.1 + 12))
+        })
+        .with_context(|| format!("{before:?}, {:?}", opened(mesh, &near)))
+    });
+}
+
+#[test]
+fn what_nobody_can_judge_any_more_is_ended() {
+    directly("same-stray", |mesh, agent| {
+        let near = at(mesh.pod("near").v4(), ECHO);
+        let _server = traffic::serve(mesh.pod("near"), "echo", ECHO)?;
+        let held = hold_directly(mesh, &near)?;
+        agent.kill();
+        mesh.withdraw("client")?;
+        let agent = mesh.node("a").start_agent()?;
+        wait_until(SOON * 2, "nothing to be noted any more", || {
+            agent.map_entries("PASSAGES").is_ok_and(|entries| entries == 0)
+        })
+        .with_context(|| agent.log())?;
+        let report = release(mesh, held)?;
+        ensure!(report["good"] == 0, "some went on: {report}");
         Ok(())
     });
 }

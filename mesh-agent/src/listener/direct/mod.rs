@@ -8,12 +8,15 @@
 //! a change of the configuration or of the pods makes every verdict of before void first, and looks again then.
 
 pub mod watch;
+mod ways;
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,6 +27,7 @@ use mesh_common::{
 use socket2::{Domain, Socket, Type};
 use tokio::sync::Notify;
 
+use self::ways::{Way, Ways};
 use super::journey::account_of;
 use crate::{
     inbound::{Guard, Proof},
@@ -31,11 +35,8 @@ use crate::{
     node::{Pod, PodTable},
     outbound,
     state::{Resolution, Snapshot, Store},
-    telemetry::Cause,
+    telemetry::{Cause, metrics::DirectFacts},
 };
-
-/// Ways that are looked after at once; what is beyond is carried.
-const WAYS_MAX: usize = 4096;
 
 /// How long a way is the agent's after its network has failed.
 const SHUNNED: Duration = Duration::from_secs(600);
@@ -46,27 +47,19 @@ pub struct Direct {
     store: Arc<Store>,
     pods: Arc<PodTable>,
     trust_domain: TrustDomain,
-    ways: Mutex<HashMap<Way, Known>>,
+    ways: Mutex<Ways<Arc<Pod>>>,
+    /// Connections that were carried because there were too many ways.
+    wayless: AtomicU64,
+    /// The same because too many went directly; [`watch`] writes it.
+    turned_away: AtomicU64,
     pods_changed: Notify,
 }
-
-/// Who dials what: the cookie of the namespace, and the address.
-type Way = (u64, SocketAddr);
 
 /// Whether a way is looked at for the first time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
     First,
     Again,
-}
-
-/// What is known of a way.
-struct Known {
-    source: Arc<Pod>,
-    /// When it was last looked at.
-    generation: u64,
-    /// Until then it is the agent's, whatever the policies say.
-    shunned: Option<Instant>,
 }
 
 impl Direct {
@@ -82,7 +75,9 @@ impl Direct {
             store,
             pods,
             trust_domain,
-            ways: Mutex::default(),
+            ways: Mutex::new(Ways::new()),
+            wayless: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
             pods_changed: Notify::new(),
         }
     }
@@ -104,14 +99,10 @@ impl Direct {
         let way = (source.netns.cookie(), dialled);
         {
             let mut ways = self.lock();
-            if ways.len() >= WAYS_MAX && !ways.contains_key(&way) {
+            let Ok(known) = ways.enter(way, source, Instant::now()) else {
+                self.wayless.fetch_add(1, Ordering::Relaxed);
                 return;
-            }
-            let known = ways.entry(way).or_insert_with(|| Known {
-                source: Arc::clone(source),
-                generation: 0,
-                shunned: None,
-            });
+            };
             if known.generation == generation {
                 return;
             }
@@ -143,12 +134,32 @@ impl Direct {
 
     /// The network between the pods has failed where the agent would not have: the way is the agent's for a while.
     fn shun(&self, way: Way) {
-        if let Some(known) = self.lock().get_mut(&way) {
-            known.shunned = Some(Instant::now() + SHUNNED);
-        }
+        self.lock().shun(&way, Instant::now() + SHUNNED);
         if let Err(error) = self.verdicts.keep(way.0, way.1) {
             tracing::warn!(%error, "connections still go where the network does not lead");
         }
+    }
+
+    /// Drops the ways that nobody uses any more.
+    fn forget_unused(&self) {
+        let unused = self.lock().forget_unused(Instant::now());
+        for way in unused {
+            if let Err(error) = self.verdicts.keep(way.0, way.1) {
+                tracing::warn!(%error, "the kernel half still knows a way that nobody looks after");
+            }
+        }
+    }
+
+    /// For metrics; `None` when nobody is let go.
+    pub fn facts(&self, connections: usize) -> Option<DirectFacts> {
+        self.is_on().then(|| DirectFacts {
+            connections,
+            ways: self.lock().len(),
+            carried: [
+                ("connections", self.turned_away.load(Ordering::Relaxed)),
+                ("ways", self.wayless.load(Ordering::Relaxed)),
+            ],
+        })
     }
 
     /// Tells the kernel half of one way.
@@ -248,7 +259,7 @@ impl Direct {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Way, Known>> {
+    fn lock(&self) -> MutexGuard<'_, Ways<Arc<Pod>>> {
         self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,15 +5,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use aya::maps::{MapData, RingBuf};
-use mesh_common::kernel::{
-    FlowKey, MAX_WORKERS, PASSAGE_OPEN, PASSAGES_MAX, Passage, PassageEvent, PassageEventKind,
-};
+use mesh_common::kernel::{FlowKey, MAX_WORKERS, PASSAGE_OPEN, Passage, PassageEvent, PassageEventKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{Direct, Passing};
@@ -24,7 +23,10 @@ use crate::{
         direct::Passages,
         raw,
     },
-    listener::measure::{Ends, Meters},
+    listener::{
+        measure::{Ends, Meters},
+        serve::ACCEPT_DEADLINE,
+    },
     node::{Netns, Pod},
     outbound,
     telemetry::{
@@ -63,6 +65,14 @@ pub struct Watch {
     turn: u64,
     /// Ended by order, as far as is known.
     revoked: HashMap<u64, (Passing, FlowKey)>,
+    /// Of the open ones, those whose accepting socket was not seen yet.
+    unproved: HashSet<u64>,
+    /// Noted, but not open and not to be judged when they were last looked through.
+    strays: HashSet<u64>,
+    /// What had been turned away then.
+    told_turned_away: u64,
+    /// What had found no way then.
+    told_wayless: u64,
 }
 
 /// What is needed to follow direct connections.
@@ -101,6 +111,10 @@ impl Watch {
             open: HashMap::new(),
             turn: 0,
             revoked: HashMap::new(),
+            unproved: HashSet::new(),
+            strays: HashSet::new(),
+            told_turned_away: 0,
+            told_wayless: 0,
         }
     }
 
@@ -110,6 +124,9 @@ impl Watch {
         let direct = Arc::clone(&self.direct);
         let mut versions = direct.store.subscribe();
         versions.mark_unchanged();
+        for (_, passage) in self.passages.all() {
+            self.passages.take(passage.client);
+        }
         self.look_through();
         if letting_go == LettingGo::Allowed {
             direct.review();
@@ -128,15 +145,22 @@ impl Watch {
             if self.take_events() {
                 quiet = 0;
             }
+            self.prove();
             if changed {
                 if letting_go == LettingGo::Allowed {
                     direct.review();
                 }
                 self.judge_all();
             }
-            if pods_changed || last_round.elapsed() >= ROUND {
-                last_round = Instant::now();
+            if pods_changed {
                 self.look_through();
+            }
+            if last_round.elapsed() >= ROUND {
+                last_round = Instant::now();
+                let all = self.look_through();
+                self.clear_strays(&all);
+                self.tell_of_room();
+                direct.forget_unused();
                 self.meters.sweep();
             }
         }
@@ -164,16 +188,10 @@ impl Watch {
     }
 
     /// Compares what is followed with what there is.
-    fn look_through(&mut self) {
+    fn look_through(&mut self) -> Vec<(FlowKey, Passage)> {
         let all = self.passages.all();
         // What began or ended meanwhile is told by its event.
         self.take_events();
-        if all.len() > PASSAGES_MAX / 10 * 9 {
-            tracing::warn!(
-                connections = all.len(),
-                "hardly room for more direct connections; beyond that they are refused"
-            );
-        }
         let there: HashSet<u64> = all.iter().map(|(_, passage)| passage.client).collect();
         for (flow, passage) in &all {
             if passage.state == PASSAGE_OPEN {
@@ -195,6 +213,128 @@ impl Watch {
         for cookie in gone {
             if let Some(followed) = self.open.remove(&cookie) {
                 self.tell(&followed, FlowKind::Closed, None);
+            }
+        }
+        all
+    }
+
+    /// Deals with what was noted and is neither followed nor on its way, for longer than from one look to the next: its end was
+    /// not told, or one of its pods is not enrolled any more, so that nobody judges it.
+    fn clear_strays(&mut self, all: &[(FlowKey, Passage)]) {
+        let before = mem::take(&mut self.strays);
+        let mut asked = 0;
+        for (flow, passage) in all {
+            let cookie = passage.client;
+            if self.open.contains_key(&cookie) || self.revoked.contains_key(&cookie) {
+                continue;
+            }
+            if !before.contains(&cookie) || asked == ASKED_AT_ONCE {
+                self.strays.insert(cookie);
+                continue;
+            }
+            asked += 1;
+            match self.clear_stray(flow, passage) {
+                Stray::Gone => self.passages.forget(flow, cookie),
+                Stray::There => {
+                    self.strays.insert(cookie);
+                }
+            }
+        }
+        self.go_home();
+        let noted: HashSet<u64> = all.iter().map(|(_, passage)| passage.client).collect();
+        let taken = self.passages.taken();
+        // Twice without a connection: it failed before it was noted.
+        let unnoted: Vec<u64> = taken
+            .into_iter()
+            .filter(|client| !noted.contains(client))
+            .collect();
+        for client in unnoted {
+            if before.contains(&client) {
+                self.passages.free(client);
+            } else {
+                self.strays.insert(client);
+            }
+        }
+    }
+
+    /// Ends what nobody can judge. What still asks is left alone.
+    fn clear_stray(&self, flow: &FlowKey, passage: &Passage) -> Stray {
+        let (client, addr): (SocketAddr, SocketAddr) = (flow.src.into(), flow.dst.into());
+        let is_open = passage.state == PASSAGE_OPEN;
+        let Some(source) = pod_in(&self.direct, passage.netns) else {
+            if let Some(target) = self.direct.pods.at(addr.ip())
+                && is_open
+            {
+                end_socket(&target, addr, client, passage.server);
+            }
+            return Stray::Gone;
+        };
+        let name = SocketName {
+            local: client,
+            remote: addr,
+            cookie: passage.client,
+        };
+        match diag::carried(&source.netns, name) {
+            Ok(None) => Stray::Gone,
+            Ok(Some(_)) if is_open => {
+                end_socket(&source, client, addr, passage.client);
+                Stray::There
+            }
+            Ok(Some(_)) => Stray::There,
+            Err(error) => {
+                tracing::debug!(%error, "nothing is known of a direct connection");
+                Stray::There
+            }
+        }
+    }
+
+    /// Says, now and then, that there is no room for more.
+    fn tell_of_room(&mut self) {
+        let turned_away = self.passages.turned_away();
+        self.direct.turned_away.store(turned_away, Ordering::Relaxed);
+        if turned_away > self.told_turned_away {
+            tracing::warn!(
+                connections = self.open.len(),
+                carried = turned_away - self.told_turned_away,
+                "no room for more direct connections; the agent carries the rest (see --direct-limit)"
+            );
+        }
+        let wayless = self.direct.wayless.load(Ordering::Relaxed);
+        if wayless > self.told_wayless {
+            tracing::warn!(
+                carried = wayless - self.told_wayless,
+                "a pod, or all together, dial more addresses than are looked after; the agent carries the rest"
+            );
+        }
+        (self.told_turned_away, self.told_wayless) = (turned_away, wayless);
+    }
+
+    /// Looks who has accepted. The network leads a connection to whoever bears the address there: that must be the pod that
+    /// the policies were asked about.
+    fn prove(&mut self) {
+        for cookie in mem::take(&mut self.unproved) {
+            let Some(followed) = self.open.get(&cookie) else {
+                continue;
+            };
+            let passage = self.passages.get(&followed.flow);
+            let Some(passage) = passage.filter(|passage| passage.client == cookie) else {
+                // Its end is about to be told.
+                continue;
+            };
+            let cause = match passage.server {
+                0 if followed.since.elapsed() < ACCEPT_DEADLINE => {
+                    self.unproved.insert(cookie);
+                    continue;
+                }
+                0 => Cause::new("not-the-pod", "no socket of a pod of this node has accepted"),
+                _ if passage.server_netns == followed.passing.target.netns.cookie() => continue,
+                _ => Cause::new(
+                    "not-the-pod",
+                    "another pod has accepted than the one whose address it is",
+                ),
+            };
+            if let Some(followed) = self.open.remove(&cookie) {
+                self.revoke(cookie, followed, cause);
             }
         }
     }
@@ -222,7 +362,7 @@ impl Watch {
         }
         for cookie in &gone {
             if let Some(followed) = self.open.get(cookie) {
-                self.passages.forget(&followed.flow);
+                self.passages.forget(&followed.flow, *cookie);
             }
         }
         self.go_home();
@@ -245,6 +385,7 @@ impl Watch {
             return;
         };
         let dialled: SocketAddr = passage.dialled.into();
+        direct.lock().used(&(passage.netns, dialled), Instant::now());
         let (destination, active) = outbound::stands_for(&snapshot, dialled, addr);
         let checked = passing.check(&snapshot);
         let opening = Opening {
@@ -279,6 +420,7 @@ impl Watch {
         match checked {
             Ok(_) => {
                 self.open.insert(cookie, followed);
+                self.unproved.insert(cookie);
             }
             Err(cause) => self.revoke(cookie, followed, cause),
         }
@@ -403,6 +545,12 @@ impl Followed {
             connection.count(side, all.saturating_sub(connection.bytes(side)));
         }
     }
+}
+
+/// What became of a connection that nobody can judge.
+enum Stray {
+    Gone,
+    There,
 }
 
 /// Whether new connections are let go.
