@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Only these, by name or by what their names begin with: `http` for all of `http-…`; all of them by default
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// Only with this between the pods: direct, clear, mtls or policy; repeat for several
+    /// Only with this between the pods: direct, clear, mtls, same-node or policy; repeat for several
     #[arg(long, value_name = "SETUP")]
     setup: Vec<Setup>,
     /// How often each figure is taken

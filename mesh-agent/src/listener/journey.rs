@@ -286,7 +286,7 @@ pub(super) fn takes_mtls(path: &DataPath, workload: &Workload, addr: SocketAddr)
 /// Whether some service declares that the port speaks HTTP.
 fn speaks_http(snapshot: &Snapshot, guard: &Guard) -> bool {
     let mut ports = snapshot.services_to(&guard.workload, guard.addressed.port());
-    ports.any(outbound::speaks_http)
+    ports.any(|(_, port)| outbound::speaks_http(port))
 }
 
 /// What must hold for a connection between two pods of this node: the kernel knows which pod it comes from.

@@ -76,7 +76,7 @@ struct Key {
 }
 
 impl Meters {
-    pub(super) fn new(metrics: Arc<Metrics>, trust_domain: TrustDomain) -> Self {
+    pub(in crate::listener) fn new(metrics: Arc<Metrics>, trust_domain: TrustDomain) -> Self {
         Self {
             metrics,
             trust_domain,

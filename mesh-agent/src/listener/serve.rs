@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accept::{HeldRequest, PodListener},
     admission::Admission,
+    direct::Direct,
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
@@ -40,8 +41,8 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        AccessLog, Cause, Claim, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Full,
-        Registry, Side, Throttle,
+        AccessLog, Cause, Claim, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject,
+        Full, Registry, Side, Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
@@ -86,6 +87,8 @@ pub struct DataPath {
     pub pool: Pool,
     /// Connections to servers that are spoken HTTP to, between two requests.
     pub(crate) shelves: Shelves<ShelfKey>,
+    /// Which connections need no agent.
+    pub(crate) direct: Arc<Direct>,
     /// What is kept to judge requests.
     pub(crate) gate: Gate,
     /// Places for copies of requests.
@@ -120,6 +123,7 @@ pub struct Serving {
     pub access: Option<Arc<AccessLog>>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
+    pub direct: Arc<Direct>,
     pub tasks: TaskTracker,
     pub cut: CancellationToken,
 }
@@ -139,6 +143,7 @@ impl DataPath {
             trust_domain: parts.trust_domain,
             pool: Pool::default(),
             shelves: Shelves::default(),
+            direct: parts.direct,
             gate: Gate::default(),
             copies: Arc::new(Semaphore::new(requests::COPIES_MAX)),
             tunnels: TaskTracker::new(),
@@ -390,6 +395,20 @@ fn established(entry: &Entry, leg: &Leg) {
     }
 }
 
+/// A connection between pods of this node stands: perhaps the next ones need no agent.
+fn consider_the_next(path: &DataPath, entry: &Entry) {
+    let connection = entry.connection();
+    if connection.direction != Direction::Local || !path.direct.is_on() {
+        return;
+    }
+    let own = connection.workload.addresses.first();
+    if let Some(source) = own.and_then(|ip| path.pods.at(*ip))
+        && source.workload.key == connection.workload.key
+    {
+        path.direct.consider(&source, connection.original_destination);
+    }
+}
+
 /// Both sides stand: carries bytes until the end, or has what may be requests looked at.
 async fn carry(
     path: &Arc<DataPath>,
@@ -399,6 +418,7 @@ async fn carry(
     downstream: TcpStream,
     upstream: Upstream,
 ) {
+    consider_the_next(path, entry);
     let connection = entry.connection();
     match upstream {
         Upstream::Tcp(upstream) if let Some(inspected) = inspected => {

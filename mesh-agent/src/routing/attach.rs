@@ -74,6 +74,11 @@ impl Attached {
         self.ports.is_empty()
     }
 
+    /// Whether there is a route for a port, for whatever clients.
+    pub fn has_routes(&self, port: u16) -> bool {
+        self.port(port).is_some()
+    }
+
     /// The table for requests of a namespace's clients to a port; none when they are to be sent on without one.
     pub fn table(&self, port: u16, client_namespace: Option<&str>) -> Option<&Arc<RouteTable>> {
         let routes = self.port(port)?;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{ServicePort, TargetPort, Workload};
+use mesh_common::model::{Service, ServicePort, TargetPort, Workload};
 
 use super::{Family, ServiceBackend, ServiceEntry, Snapshot, WorkloadEntry, snapshot::Holder};
 
@@ -35,11 +35,15 @@ impl Snapshot {
         }
     }
 
-    /// The service ports that lead to this port of a workload.
-    pub fn services_to(&self, workload: &Workload, port: u16) -> impl Iterator<Item = &ServicePort> {
+    /// The services, and their ports, that lead to this port of a workload.
+    pub fn services_to(
+        &self,
+        workload: &Workload,
+        port: u16,
+    ) -> impl Iterator<Item = (&Service, &ServicePort)> {
         self.selecting(workload)
-            .flat_map(|entry| &entry.service.ports)
-            .filter(move |one| match &one.target {
+            .flat_map(|entry| entry.service.ports.iter().map(|port| (&*entry.service, port)))
+            .filter(move |(_, one)| match &one.target {
                 TargetPort::Number(number) => *number == port,
                 TargetPort::Name(name) => workload.port_named(name) == Some(port),
             })
