@@ -11,6 +11,7 @@ pub mod accept;
 mod admission;
 pub mod answer;
 pub mod held;
+mod identities;
 mod journey;
 mod measure;
 mod mesh;

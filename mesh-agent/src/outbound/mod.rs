@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::model::{Service, ServicePort, Workload};
+use mesh_common::model::{Declared, Service, ServicePort, Workload};
 use rand::Rng as _;
 
 use crate::{
@@ -160,19 +160,7 @@ pub fn lot() -> u64 {
 /// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
 /// Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes.
 pub fn speaks_http(port: &ServicePort) -> bool {
-    let Some(protocol) = port.app_protocol.as_deref() else {
-        return false;
-    };
-    [
-        "http",
-        "grpc",
-        "kubernetes.io/h2c",
-        "kubernetes.io/ws",
-        "http2",
-        "h2c",
-    ]
-    .iter()
-    .any(|known| protocol.eq_ignore_ascii_case(known))
+    port.declared() == Declared::Requests
 }
 
 /// The source to dial from: the client's, if it bound one itself, else the kernel's choice. `listener` is the

@@ -15,7 +15,7 @@ mod request;
 mod ruling;
 mod throttle;
 
-pub use access::AccessLog;
+pub use access::{AccessLog, Flushed};
 pub use budget::{Budget, Budgets, LIMIT, LIMIT_LEAST, Seat, WINDOW_LEAST, WINDOW_MOST};
 pub use cause::Cause;
 pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};

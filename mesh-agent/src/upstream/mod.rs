@@ -6,6 +6,7 @@ mod buffer;
 mod dial;
 pub mod incoming;
 mod relay;
+mod seats;
 pub mod session;
 pub mod tunnel;
 
