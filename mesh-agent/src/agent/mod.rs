@@ -57,7 +57,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{AccessLog, Budgets, FlowLog, Limits, Registry, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Flushed, Limits, Registry, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -68,6 +68,8 @@ pub use preflight::PreflightError;
 
 /// How long a successor waits for the running agent's lock after it gave way.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the reader of the access log may take for its last lines.
+const ACCESS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an agent that gave way goes on accepting at least: requests are still on their way to its listeners.
 const HANDOVER_GRACE: Duration = Duration::from_secs(5);
 /// How often a condition is looked at that nothing announces.
@@ -219,6 +221,7 @@ struct Agent {
     enrolment: Arc<Enrolment>,
     workers: Arc<Workers>,
     tasks: TaskTracker,
+    access: Option<Arc<AccessLog>>,
     stop: CancellationToken,
     takeover: bool,
     /// Ends the following of direct connections, which are a successor's from then on.
@@ -318,7 +321,7 @@ impl Agent {
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
-            access,
+            access: access.clone(),
             budgets: Arc::clone(&budgets),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
@@ -427,6 +430,7 @@ impl Agent {
             enrolment,
             workers,
             tasks,
+            access,
             stop,
             takeover: generation > 0,
             given_away,
@@ -504,6 +508,12 @@ impl Agent {
             workers.join();
         }
         self.lifecycle.release(&self.run_dir);
+        // Nothing else is left for this thread to do.
+        if let Some(access) = self.access
+            && access.flush(ACCESS_PATIENCE).await == Flushed::Partly
+        {
+            tracing::warn!("nobody takes the last lines of the access log");
+        }
         tracing::info!("ended");
     }
 

@@ -12,6 +12,7 @@ mod admission;
 pub mod answer;
 pub mod direct;
 pub mod held;
+mod identities;
 mod journey;
 mod measure;
 mod mesh;

@@ -27,6 +27,7 @@ use super::{
     accept::{HeldRequest, PodListener},
     admission::Admission,
     direct::Direct,
+    identities::Identities,
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
@@ -81,8 +82,8 @@ pub struct DataPath {
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
     pub certificates: Option<Arc<CertificateStore>>,
-    /// The trust domain of identities that the kernel proves.
-    pub trust_domain: TrustDomain,
+    /// Who workloads should prove to be.
+    pub(crate) identities: Identities,
     /// Tunnels to other agents.
     pub pool: Pool,
     /// Connections to servers that are spoken HTTP to, between two requests.
@@ -140,7 +141,7 @@ impl DataPath {
             meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
             access: parts.access,
             certificates: parts.certificates,
-            trust_domain: parts.trust_domain,
+            identities: Identities::new(parts.trust_domain),
             pool: Pool::default(),
             shelves: Shelves::default(),
             direct: parts.direct,

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::model::{Service, ServicePort, Workload};
+use mesh_common::model::{Declared, Service, ServicePort, Workload};
 use rand::Rng as _;
 
 use crate::{
@@ -160,20 +160,7 @@ pub fn lot() -> u64 {
 /// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
 /// Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes.
 pub fn speaks_http(port: &ServicePort) -> bool {
-    port.app_protocol.as_deref().is_some_and(is_http)
-}
-
-fn is_http(protocol: &str) -> bool {
-    [
-        "http",
-        "grpc",
-        "kubernetes.io/h2c",
-        "kubernetes.io/ws",
-        "http2",
-        "h2c",
-    ]
-    .iter()
-    .any(|known| protocol.eq_ignore_ascii_case(known))
+    port.declared() == Declared::Requests
 }
 
 /// Whether the requests of a service port are led one by one, for any client: it speaks HTTP, or has routes. So it has all
@@ -186,7 +173,7 @@ pub fn leads_requests(snapshot: &Snapshot, service: &Service, port: &ServicePort
 /// service leads requests to it.
 pub fn takes_requests(snapshot: &Snapshot, workload: &Workload, port: u16) -> bool {
     let mut own = workload.ports.iter().filter(|own| own.port == port);
-    own.any(|own| own.app_protocol.as_deref().is_some_and(is_http))
+    own.any(|own| Declared::of(own.app_protocol.as_deref()) == Declared::Requests)
         || snapshot
             .services_to(workload, port)
             .any(|(service, port)| leads_requests(snapshot, service, port))

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use mesh_common::model::{ParentRef, RouteKind, Service, ServicePort};
+use mesh_common::model::{Declared, ParentRef, RouteKind, Service, ServicePort};
 
 use super::compile::CompiledRoute;
 use super::table::RouteTable;
@@ -126,11 +126,7 @@ pub(super) fn ports_of<'a>(
 /// The `appProtocol` of a port whose connections are carried as bytes whatever routes say: they have no requests to lead.
 pub(super) fn opaque(port: &ServicePort) -> Option<&str> {
     let protocol = port.app_protocol.as_deref()?;
-    let known = ["tcp", "tls", "https", "kubernetes.io/wss"];
-    known
-        .iter()
-        .any(|known| protocol.eq_ignore_ascii_case(known))
-        .then_some(protocol)
+    (port.declared() == Declared::Bytes).then_some(protocol)
 }
 
 impl PortRoutes {
