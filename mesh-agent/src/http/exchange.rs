@@ -1,7 +1,7 @@
 //! One request and its answer, from end to end.
 //!
 //! A downstream connection hands over each request; [`Steer`] says where it goes; [`ask`] asks there, [`hear`] moves both
-//! messages at once in the one task, and [`say`] answers when there is nobody to answer.
+//! messages at once in the one task, and [`mod@say`] answers when there is nobody to answer.
 //!
 //! Invariant: nothing is sent again that a server may have seen, unless that is harmless; an answer is whole or visibly cut.
 
