@@ -135,13 +135,13 @@ impl Stage {
             .build()?;
         let agents = match setup {
             Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx | Setup::Described(_) => Vec::new(),
-            Setup::Clear => mesh.start_agents()?,
+            Setup::Clear => start_agents(&mesh)?,
             Setup::Mtls | Setup::Policy | Setup::Against => {
                 if setup == Setup::Policy {
                     mesh.write_config("policy.yaml", &["near", "web"].map(policy).join("---\n"))?;
                 }
                 mesh.secure(&[])?;
-                mesh.start_agents()?
+                start_agents(&mesh)?
             }
         };
         let peers = peers::start(&mesh, setup)?;
@@ -240,6 +240,18 @@ impl Stage {
         })
         .with_context(|| format!("{}: {last}", self.setup))
     }
+}
+
+/// Starts agents in which one pod may have all the connections that a machine allows: the load comes from one.
+fn start_agents(mesh: &Mesh) -> Result<Vec<Agent>> {
+    const MOST: &str = "1000000";
+    let nodes = mesh.nodes().iter();
+    nodes
+        .map(|node| {
+            let agent = node.agent().env("NODEMESH_CONNECTION_LIMIT", MOST);
+            agent.env("NODEMESH_REQUEST_LIMIT", MOST).start()
+        })
+        .collect()
 }
 
 /// A service of the web server in the pod of that name.
