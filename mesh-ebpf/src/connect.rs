@@ -22,7 +22,7 @@ use mesh_common::kernel::{
 
 use crate::{
     ctx::{field, set},
-    exempt,
+    direct, exempt,
     maps::{EVENTS, LOADS, PODS, SOCKETS},
 };
 
@@ -135,19 +135,26 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
         };
     }
 
-    let hash = hash(&dialled);
-    let Some(port) = least_loaded_port(pod, hash) else {
-        return refuse(netns, pod, &dialled);
-    };
     let own = if dialled.ip.is_v4() { pod.ip4 } else { pod.ip6 };
-    let ip = if device != 0 && !own.is_unspecified() {
-        own
-    } else if dialled.ip.is_v4() {
-        loopback_for(hash)
-    } else {
-        Ip([0, 0, 0, 1u32.to_be()])
+    // SAFETY: the helper reads the cookie of the context's socket.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let (via, shown, kind) = match direct::target(netns, pod, &dialled, sk, cookie) {
+        Some(target) => (target, Ip::UNSPECIFIED, RecordKind::Direct),
+        None => {
+            let hash = hash(&dialled);
+            let Some(port) = least_loaded_port(pod, hash) else {
+                return refuse(netns, pod, &dialled);
+            };
+            let ip = if device != 0 && !own.is_unspecified() {
+                own
+            } else if dialled.ip.is_v4() {
+                loopback_for(hash)
+            } else {
+                Ip([0, 0, 0, 1u32.to_be()])
+            };
+            (SockAddr::new(ip, port), own, RecordKind::Captured)
+        }
     };
-    let via = SockAddr::new(ip, port);
 
     // SAFETY: not null; the storage is the socket's own.
     let record = unsafe {
@@ -166,9 +173,9 @@ fn capture(ctx: &SockAddrContext, dialled: SockAddr, kind: u32, protocol: u32) -
     unsafe {
         (*record).peer = dialled;
         (*record).via = via;
-        (*record).local = SockAddr::new(own, 0);
-        (*record).kind = RecordKind::Captured as u32;
-        (*record).cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        (*record).local = SockAddr::new(shown, 0);
+        (*record).kind = kind as u32;
+        (*record).cookie = cookie;
         (*record).cgroup = bpf_get_current_cgroup_id();
         (*record).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         (*record).comm = bpf_get_current_comm().unwrap_or_default();

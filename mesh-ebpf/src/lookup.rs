@@ -9,6 +9,7 @@ use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, ListenerKey, SockAd
 use crate::{
     connect::least_loaded,
     ctx::field,
+    direct,
     maps::{EVENTS, HELD, INBOUND, LISTENER_SOCKETS},
 };
 
@@ -71,6 +72,10 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
         SockAddr::new(remote, remote_port),
         SockAddr::new(local, local_port),
     );
+    if direct::is_expected(&src, &dst) {
+        // To the application's own listener, or to its refusal.
+        return SK_PASS;
+    }
     // SAFETY: the value is copied at once.
     let worker = match unsafe { HELD.get(FlowKey { netns: 0, src, dst }) } {
         Some(worker) if *worker < workers => Some(*worker),

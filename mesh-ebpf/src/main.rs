@@ -7,6 +7,8 @@
 //!    destination answers, so that the client sees success, refusal and silence as they are;
 //! 4. [`address`]: `getpeername()`, `getsockname()` and `accept()` show the application the truth.
 //!
+//! What the agent said needs no agent on its way goes [`direct`] from one pod of the node to another.
+//!
 //! A connection to an enrolled pod is steered to the listener by [`lookup`], then goes the same way.
 //! [`maps`] holds everything the programs and the agent share; [`exempt`] says whom the programs leave alone.
 //!
@@ -17,6 +19,7 @@
 mod address;
 mod connect;
 mod ctx;
+mod direct;
 mod exempt;
 mod hold;
 mod lookup;

@@ -2,12 +2,12 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, RingBuf, SkStorage, SockHash},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use mesh_common::kernel::{
-    Config, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PodEntry, PortKey,
-    SYN_RING_BYTES, SockAddr, SocketRecord,
+    Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey,
+    MAX_WORKERS, PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
 };
 
 const MAX_PODS: usize = 1024;
@@ -75,3 +75,28 @@ pub static SYN_RINGS: ArrayOfMaps<RingBuf<u8, SYN_RING_BYTES>, MAX_WORKERS> = Ar
 /// Flow events; drained on a timer, so nothing is woken up for them.
 #[btf_map]
 pub static EVENTS: RingBuf<u8, { 1024 * 1024 }> = RingBuf::new();
+
+/// Who may dial what without the agent. Each agent's own: an agent that begins has said nothing yet.
+#[btf_map]
+pub static DIRECT: LruHashMap<DirectKey, DirectEntry, 8192> = LruHashMap::new();
+
+/// The generation of `DIRECT` that counts; 0, and at the start, none.
+#[btf_map]
+pub static GENERATION: Array<u64, 1> = Array::new();
+
+/// The connections that were let go.
+#[btf_map]
+pub static PASSAGES: HashMap<FlowKey, Passage, PASSAGES_MAX, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The sockets of those connections, by their cookies, each with the time when it was let go: when this is full no more
+/// are. Each agent's own, of the size that it was told.
+#[btf_map]
+pub static ROOM: HashMap<u64, u64, DIRECT_MAX, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// How often there was no room.
+#[btf_map]
+pub static FULL: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What becomes of them; drained on a timer.
+#[btf_map]
+pub static PASSAGE_EVENTS: RingBuf<u8, { 1024 * 1024 }> = RingBuf::new();

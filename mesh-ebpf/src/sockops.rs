@@ -20,6 +20,7 @@ use aya_ebpf::{
 use mesh_common::kernel::{EventKind, FlowEvent, FlowKey, Ip, PortKey, RecordKind, SockAddr, SocketRecord};
 
 use crate::ctx::field;
+use crate::direct;
 use crate::maps::{EVENTS, FLOWS, OPEN_PORTS, PODS, SOCKETS, SOURCES};
 
 const AF_INET: u32 = 2;
@@ -55,7 +56,12 @@ fn publish(ctx: &SockOpsContext) {
         src: ends.local,
         dst: ends.remote,
     };
-    if FLOWS.insert(&key, record, BPF_ANY).is_ok() {
+    let published = if record.kind == RecordKind::Direct as u32 {
+        direct::ask(key.netns, &ends.flow(), record)
+    } else {
+        FLOWS.insert(&key, record, BPF_ANY).is_ok()
+    };
+    if published {
         watch_state(ctx, true);
     }
 }
@@ -67,12 +73,16 @@ fn learn_source(ctx: &SockOpsContext) {
         // Nobody's concern: see `publish`.
         return;
     }
-    watch_state(ctx, false);
     let Some(record) = record_of(ctx.ops, 0) else {
-        return;
+        return watch_state(ctx, false);
     };
     // SAFETY: the record lives as long as the socket, which this callback holds; nobody else writes it now.
     let record = unsafe { &mut *record };
+    if record.kind == RecordKind::Direct as u32 {
+        // Watched to its end.
+        return direct::opened(ctx, &Ends::of(ctx).flow());
+    }
+    watch_state(ctx, false);
     if record.kind != RecordKind::Captured as u32 {
         return;
     }
@@ -98,7 +108,7 @@ fn take(ctx: &SockOpsContext) {
     };
     // SAFETY: a connection has one accepted socket, so nobody else reads or removes this entry meanwhile.
     let Some(found) = (unsafe { FLOWS.get(&key) }) else {
-        return;
+        return direct::arrive(ctx, ends.remote, ends.local);
     };
     if let Some(record) = record_of(ctx.ops, BPF_SK_STORAGE_GET_F_CREATE.into()) {
         // SAFETY: both are valid values of the type; the storage is the accepted socket's own.
@@ -126,6 +136,13 @@ fn on_state(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
     if new != BPF_TCP_CLOSE {
         return;
+    }
+    if let Some(record) = record_of(ctx.ops, 0) {
+        // SAFETY: the record lives as long as the socket, which this callback holds.
+        let record = unsafe { &*record };
+        if record.kind == RecordKind::Direct as u32 {
+            return direct::ended(ctx, &Ends::of(ctx).flow(), record, old);
+        }
     }
     if old == BPF_TCP_LISTEN {
         let family = if ctx.family() == AF_INET { 4 } else { 6 };
@@ -230,6 +247,16 @@ struct Ends {
 }
 
 impl Ends {
+    /// The connection as it is on the network, from the side that dialled.
+    #[inline(always)]
+    fn flow(&self) -> FlowKey {
+        FlowKey {
+            netns: 0,
+            src: self.local,
+            dst: self.remote,
+        }
+    }
+
     #[inline(always)]
     fn of(ctx: &SockOpsContext) -> Self {
         let c = ctx.ops;

@@ -92,6 +92,7 @@ impl<'a> AgentStart<'a> {
             .arg(node.bpffs())
             .arg("--run-dir")
             .arg(node.run_dir())
+            .args(same_node(&self.args))
             .args(self.args)
             .spawn()?;
         let client = Client::of(node, binary);
@@ -104,6 +105,16 @@ impl<'a> AgentStart<'a> {
         let mut agent = self.spawn()?;
         agent.wait_ready(node)?;
         Ok(agent)
+    }
+}
+
+/// How connections on one node go, where the environment says and the test does not: `NODEMESH_SAME_NODE=direct` runs any
+/// test with agents that let connections go.
+fn same_node(args: &[OsString]) -> Vec<OsString> {
+    const OPTION: &str = "--same-node";
+    match env::var_os("NODEMESH_SAME_NODE") {
+        Some(way) if !args.iter().any(|arg| arg == OPTION) => vec![OPTION.into(), way],
+        _ => Vec::new(),
     }
 }
 

@@ -28,4 +28,4 @@ pub use capture::{Capture, Packet, Wire};
 pub use manifest::{Pod, Service};
 pub use mesh::{LivePod, LiveService, Mesh, MeshBuilder, Node};
 pub use metrics::Metrics;
-pub use process::{Command, Output, Process, resident_bytes, wait_until};
+pub use process::{Command, Output, Process, amount, resident_bytes, wait_until};

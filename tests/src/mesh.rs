@@ -568,6 +568,11 @@ impl Node {
         self.agent_options.extend(options.iter().map(OsString::from));
     }
 
+    /// Starts the agents of this node, those that take over too, with more options.
+    pub fn configure(&mut self, options: &[&str]) {
+        self.agent_options.extend(options.iter().map(OsString::from));
+    }
+
     /// With what more its agents are started.
     pub(crate) fn agent_options(&self) -> &[OsString] {
         &self.agent_options

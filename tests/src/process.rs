@@ -375,13 +375,21 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
 /// A deadline on this machine. An emulated one is many times slower; `NODEMESH_PATIENCE` says how many.
 fn patient(deadline: Duration) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
-    let factor = FACTOR.get_or_init(|| {
-        let told = env::var("NODEMESH_PATIENCE")
-            .ok()
-            .and_then(|factor| factor.parse().ok());
-        told.unwrap_or(1).clamp(1, 100)
-    });
-    deadline * *factor
+    deadline * *FACTOR.get_or_init(|| factor("NODEMESH_PATIENCE"))
+}
+
+/// How many connections or requests make a load on this machine. `NODEMESH_LOAD_DIVISOR` says how many times fewer than
+/// on an ordinary one; at least one is left.
+pub fn amount(count: u64) -> u64 {
+    static DIVISOR: OnceLock<u32> = OnceLock::new();
+    let divisor = DIVISOR.get_or_init(|| factor("NODEMESH_LOAD_DIVISOR"));
+    (count / u64::from(*divisor)).max(1)
+}
+
+/// A factor that a variable of the environment tells, from 1 to 100; 1 if it does not.
+fn factor(variable: &str) -> u32 {
+    let told = env::var(variable).ok().and_then(|factor| factor.parse().ok());
+    told.unwrap_or(1).clamp(1, 100)
 }
 
 /// The last lines of a text.

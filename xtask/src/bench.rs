@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Only these, by name or by what their names begin with: `http` for all of `http-…`; all of them by default
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
-    /// Only with this between the pods: direct, clear, mtls or policy; repeat for several
+    /// Only with this between the pods: direct, clear, mtls, same-node or policy; repeat for several
     #[arg(long, value_name = "SETUP")]
     setup: Vec<Setup>,
     /// How often each figure is taken
@@ -134,7 +134,8 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
         }
         write(&report, options)?;
     }
-    for path in options.json.iter().chain(&options.plot) {
+    let plots = options.plot.as_ref().filter(|_| !report.results.is_empty());
+    for path in options.json.iter().chain(plots) {
         eprintln!("written: {}", path.display());
     }
     match &report.failures[..] {

@@ -16,6 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
+pub(crate) use self::requirements::DEBIAN_KEYS;
 use self::requirements::{Need, Requirement, Source};
 use crate::process;
 use crate::repo::Repo;

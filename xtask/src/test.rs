@@ -1,7 +1,8 @@
 //! Every check of the project, in order: `cargo xtask test`.
 //!
 //! Owns the list of steps, the order, and the table at the end. Each step is cargo, or a check of this program's own.
-//! The integration tests get the release agent's path in `NODEMESH_AGENT`, with the kernel half inside.
+//! The integration tests get the release agent's path in `NODEMESH_AGENT`, with the kernel half inside; a part of them
+//! runs once more on another kernel, which [`crate::vm`] does.
 //!
 //! Invariant: the first failure ends the run with a non-zero exit code; nothing is skipped because a machine cannot
 //! do it.
@@ -17,10 +18,13 @@ use nix::unistd::Uid;
 use self::report::{Counts, Report};
 use crate::compile::Profile;
 use crate::repo::Repo;
-use crate::{compile, ebpf, layers, process, setup};
+use crate::{compile, ebpf, layers, process, setup, vm};
 
 /// Tells the integration tests which agent to run.
 const AGENT: &str = "NODEMESH_AGENT";
+
+/// The kernel of the matrix that every run is tested on: the oldest, because what newer ones can is what it may lack.
+const OLDEST_KERNEL: &str = "6.1";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -60,6 +64,8 @@ enum Step {
     Unit,
     /// Integration tests
     Integration,
+    /// Those of the kernel matrix, on the oldest kernel of it, in a virtual machine
+    Vm,
 }
 
 /// Runs `cargo xtask test`.
@@ -108,6 +114,9 @@ fn steps(options: &Options) -> Vec<Step> {
         } => {
             vec![Step::Setup, Step::Ebpf, Step::Integration]
         }
+        Options {
+            only: Some(Step::Vm), ..
+        } => vec![Step::Setup, Step::Ebpf, Step::Vm],
         Options { only: Some(step), .. } => vec![*step],
         Options { unit: true, .. } => vec![Step::Unit],
         Options { filter: Some(_), .. } => vec![Step::Setup, Step::Ebpf, Step::Unit, Step::Integration],
@@ -129,6 +138,7 @@ impl Step {
             Self::Layers => "layers",
             Self::Unit => "unit",
             Self::Integration => "integration",
+            Self::Vm => "vm",
         }
     }
 
@@ -144,6 +154,7 @@ impl Step {
             Self::Layers => "the agent's floors",
             Self::Unit => "unit tests",
             Self::Integration => "integration tests, on this kernel",
+            Self::Vm => "the kernel matrix, on Linux 6.1 in a virtual machine",
         }
     }
 
@@ -236,6 +247,10 @@ impl Step {
                 // One at a time: they measure, and they share the machine's cgroup and bpf file systems.
                 tests(cargo.args(["--", "--test-threads=1"]), counts)
             }
+            Self::Vm => vm::step(repo, OLDEST_KERNEL, |passed, failed| {
+                counts.passed += passed as u64;
+                counts.failed += failed as u64;
+            }),
         }
     }
 }
@@ -262,7 +277,7 @@ mod tests {
     fn without_options_every_step_runs_in_order() {
         let names: Vec<_> = steps(&options()).into_iter().map(Step::name).collect();
         assert_eq!(names.first(), Some(&"setup"));
-        assert_eq!(names.last(), Some(&"integration"));
+        assert_eq!(names.last(), Some(&"vm"));
         assert_eq!(names.len(), Step::value_variants().len());
     }
 
@@ -276,11 +291,12 @@ mod tests {
             }),
             ["setup", "ebpf", "integration"]
         );
-        let only = Options {
-            only: Some(Step::Integration),
+        let only = |step| Options {
+            only: Some(step),
             ..options()
         };
-        assert_eq!(names(&only), ["setup", "ebpf", "integration"]);
+        assert_eq!(names(&only(Step::Integration)), ["setup", "ebpf", "integration"]);
+        assert_eq!(names(&only(Step::Vm)), ["setup", "ebpf", "vm"]);
         assert_eq!(
             names(&Options {
                 unit: true,

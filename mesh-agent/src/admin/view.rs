@@ -272,6 +272,7 @@ fn channel_of(channel: Option<Channel>) -> proto::Channel {
         Some(Channel::Plaintext) => proto::Channel::Plaintext,
         Some(Channel::MutualTls) => proto::Channel::MutualTls,
         Some(Channel::SameNode) => proto::Channel::SameNode,
+        Some(Channel::Direct) => proto::Channel::Direct,
     }
 }
 

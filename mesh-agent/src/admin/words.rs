@@ -66,7 +66,7 @@ words! {
         Hbone = "hbone",
     }
     Direction { Outbound = "outbound", Inbound = "inbound", Local = "local" }
-    Channel { Plaintext = "plaintext", MutualTls = "mutual-tls", SameNode = "same-node" }
+    Channel { Plaintext = "plaintext", MutualTls = "mutual-tls", SameNode = "same-node", Direct = "direct" }
     DestinationKind { Service = "service", Workload = "workload", Passthrough = "passthrough" }
     ConnectionState {
         Held = "held",

@@ -14,7 +14,9 @@ use std::{
 };
 
 use http::request::Parts;
-use mesh_common::model::{Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, TunnelProtocol, Workload};
+use mesh_common::model::{
+    Declared, Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, TunnelProtocol, Workload,
+};
 
 use self::request::{Keys, Load};
 use crate::{
@@ -290,6 +292,9 @@ impl World<'_> {
             }
             (Load::Requests, Carriage::Local | Carriage::MutualTls) => {
                 request::before(&mut way, &policy, connection);
+            }
+            (Load::Bytes(_), _) if self.snapshot.declared(target, addr.port()) == Declared::Bytes => {
+                fill(&mut way, &policy.trace(connection));
             }
             // In the clear the destination sees bytes, whoever sent them.
             (Load::Request(parts), _) => request::admit(&mut way, &policy, connection, Some(parts), keys),

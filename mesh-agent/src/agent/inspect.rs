@@ -24,10 +24,11 @@ use super::{
 use crate::{
     admin::{ExplainError, Expose, FlowFeed, HandoverError, Inspect, LogError, proto, view, view::micros},
     identity::{CertificateState, CertificateStore, Severity, Standing as CertificateStanding},
+    listener::direct::Direct,
     runtime::Workers,
     state::{ServiceEntry, Store},
     telemetry::{
-        Budgets, Connection, Destination, FlowLog, Kind, Totals,
+        Budgets, Connection, Destination, FlowLog, Kind, Registry, Totals,
         metrics::{CertificateFacts, Metrics, NodeFacts, ShareFacts},
     },
 };
@@ -42,6 +43,9 @@ pub(super) struct Inspector {
     pub(super) store: Arc<Store>,
     pub(super) workers: Arc<Workers>,
     pub(super) budgets: Arc<Budgets>,
+    /// Connections that go directly.
+    pub(super) by_themselves: Arc<Registry>,
+    pub(super) direct: Arc<Direct>,
     pub(super) standings: Standings,
     pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
@@ -72,7 +76,7 @@ impl Inspect for Inspector {
             connections: worker.registry().len() as u64,
             held: worker.held() as u64,
         });
-        let totals = self.workers.iter().map(|worker| worker.registry().totals());
+        let totals = self.registries().map(|registry| registry.totals());
         proto::StatusReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
@@ -241,13 +245,14 @@ impl Inspector {
                 ("waiting", counts.workloads_waiting as usize),
                 ("failed", counts.workloads_failed as usize),
             ],
-            connections: self.workers.connections(),
+            connections: self.workers.connections() + self.by_themselves.len(),
             shares: self
                 .budgets
                 .all()
                 .iter()
                 .map(|budget| ShareFacts::from(&**budget))
                 .collect(),
+            direct: self.direct.facts(self.by_themselves.len()),
             rejected: self.store.rejections().len(),
             certificates: states
                 .map(|state| CertificateFacts {
@@ -268,9 +273,12 @@ impl Inspector {
     }
 
     fn open_connections(&self) -> impl Iterator<Item = Arc<Connection>> {
-        self.workers
-            .iter()
-            .flat_map(|worker| worker.registry().connections())
+        self.registries().flat_map(|registry| registry.connections())
+    }
+
+    fn registries(&self) -> impl Iterator<Item = &Arc<Registry>> {
+        let carried = self.workers.iter().map(|worker| worker.registry());
+        carried.chain([&self.by_themselves])
     }
 
     fn counts(&self) -> proto::Counts {
@@ -291,7 +299,7 @@ impl Inspector {
                     .flat_map(|entry| &entry.backends)
                     .flat_map(|backend| &backend.endpoints),
             ),
-            connections: self.workers.connections() as u64,
+            connections: (self.workers.connections() + self.by_themselves.len()) as u64,
         }
     }
 

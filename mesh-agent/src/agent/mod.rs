@@ -43,15 +43,21 @@ use crate::{
     },
     config,
     identity::{self, CaDirectory, CertificateStore, Clock, EmbeddedCa, Settings, authority::DirectoryError},
-    kernel::{self, KernelError, bpffs},
-    listener,
+    kernel::{self, DirectMaps, KernelError, bpffs, diag},
+    listener::{
+        self,
+        direct::{
+            Direct,
+            watch::{LettingGo, NO_WORKER, Watch, WatchParts},
+        },
+    },
     node::{
         Netns, PodTable,
         cgroup::{Cgroup, CgroupError},
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{AccessLog, Budgets, FlowLog, Limits, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Flushed, Limits, Registry, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -62,6 +68,8 @@ pub use preflight::PreflightError;
 
 /// How long a successor waits for the running agent's lock after it gave way.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the reader of the access log may take for its last lines.
+const ACCESS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an agent that gave way goes on accepting at least: requests are still on their way to its listeners.
 const HANDOVER_GRACE: Duration = Duration::from_secs(5);
 /// How often a condition is looked at that nothing announces.
@@ -70,6 +78,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 /// Workers by default: what most nodes' traffic needs; more cost memory for each pod.
 const DEFAULT_WORKERS: usize = 4;
+
+/// How connections between pods of this node go that need no agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SameNode {
+    /// Through the agent, in memory: nothing of them is on the node's network
+    #[default]
+    Relayed,
+    /// By themselves: the kernel authorizes them, and the node's own network carries them
+    Direct,
+}
 
 /// How an agent runs; the flags of `mesh-agent run`.
 #[derive(Clone, Debug)]
@@ -100,6 +118,10 @@ pub struct Options {
     pub metrics_address: DoorAddress,
     /// Where readiness and liveness are served.
     pub health_address: DoorAddress,
+    /// How connections between pods of this node go that need no agent.
+    pub same_node: SameNode,
+    /// How many of these may go by themselves at once.
+    pub direct_limit: u32,
     /// Bytes that the connections of one workload may make the agent hold.
     pub buffer_limit: usize,
     /// Connections that one workload may have; by default a share of what open files allow.
@@ -199,8 +221,11 @@ struct Agent {
     enrolment: Arc<Enrolment>,
     workers: Arc<Workers>,
     tasks: TaskTracker,
+    access: Option<Arc<AccessLog>>,
     stop: CancellationToken,
     takeover: bool,
+    /// Ends the following of direct connections, which are a successor's from then on.
+    given_away: CancellationToken,
 }
 
 impl Agent {
@@ -244,8 +269,9 @@ impl Agent {
             &pods_cgroup,
             &agent_cgroup,
             worker_count(options.workers),
+            options.direct_limit,
         )?;
-        let (kernel, worker_maps, ring) = loaded;
+        let (kernel, worker_maps, ring, direct_maps) = loaded;
 
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -276,16 +302,30 @@ impl Agent {
             )),
             Access::Untold => None,
         };
+        let letting_go = letting_go(options.same_node);
         let budgets = Budgets::new(limits(&options));
+        let DirectMaps {
+            verdicts,
+            passages,
+            events: direct_ring,
+        } = direct_maps;
+        let direct = Arc::new(Direct::new(
+            verdicts,
+            Arc::clone(&store),
+            Arc::clone(&pods),
+            trust_domain.clone(),
+        ));
+        let by_themselves = Registry::new(NO_WORKER, Arc::clone(&budgets));
         let shared = Shared {
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
-            access,
+            access: access.clone(),
             budgets: Arc::clone(&budgets),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
+            direct: Arc::clone(&direct),
             home: Arc::clone(&home),
         };
         let workers = Arc::new(Workers::start(worker_maps, &shared)?);
@@ -310,8 +350,9 @@ impl Agent {
             workers: Arc::clone(&workers),
             store: Arc::clone(&store),
             pods: Arc::clone(&pods),
-            home,
+            home: Arc::clone(&home),
             certificates: certificates.clone(),
+            direct: Arc::clone(&direct),
             standings: Arc::clone(&standings),
         })
         .map_err(AgentError::io("starting the enrolment thread"))?;
@@ -332,11 +373,13 @@ impl Agent {
             store: Arc::clone(&store),
             workers: Arc::clone(&workers),
             budgets,
+            by_themselves: Arc::clone(&by_themselves),
+            direct: Arc::clone(&direct),
             standings,
             trust_domain,
             certificates,
             flows: Arc::clone(&flows),
-            metrics,
+            metrics: Arc::clone(&metrics),
             lifecycle: Arc::clone(&lifecycle),
             enrolment: Arc::clone(&enrolment),
             log,
@@ -358,6 +401,19 @@ impl Agent {
                 tracing::error!(%error, "the admin API is gone; traffic is not affected");
             }
         });
+        let watch = Watch::new(
+            direct,
+            WatchParts {
+                passages,
+                ring: direct_ring,
+                registry: by_themselves,
+                flows: Arc::clone(&flows),
+                metrics,
+                home,
+            },
+        );
+        let given_away = stop.child_token();
+        tasks.spawn(watch.run(letting_go, given_away.clone()));
         tasks.spawn(events::run(ring, Arc::clone(&workers), pods, flows, stop.clone()));
         tasks.spawn(configuration.follow(Arc::clone(&enrolment), stop.clone()));
         if generation == 0 {
@@ -374,8 +430,10 @@ impl Agent {
             enrolment,
             workers,
             tasks,
+            access,
             stop,
             takeover: generation > 0,
+            given_away,
         };
         agent.serve().await
     }
@@ -405,6 +463,7 @@ impl Agent {
         let phase = self.lifecycle.phase();
         tracing::info!(%phase, connections = self.workers.connections(), takeover = self.takeover, "ending");
         if phase == Phase::HandedOver {
+            self.given_away.cancel();
             // Listeners stay: requests are on their way to them until the successor's have taken every pod.
             let grace = Instant::now() + HANDOVER_GRACE;
             tokio::select! {
@@ -449,6 +508,12 @@ impl Agent {
             workers.join();
         }
         self.lifecycle.release(&self.run_dir);
+        // Nothing else is left for this thread to do.
+        if let Some(access) = self.access
+            && access.flush(ACCESS_PATIENCE).await == Flushed::Partly
+        {
+            tracing::warn!("nobody takes the last lines of the access log");
+        }
         tracing::info!("ended");
     }
 
@@ -467,6 +532,21 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether connections may be let go, on this kernel.
+fn letting_go(wanted: SameNode) -> LettingGo {
+    if wanted == SameNode::Relayed {
+        return LettingGo::Forbidden;
+    }
+    if diag::is_able() {
+        return LettingGo::Allowed;
+    }
+    tracing::warn!(
+        "this kernel cannot end single connections (CONFIG_INET_DIAG_DESTROY), so that a policy that changes could not end \
+         those that go directly; connections between pods of this node are relayed"
+    );
+    LettingGo::Forbidden
 }
 
 /// How an agent begins.

@@ -138,7 +138,7 @@ impl Connection {
         vec![
             Cell::from(&path.client),
             Cell::from(&path.original_destination),
-            Cell::from(path.worker.to_string()),
+            path.worker_cell(),
             path.channel_cell(),
             Cell::from(&path.peer),
             path.verdict_cell(),

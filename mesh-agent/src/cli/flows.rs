@@ -218,7 +218,7 @@ impl Flow {
             Cell::from(&path.original_destination),
             path.process_cell(),
             Cell::from(connection),
-            Cell::from(path.worker.to_string()),
+            path.worker_cell(),
             path.channel_cell(),
             path.verdict_cell(),
         ]

@@ -82,6 +82,14 @@ impl Path {
         }
     }
 
+    /// The data worker that carries it; nothing for one that no agent carries.
+    pub(super) fn worker_cell(&self) -> Cell {
+        match self.channel() {
+            Channel::Direct => Cell::from(""),
+            _ => Cell::from(self.worker.to_string()),
+        }
+    }
+
     /// What the policies say; nothing where this agent does not decide.
     pub(super) fn verdict_cell(&self) -> Cell {
         let denied = self.verdict.starts_with("denied");

@@ -3,14 +3,17 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
-use mesh_common::{kernel::MAX_WORKERS, model::TrustDomain};
+use mesh_common::{
+    kernel::{DIRECT_MAX, MAX_WORKERS},
+    model::TrustDomain,
+};
 
 use super::{
     agent::{BPFFS, RUN_DIR},
     failure::Failure,
 };
 use crate::admin::DoorAddress;
-use crate::agent::{self, Access, LogFormat, Options};
+use crate::agent::{self, Access, LogFormat, Options, SameNode};
 use crate::policy::ROOT_NAMESPACE;
 use crate::telemetry::LIMIT_LEAST;
 
@@ -60,6 +63,13 @@ pub(super) struct RunArgs {
     /// Where `/healthz/ready` and `/livez` are served: an address and a port, or `none`
     #[arg(long, value_name = "ADDRESS", default_value = HEALTH)]
     health_address: DoorAddress,
+    /// How connections between pods of this node go that need no agent
+    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    same_node: SameNode,
+    /// Connections that may go directly at once, with `--same-node direct`; the agent carries what is beyond
+    #[arg(long, value_name = "N", default_value_t = DIRECT_MAX as u32,
+          value_parser = clap::value_parser!(u32).range(1..=DIRECT_MAX as i64))]
+    direct_limit: u32,
     /// Memory that the connections of one workload may take up in this agent for readers that are slow
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = buffer_limit)]
     buffer_limit: usize,
@@ -105,6 +115,8 @@ impl RunArgs {
             certificate_lifetime: self.certificate_lifetime,
             metrics_address: self.metrics_address,
             health_address: self.health_address,
+            same_node: self.same_node,
+            direct_limit: self.direct_limit,
             buffer_limit: self.buffer_limit,
             connection_limit: self.connection_limit,
             request_limit: self.request_limit,

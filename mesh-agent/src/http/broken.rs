@@ -60,14 +60,19 @@ impl Broken {
         )
     }
 
-    /// True when an HTTP/2 server says that it did not look at the request, and never will (RFC 9113, 8.7).
+    /// True when an HTTP/2 server says that it did not look at the request, and never will (RFC 9113, 8.7): it refused the
+    /// stream, or its GOAWAY leaves the stream out, for whatever reason. h2 tells no other stream of a GOAWAY.
     pub(crate) fn is_unprocessed(&self) -> bool {
         let Self::Stream(error) = self else {
             return false;
         };
         let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        let gone = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
-        error.is_remote() && (refused || gone)
+        error.is_remote() && (refused || error.is_go_away())
+    }
+
+    /// True of a request that could not even be begun, since its connection had ended.
+    pub(crate) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Stream(error) if error.is_io() || error.is_go_away())
     }
 
     /// The answer to a client whose request breaks the rules; `None` when it is gone.

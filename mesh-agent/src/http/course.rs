@@ -9,23 +9,20 @@ use http::{HeaderMap, StatusCode, response};
 use mesh_common::model::RouteTimeouts;
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    exchange::Hop,
-    fault::{Cause, Fault},
-};
+use super::fault::{Cause, Fault};
 
-/// What becomes of a request.
-pub enum Course<S, E> {
+/// What becomes of a request; `H` is a [`Hop`](super::exchange::Hop).
+pub enum Course<H, E> {
     /// It is sent on.
-    Onward(Onward<S, E>),
+    Onward(Onward<H, E>),
     /// It is answered with this, without a body, and nobody is asked.
     Answer(Box<response::Parts>),
 }
 
 /// A request that is sent on.
-pub struct Onward<S, E> {
+pub struct Onward<H, E> {
     /// Where it goes.
-    pub hop: Hop<S>,
+    pub hop: H,
     /// What goes with it.
     pub escort: E,
     /// When it has to be over.

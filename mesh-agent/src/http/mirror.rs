@@ -171,3 +171,6 @@ impl Followed {
         self.ended
     }
 }
+
+#[cfg(test)]
+mod tests;

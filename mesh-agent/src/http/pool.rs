@@ -21,6 +21,9 @@ use crate::upstream::session::Session;
 const IDLE: Duration = Duration::from_secs(60);
 /// A request that must not be sent twice takes only a connection used so recently that its server hardly closes it now.
 const FRESH: Duration = Duration::from_secs(1);
+/// A server whose clients give up requests is asked warily for so long: it may take them for an attack, and end a connection with
+/// everybody else's requests in it.
+const WARY: Duration = Duration::from_secs(10);
 /// Unused connections kept on one shelf.
 const IDLE_MAX: usize = 128;
 
@@ -35,7 +38,15 @@ pub(super) struct Connection {
 #[derive(Default)]
 pub struct Shelf {
     idle: Mutex<Vec<Connection>>,
-    shared: Mutex<Vec<Shared>>,
+    shared: Mutex<SharedOnes>,
+}
+
+/// HTTP/2 connections to a server.
+#[derive(Default)]
+struct SharedOnes {
+    connections: Vec<Shared>,
+    /// So long after a request was given up each connection has few that the server may not have looked at.
+    wary_until: Option<Instant>,
 }
 
 /// An HTTP/2 connection to a server.
@@ -118,15 +129,28 @@ impl Shelf {
 
     /// A shared connection with room for another request.
     pub(super) fn shared(&self, now: Instant) -> Option<Session> {
-        let mut shared = lock(&self.shared);
-        let one = shared.iter_mut().find(|one| one.connection.has_room())?;
+        let SharedOnes {
+            connections,
+            wary_until,
+        } = &mut *lock(&self.shared);
+        for one in &*connections {
+            if one.connection.take_gave_up() {
+                *wary_until = Some(now + WARY);
+            }
+        }
+        let is_wary = wary_until.is_some_and(|until| now < until);
+        let mut connections = connections.iter_mut();
+        let one = connections.find(|one| match is_wary {
+            true => one.connection.has_room_warily(),
+            false => one.connection.has_room(),
+        })?;
         one.used = now;
         Some(one.connection.clone())
     }
 
     /// Keeps a shared connection.
     pub(super) fn share(&self, connection: Session, now: Instant) {
-        lock(&self.shared).push(Shared {
+        lock(&self.shared).connections.push(Shared {
             connection,
             used: now,
         });
@@ -134,7 +158,9 @@ impl Shelf {
 
     /// Gives up a shared connection that takes no requests any more.
     pub(super) fn give_up(&self, broken: &Session) {
-        lock(&self.shared).retain(|one| !one.connection.is(broken));
+        lock(&self.shared)
+            .connections
+            .retain(|one| !one.connection.is(broken));
     }
 
     /// Lets go of what was not used for a while, or was closed by its server.
@@ -147,17 +173,18 @@ impl Shelf {
             keep
         });
         lock(&self.shared)
+            .connections
             .retain(|one| one.connection.streams() > 0 || now.saturating_duration_since(one.used) < IDLE);
     }
 
     /// Lets everything go that carries no request.
     pub fn clear(&self) {
         lock(&self.idle).drain(..).for_each(Connection::end);
-        lock(&self.shared).clear();
+        lock(&self.shared).connections.clear();
     }
 
     fn is_empty(&self) -> bool {
-        lock(&self.idle).is_empty() && lock(&self.shared).is_empty()
+        lock(&self.idle).is_empty() && lock(&self.shared).connections.is_empty()
     }
 }
 

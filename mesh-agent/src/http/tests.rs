@@ -1,6 +1,6 @@
 //! The engine between a client and a server on loopback, with somebody who steers straight to the server.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -20,6 +20,8 @@ use super::{
 };
 
 use crate::telemetry::{Budgets, Claim, Limits};
+
+mod repeats;
 
 /// Steers everything to one server, or refuses it.
 struct Straight {
@@ -58,13 +60,14 @@ impl Server for There {
 
 impl Steer for Straight {
     type Server = There;
+    type Agent = Infallible;
     type Escort = ();
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Course<There, ()>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<Hop<There, Infallible>, ()>, Fault> {
         if message.parts.uri.path() == "/denied" {
             return Err(Fault::new(Cause::Denied, "by the test"));
         }
@@ -82,17 +85,23 @@ impl Steer for Straight {
 
 /// An engine before `server`; dropping the token's guard ends it.
 async fn engine(server: SocketAddr) -> (SocketAddr, CancellationToken) {
+    engine_of(Straight {
+        server,
+        shelf: Arc::default(),
+        tasks: TaskTracker::new(),
+        signature: Signature::new("test".into(), Side::Source),
+    })
+    .await
+}
+
+/// An engine whose requests somebody steers.
+async fn engine_of<S: Steer + 'static>(steer: S) -> (SocketAddr, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let leaving = CancellationToken::new();
     let token = leaving.clone();
+    let steer = Arc::new(steer);
     tokio::spawn(async move {
-        let steer = Arc::new(Straight {
-            server,
-            shelf: Arc::default(),
-            tasks: TaskTracker::new(),
-            signature: Signature::new("test".into(), Side::Source),
-        });
         let tasks = TaskTracker::new();
         while let Ok((stream, _)) = listener.accept().await {
             let (steer, tasks, leaving) = (Arc::clone(&steer), tasks.clone(), token.clone());

@@ -75,6 +75,17 @@ enum End {
     Cut(String),
 }
 
+/// How a request ended, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With a whole answer from where it was sent.
+    Whole,
+    /// It was given up here.
+    Cut,
+    /// Otherwise.
+    Failed,
+}
+
 /// A request, and who is told when it is over.
 pub(super) struct Attended<'s, S: Steer> {
     steer: &'s S,
@@ -179,6 +190,15 @@ impl Trail {
         match &self.end {
             End::Cut(why) => Some(why),
             _ => None,
+        }
+    }
+
+    /// How it ended, in short.
+    pub fn ending(&self) -> Ending {
+        match &self.end {
+            End::Whole if self.told.is_none() => Ending::Whole,
+            End::Open => Ending::Cut,
+            End::Whole | End::Fault(_) | End::Gone | End::Cut(_) => Ending::Failed,
         }
     }
 

@@ -33,8 +33,17 @@ pub(super) enum Upstream {
 pub(super) struct Visit {
     pub(super) connection: Connection,
     asked: Asked,
+    /// An interim answer came.
+    interim: Interim,
     /// Whether the server lets the connection go on; not before its answer.
     keep_alive: KeepAlive,
+}
+
+/// Whether an interim answer came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interim {
+    None,
+    Heard,
 }
 
 /// A request's stream on an HTTP/2 connection.
@@ -81,6 +90,7 @@ impl Upstream {
         Ok(Self::H1(Visit {
             connection,
             asked: Asked::of(&parts.method, switch),
+            interim: Interim::None,
             keep_alive: KeepAlive::Close,
         }))
     }
@@ -110,6 +120,7 @@ impl Upstream {
             Self::H1(visit) => {
                 let head = ready!(visit.connection.reader.poll_response(cx, visit.asked))?;
                 if head.is_interim() {
+                    visit.interim = Interim::Heard;
                     return Poll::Ready(Ok(Heard::Interim(head.parts.status, head.parts.headers)));
                 }
                 visit.keep_alive = head.keep_alive;
@@ -121,6 +132,14 @@ impl Upstream {
                 })))
             }
             Self::H2(sent) => sent.poll_heard(cx),
+        }
+    }
+
+    /// True when anything of an answer came over an HTTP/1 connection, interim ones included.
+    pub(super) fn has_spoken(&self) -> bool {
+        match self {
+            Self::H1(visit) => visit.interim == Interim::Heard || visit.connection.reader.has_buffered(),
+            Self::H2(_) => false,
         }
     }
 
@@ -154,10 +173,13 @@ impl Sent {
             return Poll::Ready(Err(Broken::Closed));
         };
         if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
+            self.seat.heard();
             let (parts, ()) = interim?.into_parts();
             return Poll::Ready(Ok(Heard::Interim(parts.status, parts.headers)));
         }
-        let (mut parts, recv) = ready!(std::pin::Pin::new(response).poll(cx))?.into_parts();
+        let heard = ready!(std::pin::Pin::new(response).poll(cx));
+        self.seat.heard();
+        let (mut parts, recv) = heard?.into_parts();
         self.response = None;
         if let Some(protocol) = wire::take_switched(&mut parts.headers) {
             self.recv = Some(Incoming::new(recv));

@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use mesh_common::model::{ObjectKey, SpiffeId, Workload};
+use mesh_common::model::{Declared, ObjectKey, SpiffeId, Workload};
 use thiserror::Error;
 
 use crate::{
@@ -128,18 +128,27 @@ impl Guard {
         }
     }
 
-    /// In place of [`Guard::check`] for a connection whose bytes could be requests: says what must be read of it.
+    /// In place of [`Guard::check`] for a connection whose bytes could be requests: says what must be read of it. Nothing is
+    /// where the port is declared to carry bytes.
     pub fn admit(&self, snapshot: &Snapshot) -> Result<Admitted, Denied> {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return Err(Denied::Unknown(self.workload.key.clone()));
         };
-        match snapshot.policy_of(entry).admit(&self.facts()) {
-            Entrance::Closed(decision) => Err(Denied::by(&decision)),
-            Entrance::Requests(_) => Ok(Admitted {
+        let declared = snapshot.declared(&self.workload, self.addressed.port());
+        match (snapshot.policy_of(entry).admit(&self.facts()), declared) {
+            // Rules about requests see TCP on such a port.
+            (Entrance::Closed(decision), _) | (Entrance::Requests(decision), Declared::Bytes) => {
+                Err(Denied::by(&decision))
+            }
+            (Entrance::Open(decision, _), Declared::Bytes) => Ok(Admitted {
+                ruling: ruling(&decision),
+                reading: Reading::Unread,
+            }),
+            (Entrance::Requests(_), _) => Ok(Admitted {
                 ruling: Ruling::plain("each request is judged by itself"),
                 reading: Reading::RequestsOnly,
             }),
-            Entrance::Open(decision, interest) => Ok(Admitted {
+            (Entrance::Open(decision, interest), _) => Ok(Admitted {
                 ruling: ruling(&decision),
                 reading: match interest {
                     Interest::None => Reading::Unread,

@@ -20,7 +20,8 @@ use super::authorize::{Denied, Guard};
 use crate::{
     identity::Clock,
     policy::{
-        BadPath, BeforeRequests, ConnectionFacts, Decision, RequestFacts, Token, Verdict, WorkloadPolicy,
+        BadPath, BeforeRequests, ConnectionFacts, Decision, Headers, RequestFacts, Token, Verdict,
+        WorkloadPolicy,
         jwt::{self, KeyCell, Proved, TokenCache, Unproved},
         normalize,
     },
@@ -145,7 +146,7 @@ impl<'r> Judged<'r> {
             method: self.request.method.as_str(),
             path: &self.path,
             host: host_of(self.request),
-            headers: &self.headers,
+            headers: Headers::Known(&self.headers),
             token: self.token,
         }
     }
@@ -322,37 +323,39 @@ impl Guard {
     }
 
     /// Whether a request that is still going on may go on by the policies of a later snapshot; if not, its streams are
-    /// to be reset. Its token counts as it was proved. A request of which no headers were kept, since nobody asked for
-    /// any, cannot be judged by policies that do now: it may not go on.
+    /// to be reset. Its token counts as it was proved. Where no headers were kept, since nobody asked for any when it came, a
+    /// request may go on if policies that ask for them now allow it whatever they were.
     pub fn still_allows(&self, snapshot: &Snapshot, kept: &KeptRequest) -> Result<(), RequestDenied> {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return Err(RequestDenied::Unknown(self.workload.key.clone()));
         };
         let policy = snapshot.policy_of(entry);
-        let none = HeaderMap::new();
-        let headers = match &kept.headers {
-            Some(headers) => headers,
-            None if policy.reads().headers => {
-                return Err(RequestDenied::Forbidden {
-                    reason: "denied: a policy that came later asks for headers, which were not kept"
-                        .to_owned(),
-                    word: "headers-not-kept",
-                    policy: None,
-                    rule: None,
-                });
-            }
-            None => &none,
-        };
         // Paths are in their one spelling if some policy asked for them when the request came.
         let path = judged_path(&policy, &kept.uri)?;
-        RequestDenied::unless_allowed(&policy.decide_request(&RequestFacts {
-            connection: self.facts(),
-            method: kept.method.as_str(),
-            path: &path,
-            host: host_named(&kept.uri, kept.host.as_ref()),
-            headers,
-            token: kept.proved.as_ref().map(|proved| &proved.verified.token),
-        }))
+        let decide = |headers| {
+            policy.decide_request(&RequestFacts {
+                connection: self.facts(),
+                method: kept.method.as_str(),
+                path: &path,
+                host: host_named(&kept.uri, kept.host.as_ref()),
+                headers,
+                token: kept.proved.as_ref().map(|proved| &proved.verified.token),
+            })
+        };
+        if let Some(headers) = &kept.headers {
+            return RequestDenied::unless_allowed(&decide(Headers::Known(headers)));
+        }
+        // What no headers could save is denied for its own reason.
+        RequestDenied::unless_allowed(&decide(Headers::AtBest))?;
+        match decide(Headers::AtWorst).verdict() {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny => Err(RequestDenied::Forbidden {
+                reason: "denied: a policy that came later asks for headers, which were not kept".to_owned(),
+                word: "headers-not-kept",
+                policy: None,
+                rule: None,
+            }),
+        }
     }
 
     /// Logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.

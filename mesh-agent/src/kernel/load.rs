@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use super::{
     bpffs::{self, BpffsError},
+    direct::DirectMaps,
     object,
     pins::{Pins, SHARED_MAPS},
     probe::one_line,
@@ -152,15 +153,17 @@ pub struct WorkerMaps {
     pub(crate) loads: Arc<Loads>,
 }
 
-/// Loads, attaches and pins the kernel half for `workers` data workers. Returns the control half, one
-/// [`WorkerMaps`] a worker, and the ring of flow events.
+/// Loads, attaches and pins the kernel half for `workers` data workers, with room for `direct_limit` direct connections
+/// (at most `DIRECT_MAX`). Returns the control half, one
+/// [`WorkerMaps`] a worker, the ring of flow events, and what concerns direct connections.
 pub fn load(
     object: &[u8],
     pins_dir: &Path,
     pods: &Cgroup,
     agent: &Cgroup,
     workers: usize,
-) -> Result<(Kernel, Vec<WorkerMaps>, RingBuf<MapData>), KernelError> {
+    direct_limit: u32,
+) -> Result<(Kernel, Vec<WorkerMaps>, RingBuf<MapData>, DirectMaps), KernelError> {
     bpffs::ensure(pins_dir)?;
     let pins = Pins::below(pins_dir);
     for dir in [pins.maps(), pins.links()] {
@@ -171,6 +174,7 @@ pub fn load(
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
+    loader.map_max_entries("ROOM", direct_limit);
     let mut ebpf = loader
         .load(object)
         .map_err(|error| KernelError::Load(Box::new(error)))?;
@@ -206,6 +210,7 @@ pub fn load(
         });
     }
     let events = take(&mut ebpf, "EVENTS")?;
+    let direct = DirectMaps::open(&mut ebpf)?;
     let mut tables = Tables::open(&mut ebpf)?;
     let stamp = rand::random();
     tables.admit_agent(agent.id(), stamp)?;
@@ -230,7 +235,7 @@ pub fn load(
         agent: agent.id(),
         stamp,
     };
-    Ok((kernel, worker_maps, events))
+    Ok((kernel, worker_maps, events, direct))
 }
 
 impl Kernel {

@@ -5,6 +5,8 @@
 //! Links and shared maps are pinned and outlive the agent: a killed agent leaves its pods refused, not open.
 
 pub mod bpffs;
+pub mod diag;
+pub mod direct;
 pub mod load;
 pub mod object;
 pub mod pins;
@@ -12,5 +14,6 @@ pub mod probe;
 pub(crate) mod raw;
 pub mod tables;
 
+pub use direct::DirectMaps;
 pub use load::{Kernel, KernelError, WorkerMaps};
 pub use probe::{Probe, probe};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Maps that outlive the agent, and that overlapping agents share. Rings and loads are each agent's own.
-pub const SHARED_MAPS: [&str; 11] = [
+pub const SHARED_MAPS: [&str; 12] = [
     "CONFIG",
     "PODS",
     "AGENTS",
@@ -15,6 +15,7 @@ pub const SHARED_MAPS: [&str; 11] = [
     "FLOWS",
     "HELD",
     "SOURCES",
+    "PASSAGES",
 ];
 
 const LOOKUP_PREFIX: &str = "sk_lookup-";

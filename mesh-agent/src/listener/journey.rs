@@ -10,7 +10,7 @@ use std::{
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
+    model::{Declared, PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
 };
 use rustls::ClientConfig;
 use thiserror::Error;
@@ -193,7 +193,9 @@ pub(super) fn leg_to(
                     pod,
                     addr,
                     client: shown,
-                    expected: SpiffeId::new(&path.trust_domain, &account_of(peer))
+                    expected: path
+                        .identities
+                        .of(peer)
                         .map_err(|error| Cause::of("no-identity", &error))?,
                     protocol: peer.tunnel,
                 },
@@ -285,8 +287,7 @@ pub(super) fn takes_mtls(path: &DataPath, workload: &Workload, addr: SocketAddr)
 
 /// Whether some service declares that the port speaks HTTP.
 fn speaks_http(snapshot: &Snapshot, guard: &Guard) -> bool {
-    let mut ports = snapshot.services_to(&guard.workload, guard.addressed.port());
-    ports.any(outbound::speaks_http)
+    snapshot.declared(&guard.workload, guard.addressed.port()) == Declared::Requests
 }
 
 /// What must hold for a connection between two pods of this node: the kernel knows which pod it comes from.
@@ -297,7 +298,7 @@ fn local_guard(
     client: SocketAddr,
     addressed: SocketAddr,
 ) -> Option<Guard> {
-    let id = SpiffeId::new(&path.trust_domain, &account_of(&source.workload)).ok()?;
+    let id = path.identities.of(&source.workload).ok()?;
     Some(Guard {
         workload: Arc::clone(&target.workload),
         proof: Proof::Kernel(id),

@@ -61,6 +61,8 @@ pub struct Ends<'a> {
     pub client: Option<&'a ObjectKey>,
     /// What was dialled.
     pub destination: &'a Destination,
+    /// The service that is meant, where the destination does not say it.
+    pub service: Option<&'a ObjectKey>,
     /// Who the other end proved to be.
     pub peer: Option<&'a SpiffeId>,
 }
@@ -76,7 +78,7 @@ struct Key {
 }
 
 impl Meters {
-    pub(super) fn new(metrics: Arc<Metrics>, trust_domain: TrustDomain) -> Self {
+    pub(in crate::listener) fn new(metrics: Arc<Metrics>, trust_domain: TrustDomain) -> Self {
         Self {
             metrics,
             trust_domain,
@@ -148,6 +150,7 @@ impl<'a> From<&'a Connection> for Ends<'a> {
             workload: &connection.workload,
             client: connection.client_workload.as_ref(),
             destination: &connection.destination,
+            service: None,
             peer: connection.peer(),
         }
     }
@@ -225,7 +228,7 @@ impl Ends<'_> {
     fn service(&self) -> Option<&ObjectKey> {
         match self.destination {
             Destination::Service { service, .. } => Some(service),
-            Destination::Workload(_) | Destination::Passthrough => None,
+            Destination::Workload(_) | Destination::Passthrough => self.service,
         }
     }
 }

@@ -182,12 +182,13 @@ impl Arrived {
         let mut sweep = tokio::time::interval(SWEEP);
         // The version of the snapshot in which the peer was found at home.
         let mut found = None;
-        let mut silent = pin!(keepalive::silent(connection.ping_pong()));
+        let mut silent = pin!(keepalive::silent(connection.ping_pong(), None));
         let mut expiry = pin!(expired(&identity, &credentials));
         let terms = Terms::of_tunnel(Arc::clone(&credentials));
         let mut broken = pin!(terms.broken(path));
         let (mut leaving, mut revoked) = (false, None);
         loop {
+            let in_use = connection.has_streams();
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
                 cause = &mut broken, if revoked.is_none() => {
@@ -195,8 +196,8 @@ impl Arrived {
                     revoked = Some(cause);
                     continue;
                 }
-                () = windows.due() => {
-                    windows.apply(&mut connection);
+                window = windows.due(|| in_use) => {
+                    windows.apply(&mut connection, window);
                     continue;
                 }
                 _ = sweep.tick() => {
@@ -301,7 +302,7 @@ fn is_at_home(
 ) -> Result<(), MeshError> {
     let snapshot = path.store.load();
     let expected = match (snapshot.workload_at(client.ip()), protocol) {
-        (Some(entry), _) => SpiffeId::new(&path.trust_domain, &account_of(&entry.workload))?,
+        (Some(entry), _) => path.identities.of(&entry.workload)?,
         (None, TunnelProtocol::Hbone) => return Ok(()),
         (None, TunnelProtocol::Nodemesh) => return Err(MeshError::Unknown(client)),
     };

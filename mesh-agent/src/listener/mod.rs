@@ -5,12 +5,14 @@
 //! request to an application that is known to accept is let through at once, and the worker dials after the
 //! accept. [`accept`] joins both; [`journey`] says what a connection means,
 //! and [`serve`] is its life from there. Connections of other agents, each with many connections in it, are [`mesh`]'s;
-//! [`admission`] bounds how many of them shake hands at once. Where requests are led one by one, [`requests`] says where to.
+//! [`admission`] bounds how many of them shake hands at once. What needs no agent is let go: [`direct`]. Where requests are led one by one, [`requests`] says where to.
 
 pub mod accept;
 mod admission;
 pub mod answer;
+pub mod direct;
 pub mod held;
+mod identities;
 mod journey;
 mod measure;
 mod mesh;

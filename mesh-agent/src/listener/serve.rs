@@ -26,6 +26,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accept::{HeldRequest, PodListener},
     admission::Admission,
+    direct::Direct,
+    identities::Identities,
     journey::{self, Journey, Leg},
     measure::{Ends, Meters},
     mesh,
@@ -40,8 +42,8 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        AccessLog, Cause, Claim, ConnectionState, Entry, Flow, FlowKind, FlowLog, FlowSubject, Full,
-        Registry, Side, Throttle,
+        AccessLog, Cause, Claim, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject,
+        Full, Registry, Side, Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
@@ -80,12 +82,14 @@ pub struct DataPath {
     pub tasks: TaskTracker,
     /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
     pub certificates: Option<Arc<CertificateStore>>,
-    /// The trust domain of identities that the kernel proves.
-    pub trust_domain: TrustDomain,
+    /// Who workloads should prove to be.
+    pub(crate) identities: Identities,
     /// Tunnels to other agents.
     pub pool: Pool,
     /// Connections to servers that are spoken HTTP to, between two requests.
     pub(crate) shelves: Shelves<ShelfKey>,
+    /// Which connections need no agent.
+    pub(crate) direct: Arc<Direct>,
     /// What is kept to judge requests.
     pub(crate) gate: Gate,
     /// Places for copies of requests.
@@ -120,6 +124,7 @@ pub struct Serving {
     pub access: Option<Arc<AccessLog>>,
     pub certificates: Option<Arc<CertificateStore>>,
     pub trust_domain: TrustDomain,
+    pub direct: Arc<Direct>,
     pub tasks: TaskTracker,
     pub cut: CancellationToken,
 }
@@ -136,9 +141,10 @@ impl DataPath {
             meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
             access: parts.access,
             certificates: parts.certificates,
-            trust_domain: parts.trust_domain,
+            identities: Identities::new(parts.trust_domain),
             pool: Pool::default(),
             shelves: Shelves::default(),
+            direct: parts.direct,
             gate: Gate::default(),
             copies: Arc::new(Semaphore::new(requests::COPIES_MAX)),
             tunnels: TaskTracker::new(),
@@ -390,6 +396,20 @@ fn established(entry: &Entry, leg: &Leg) {
     }
 }
 
+/// A connection between pods of this node stands: perhaps the next ones need no agent.
+fn consider_the_next(path: &DataPath, entry: &Entry) {
+    let connection = entry.connection();
+    if connection.direction != Direction::Local || !path.direct.is_on() {
+        return;
+    }
+    let own = connection.workload.addresses.first();
+    if let Some(source) = own.and_then(|ip| path.pods.at(*ip))
+        && source.workload.key == connection.workload.key
+    {
+        path.direct.consider(&source, connection.original_destination);
+    }
+}
+
 /// Both sides stand: carries bytes until the end, or has what may be requests looked at.
 async fn carry(
     path: &Arc<DataPath>,
@@ -399,6 +419,7 @@ async fn carry(
     downstream: TcpStream,
     upstream: Upstream,
 ) {
+    consider_the_next(path, entry);
     let connection = entry.connection();
     match upstream {
         Upstream::Tcp(upstream) if let Some(inspected) = inspected => {

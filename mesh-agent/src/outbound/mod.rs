@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::model::{Service, ServicePort, Workload};
+use mesh_common::model::{Declared, Service, ServicePort, Workload};
 use rand::Rng as _;
 
 use crate::{
@@ -160,19 +160,56 @@ pub fn lot() -> u64 {
 /// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
 /// Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes.
 pub fn speaks_http(port: &ServicePort) -> bool {
-    let Some(protocol) = port.app_protocol.as_deref() else {
-        return false;
-    };
-    [
-        "http",
-        "grpc",
-        "kubernetes.io/h2c",
-        "kubernetes.io/ws",
-        "http2",
-        "h2c",
-    ]
-    .iter()
-    .any(|known| protocol.eq_ignore_ascii_case(known))
+    port.declared() == Declared::Requests
+}
+
+/// Whether the requests of a service port are led one by one, for any client: it speaks HTTP, or has routes. So it has all
+/// that routes bring, such as timeouts and mirrors.
+pub fn leads_requests(snapshot: &Snapshot, service: &Service, port: &ServicePort) -> bool {
+    speaks_http(port) || snapshot.has_routes(&service.key, port.port)
+}
+
+/// Whether requests may come to this port of the workload, whatever was dialled: it says that it speaks HTTP there, or a
+/// service leads requests to it.
+pub fn takes_requests(snapshot: &Snapshot, workload: &Workload, port: u16) -> bool {
+    let mut own = workload.ports.iter().filter(|own| own.port == port);
+    own.any(|own| Declared::of(own.app_protocol.as_deref()) == Declared::Requests)
+        || snapshot
+            .services_to(workload, port)
+            .any(|(service, port)| leads_requests(snapshot, service, port))
+}
+
+/// What a dialled address stands for, when the connection to it ended at `addr`; counted there.
+pub fn stands_for(
+    snapshot: &Snapshot,
+    dialled: SocketAddr,
+    addr: SocketAddr,
+) -> (Destination, Option<Active>) {
+    match snapshot.resolve(dialled) {
+        Resolution::Service(backend) => {
+            let endpoint = backend.endpoints.iter().find(|endpoint| endpoint.addr == addr);
+            let destination = Destination::Service {
+                service: backend.service.key.clone(),
+                endpoint: endpoint.map(|endpoint| (endpoint.workload.key.clone(), addr)),
+            };
+            (destination, endpoint.map(|endpoint| Active::on(&**endpoint)))
+        }
+        Resolution::ServiceWithoutPort(entry) => {
+            let service = entry.service.key.clone();
+            (
+                Destination::Service {
+                    service,
+                    endpoint: None,
+                },
+                None,
+            )
+        }
+        Resolution::Workload(entry) => (
+            Destination::Workload(entry.workload.key.clone()),
+            Some(Active::on(&**entry)),
+        ),
+        Resolution::Unknown => (Destination::Passthrough, None),
+    }
 }
 
 /// The source to dial from: the client's, if it bound one itself, else the kernel's choice. `listener` is the
@@ -193,7 +230,66 @@ fn way_to(pods: &PodTable, addr: SocketAddr) -> Result<Way, Unroutable> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_common::model::ObjectKey;
+
     use super::*;
+    use crate::{
+        config::{Directory, File},
+        state::Store,
+    };
+
+    /// Services and routes, and of which ports of the workload behind them this says that requests may come.
+    fn ports_with_requests(documents: &str) -> Vec<u16> {
+        let workload = "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\nmetadata: {name: web, namespace: shop, labels: \
+                        {app: web}}\nspec: {serviceAccount: web, node: here, addresses: [10.1.0.10], ports: [{port: 1, \
+                        appProtocol: grpc}, {port: 2, appProtocol: tcp}, {port: 3}]}\n---\n";
+        let file = File {
+            name: "a.yaml".into(),
+            content: Ok(format!("{workload}{documents}")),
+        };
+        let update = Directory::new().load(&[file]);
+        assert_eq!(update.rejections, [], "{documents}");
+        let store = Store::new();
+        store.apply(&update.changes);
+        let snapshot = store.load();
+        let web = snapshot.workload(&ObjectKey::new("shop", "web")).unwrap();
+        let takes = |port: &u16| takes_requests(&snapshot, &web.workload, *port);
+        (1..=9).filter(takes).collect()
+    }
+
+    #[test]
+    fn requests_may_come_where_anybody_says_so() {
+        let service = |namespace: &str, ports: &str| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: {namespace}}}\nspec: {{clusterIP: \
+                 10.2.0.{}, selector: {{app: web}}, ports: [{ports}]}}\n---\n",
+                namespace.len()
+            )
+        };
+        let route = |namespace: &str, port: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: {namespace}}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: web, namespace: shop{port}}}], rules: [{{}}]}}\n---\n"
+            )
+        };
+        let ports = "{name: a, port: 80, targetPort: 4}, {name: b, port: 81, targetPort: 5, appProtocol: http}, {name: c, \
+                     port: 82, targetPort: 6, appProtocol: tcp}";
+        let shop = service("shop", ports);
+        assert_eq!(ports_with_requests(""), [1]);
+        assert_eq!(ports_with_requests(&shop), [1, 5]);
+        assert_eq!(
+            ports_with_requests(&service("other", ports)),
+            [1],
+            "selects others"
+        );
+        // A consumer's route is for its own clients; the port is the agent's for all.
+        for namespace in ["shop", "elsewhere"] {
+            let all = format!("{shop}{}", route(namespace, ""));
+            assert_eq!(ports_with_requests(&all), [1, 4, 5], "what is TCP has no routes");
+            let one = format!("{shop}{}", route(namespace, ", port: 81"));
+            assert_eq!(ports_with_requests(&one), [1, 5]);
+        }
+    }
 
     #[test]
     fn only_a_source_the_client_chose_is_kept() {

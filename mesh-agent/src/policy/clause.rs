@@ -62,6 +62,8 @@ pub enum Why {
     NoHeader,
     /// It asks about a request, and there is none yet.
     NoRequestYet,
+    /// It asks for a header of a request that is on its way, of which none was kept.
+    HeaderNotKept,
 }
 
 /// One field of a rule.
@@ -137,7 +139,10 @@ impl Clause {
                 })
             }),
             Test::Request(test) => match (subject, self.effect) {
-                (Subject::Request(request), effect) => test.listed(request, self.sense, effect),
+                (Subject::Request(request), effect) => match test.guessed(request, effect) {
+                    Some(guessed) => return guessed,
+                    None => test.listed(request, self.sense, effect),
+                },
                 // Dropped; a rule that allows with such a field was left out before.
                 (Subject::Connection(_), _) => return Ok(()),
                 // What is refused already must be so for every request, so each is thought of at its best.
@@ -209,6 +214,7 @@ impl fmt::Display for Why {
             Self::NoRequestPrincipal => "the token lacks an issuer or a subject",
             Self::NoHeader => "the request has no such header",
             Self::NoRequestYet => "it depends on the request",
+            Self::HeaderNotKept => "it depends on headers that were not kept",
         })
     }
 }

@@ -56,9 +56,20 @@ pub struct RequestFacts<'a> {
     /// The host that it names, as the client wrote it: in any case, with or without a port.
     pub host: &'a str,
     /// Its headers.
-    pub headers: &'a HeaderMap,
+    pub headers: Headers<'a>,
     /// What it says of its sender, proved; `None` when it carries no token, for a bad one is refused before.
     pub token: Option<&'a Token>,
+}
+
+/// The headers of a request, or what is to be thought of headers that nobody knows any more.
+#[derive(Clone, Copy, Debug)]
+pub enum Headers<'a> {
+    /// They are known.
+    Known(&'a HeaderMap),
+    /// They are not, and speak for the request wherever a rule asks about them: what is denied so is denied whatever they were.
+    AtBest,
+    /// They are not, and speak against it: what is allowed so is allowed whatever they were.
+    AtWorst,
 }
 
 /// What is judged.

@@ -34,7 +34,7 @@ mod workload;
 pub use clause::{Field, Miss, Part, Why};
 pub use compile::{CompiledPolicy, Reads};
 pub use decision::{Decision, Reason, Report, Verdict};
-pub use facts::{Channel, ConnectionFacts, Peer, RequestFacts};
+pub use facts::{Channel, ConnectionFacts, Headers, Peer, RequestFacts};
 pub use mode::{Modes, PortMode};
 pub use path::{BadPath, normalize};
 pub use scope::Governing;

@@ -5,7 +5,7 @@ use http::header::HOST;
 use mesh_common::model::{PathPattern, Pattern, RequestField};
 
 use super::clause::{Effect, Sense, Why};
-use super::facts::RequestFacts;
+use super::facts::{Headers, RequestFacts};
 use super::path::canonical;
 use super::template::Template;
 use super::text::{Case, TextSet};
@@ -70,6 +70,23 @@ impl RequestTest {
         }
     }
 
+    /// Whether the field holds for a request of which it cannot be known; `None` when it can.
+    pub(super) fn guessed(&self, request: &RequestFacts<'_>, effect: Effect) -> Option<Result<(), Why>> {
+        let Self::Header(Some(name), _) = self else {
+            return None;
+        };
+        if name == HOST && !request.host.is_empty() {
+            return None;
+        }
+        match (request.headers, effect) {
+            (Headers::Known(_), _) => None,
+            (Headers::AtBest, Effect::Permit) | (Headers::AtWorst, Effect::Object) => Some(Ok(())),
+            (Headers::AtBest, Effect::Object) | (Headers::AtWorst, Effect::Permit) => {
+                Some(Err(Why::HeaderNotKept))
+            }
+        }
+    }
+
     /// Whether the request has one of the values; the error says what it lacks to have any.
     pub(super) fn listed(
         &self,
@@ -90,8 +107,11 @@ impl RequestTest {
                 if name == HOST && !request.host.is_empty() {
                     return Ok(texts.matches(&[request.host]));
                 }
+                let Headers::Known(headers) = request.headers else {
+                    return Err(Why::HeaderNotKept);
+                };
                 // Of several values the application may take any: all of them must speak for the request.
-                let mut values = request.headers.get_all(name).iter().peekable();
+                let mut values = headers.get_all(name).iter().peekable();
                 values.peek().ok_or(Why::NoHeader)?;
                 match (effect, sense) {
                     (Effect::Permit, Sense::Wanted) | (Effect::Object, Sense::Excluded) => {

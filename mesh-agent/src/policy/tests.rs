@@ -92,7 +92,7 @@ impl Asked {
             method: self.method,
             path: self.path,
             host: self.host,
-            headers,
+            headers: Headers::Known(headers),
             token: token.as_ref(),
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use mesh_common::model::{ParentRef, RouteKind, Service, ServicePort};
+use mesh_common::model::{Declared, ParentRef, RouteKind, Service, ServicePort};
 
 use super::compile::CompiledRoute;
 use super::table::RouteTable;
@@ -74,6 +74,11 @@ impl Attached {
         self.ports.is_empty()
     }
 
+    /// Whether there is a route for a port, for whatever clients.
+    pub fn has_routes(&self, port: u16) -> bool {
+        self.port(port).is_some()
+    }
+
     /// The table for requests of a namespace's clients to a port; none when they are to be sent on without one.
     pub fn table(&self, port: u16, client_namespace: Option<&str>) -> Option<&Arc<RouteTable>> {
         let routes = self.port(port)?;
@@ -121,11 +126,7 @@ pub(super) fn ports_of<'a>(
 /// The `appProtocol` of a port whose connections are carried as bytes whatever routes say: they have no requests to lead.
 pub(super) fn opaque(port: &ServicePort) -> Option<&str> {
     let protocol = port.app_protocol.as_deref()?;
-    let known = ["tcp", "tls", "https", "kubernetes.io/wss"];
-    known
-        .iter()
-        .any(|known| protocol.eq_ignore_ascii_case(known))
-        .then_some(protocol)
+    (port.declared() == Declared::Bytes).then_some(protocol)
 }
 
 impl PortRoutes {

@@ -27,6 +27,7 @@ use crate::{
     listener::{
         DataPath, PodListener, Serving,
         answer::Answerer,
+        direct::Direct,
         held::{self, Listeners},
     },
     node::{Netns, Pod, PodTable, netns},
@@ -82,6 +83,8 @@ pub struct Shared {
     pub certificates: Option<Arc<CertificateStore>>,
     /// The trust domain of this mesh.
     pub trust_domain: TrustDomain,
+    /// Which connections need no agent.
+    pub direct: Arc<Direct>,
     /// The agent's own network namespace.
     pub home: Arc<Netns>,
 }
@@ -212,6 +215,7 @@ impl Worker {
             access: shared.access.clone(),
             certificates: shared.certificates.clone(),
             trust_domain: shared.trust_domain.clone(),
+            direct: Arc::clone(&shared.direct),
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
         };

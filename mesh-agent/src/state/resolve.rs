@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::model::{ServicePort, TargetPort, Workload};
+use mesh_common::model::{Declared, Service, ServicePort, TargetPort, Workload};
 
 use super::{Family, ServiceBackend, ServiceEntry, Snapshot, WorkloadEntry, snapshot::Holder};
 
@@ -35,13 +35,30 @@ impl Snapshot {
         }
     }
 
-    /// The service ports that lead to this port of a workload.
-    pub fn services_to(&self, workload: &Workload, port: u16) -> impl Iterator<Item = &ServicePort> {
+    /// The services, and their ports, that lead to this port of a workload.
+    pub fn services_to(
+        &self,
+        workload: &Workload,
+        port: u16,
+    ) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
         self.selecting(workload)
-            .flat_map(|entry| &entry.service.ports)
-            .filter(move |one| match &one.target {
+            .flat_map(|entry| entry.service.ports.iter().map(move |one| (&entry.service, one)))
+            .filter(move |(_, one)| match &one.target {
                 TargetPort::Number(number) => *number == port,
                 TargetPort::Name(name) => workload.port_named(name) == Some(port),
             })
+    }
+
+    /// What the services that lead to this port of a workload say of the bytes on it. Where they differ it is requests.
+    pub fn declared(&self, workload: &Workload, port: u16) -> Declared {
+        let mut declared = Declared::Nothing;
+        for (_, one) in self.services_to(workload, port) {
+            match one.declared() {
+                Declared::Requests => return Declared::Requests,
+                Declared::Bytes => declared = Declared::Bytes,
+                Declared::Nothing => {}
+            }
+        }
+        declared
     }
 }

@@ -32,6 +32,12 @@ impl Snapshot {
         self.attached.get(service)?.table(port, client_namespace)
     }
 
+    /// Whether any route is attached to this port of a service, for whatever clients.
+    pub fn has_routes(&self, service: &ObjectKey, port: u16) -> bool {
+        let attached = self.attached.get(service);
+        attached.is_some_and(|attached| attached.has_routes(port))
+    }
+
     /// A port of a service in one address family, with its ready endpoints: what a backend of a route means.
     pub fn service_port(
         &self,

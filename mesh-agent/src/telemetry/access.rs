@@ -10,21 +10,32 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{Connection, Destination, Direction, RequestFlow, metrics::Protocol};
 
 /// Lines that may wait to be written.
 const WAITING: usize = 4096;
+/// How often it is looked whether there is room for one more, when everything is to be written.
+const ROOM: Duration = Duration::from_millis(1);
 
 /// Where lines go.
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: SyncSender<String>,
+    lines: SyncSender<Entry>,
     left_out: AtomicU64,
+}
+
+/// What the writing thread is given.
+#[derive(Debug)]
+enum Entry {
+    Line(String),
+    /// Answered when everything before it was written.
+    Mark(oneshot::Sender<()>),
 }
 
 /// One line.
@@ -83,10 +94,44 @@ impl AccessLog {
             return;
         };
         line.push('\n');
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.lines.try_send(Entry::Line(line))
+        {
             self.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
         }
     }
+
+    /// Waits until everything that was told so far is written, but no longer than `patience`: whoever reads may never go on.
+    /// For the end of the agent.
+    pub async fn flush(&self, patience: Duration) -> Flushed {
+        let deadline = Instant::now() + patience;
+        let (mark, written) = oneshot::channel();
+        let mut entry = Entry::Mark(mark);
+        loop {
+            match self.lines.try_send(entry) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Flushed::Partly,
+                Err(TrySendError::Full(back)) if Instant::now() < deadline => {
+                    entry = back;
+                    tokio::time::sleep(ROOM).await;
+                }
+                Err(TrySendError::Full(_)) => return Flushed::Partly,
+            }
+        }
+        match tokio::time::timeout_at(deadline, written).await {
+            Ok(Ok(())) => Flushed::All,
+            Ok(Err(_)) | Err(_) => Flushed::Partly,
+        }
+    }
+}
+
+/// How much of the log was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// All of it.
+    All,
+    /// Its reader does not take the rest.
+    Partly,
 }
 
 impl<'a> Line<'a> {
@@ -139,25 +184,31 @@ fn is_zero(count: &u64) -> bool {
 }
 
 /// Writes what comes until nobody can send any more, and in as few pieces as come at once.
-fn write(lines: &Receiver<String>, mut out: impl Write) {
-    while let Ok(line) = lines.recv() {
-        let mut batch = line;
-        while batch.len() < 64 << 10
-            && let Ok(line) = lines.try_recv()
-        {
-            batch.push_str(&line);
+fn write(entries: &Receiver<Entry>, mut out: impl Write) {
+    let mut batch = String::new();
+    while let Ok(entry) = entries.recv() {
+        let (mut next, mut mark) = (Some(entry), None);
+        while let Some(entry) = next {
+            match entry {
+                Entry::Line(line) => batch.push_str(&line),
+                Entry::Mark(one) => mark = Some(one),
+            }
+            let goes_on = mark.is_none() && batch.len() < 64 << 10;
+            next = goes_on.then(|| entries.try_recv().ok()).flatten();
         }
         // Whoever reads may have gone; requests go on.
         let _ = out.write_all(batch.as_bytes()).and_then(|()| out.flush());
+        batch.clear();
+        if let Some(mark) = mark {
+            // Who waited for it may have gone on.
+            let _ = mark.send(());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{Arc, Mutex, mpsc::channel},
-        time::Duration,
-    };
+    use std::sync::{Arc, Mutex, mpsc::channel};
 
     use mesh_common::model::{ObjectKey, TunnelProtocol, Workload};
 
@@ -238,6 +289,35 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[tokio::test]
+    async fn everything_that_was_told_is_written_before_the_end() {
+        let (word, go_on) = channel();
+        let written = Arc::<Mutex<Vec<u8>>>::default();
+        let log = AccessLog::to(Slow {
+            written: Arc::clone(&written),
+            go_on,
+        })
+        .unwrap();
+        let entry = Registry::new(0, Budgets::new(crate::telemetry::Limits::default())).open(opening());
+        for _ in 0..1000 {
+            log.tell(entry.connection(), Protocol::Http, &flow());
+        }
+        assert_eq!(
+            log.flush(Duration::from_millis(10)).await,
+            Flushed::Partly,
+            "nobody reads"
+        );
+        drop(word);
+        assert_eq!(log.flush(Duration::from_secs(20)).await, Flushed::All);
+        let lines = written
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        assert_eq!(lines, 1000);
     }
 
     #[test]

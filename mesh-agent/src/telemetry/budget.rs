@@ -63,6 +63,7 @@ pub struct Budget {
     streams: AtomicUsize,
     held: AtomicUsize,
     window: watch::Sender<usize>,
+    least: watch::Sender<usize>,
     taken: Taken,
     guests: Mutex<HashMap<IpAddr, Weak<Taken>>>,
     /// Nanoseconds of data workers.
@@ -121,6 +122,7 @@ impl Budget {
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             window: watch::Sender::new(window(limits.bytes, 0)),
+            least: watch::Sender::new(window(limits.bytes, 0)),
             taken: Taken::default(),
             guests: Mutex::default(),
             time: AtomicU64::new(0),
@@ -207,6 +209,11 @@ impl Budget {
         self.window.subscribe()
     }
 
+    /// The smallest that window has ever been: it only shrinks, and few times.
+    pub fn least_window(&self) -> watch::Receiver<usize> {
+        self.least.subscribe()
+    }
+
     /// Tells that the workload wanted more than it may have.
     fn tell(&self, resource: Resource, why: &dyn Display, now: Instant) {
         self.mark.tell(&self.workload, resource, why, now);
@@ -248,10 +255,14 @@ impl Budget {
         };
         let now = *self.window.borrow();
         if due(now) != now {
+            let mut next = now;
             self.window.send_if_modified(|window| {
                 let before = std::mem::replace(window, due(*window));
+                next = *window;
                 before != *window
             });
+            self.least
+                .send_if_modified(|least| next < std::mem::replace(least, next.min(*least)));
         }
     }
 }
@@ -291,8 +302,12 @@ mod tests {
         assert_eq!(*windows.borrow(), WINDOW_MOST / 2);
         seats.truncate(4);
         assert_eq!(*windows.borrow(), WINDOW_MOST);
+        assert_eq!(*budget.least_window().borrow(), WINDOW_MOST / 2);
         seats.extend((0..2000).map(|_| budget.join()));
         assert_eq!(*windows.borrow(), WINDOW_LEAST);
+        drop(seats);
+        assert_eq!(*windows.borrow(), WINDOW_MOST);
+        assert_eq!(*budget.least_window().borrow(), WINDOW_LEAST);
     }
 
     #[test]

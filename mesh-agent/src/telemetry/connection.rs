@@ -36,6 +36,9 @@ pub enum Channel {
     MutualTls,
     /// It does not leave the node; the kernel proves who the client is.
     SameNode,
+    /// As [`Self::SameNode`], and the bytes pass no agent: they are on the node's own network as the applications sent
+    /// them.
+    Direct,
 }
 
 /// What a dialled address stands for.
@@ -122,6 +125,7 @@ pub struct Connection {
     requests: AtomicU64,
     meter: OnceLock<Meter>,
     unauthorized: AtomicBool,
+    direct: AtomicBool,
 }
 
 /// A connection's meter, and what it has been told.
@@ -182,6 +186,7 @@ impl Connection {
             requests: AtomicU64::new(0),
             meter: OnceLock::new(),
             unauthorized: AtomicBool::new(false),
+            direct: AtomicBool::new(false),
         }
     }
 
@@ -220,11 +225,17 @@ impl Connection {
     /// What protects it; `None` while that is not known.
     pub fn channel(&self) -> Option<Channel> {
         match (self.direction, self.peer(), self.upstream()) {
+            (Direction::Local, ..) if self.direct.load(Ordering::Relaxed) => Some(Channel::Direct),
             (Direction::Local, ..) => Some(Channel::SameNode),
             (_, Some(_), _) => Some(Channel::MutualTls),
             (Direction::Inbound, None, _) | (Direction::Outbound, None, Some(_)) => Some(Channel::Plaintext),
             (Direction::Outbound, None, None) => None,
         }
+    }
+
+    /// Records that its bytes pass no agent.
+    pub fn set_direct(&self) {
+        self.direct.store(true, Ordering::Relaxed);
     }
 
     /// How far it is.

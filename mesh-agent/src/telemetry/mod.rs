@@ -15,7 +15,7 @@ mod request;
 mod ruling;
 mod throttle;
 
-pub use access::AccessLog;
+pub use access::{AccessLog, Flushed};
 pub use budget::{
     Budget, Budgets, Claim, Full, Guest, Kind, LIMIT_LEAST, Limited, Limits, Place, Resource, Seat, TURN,
     WINDOW_LEAST, WINDOW_MOST,

@@ -7,6 +7,7 @@ mod dial;
 pub mod fair;
 pub mod incoming;
 mod relay;
+mod seats;
 pub mod session;
 pub mod tunnel;
 

@@ -1,16 +1,9 @@
 //! An HTTP/2 connection that we opened, and how many streams it carries.
 //!
-//! A tunnel is one under mutual TLS; the HTTP engine opens others in the clear, to servers that speak HTTP/2. Invariant: the
-//! number of streams is that of the [`Seat`]s that live.
+//! A tunnel is one under mutual TLS; the HTTP engine opens others in the clear, to servers that speak HTTP/2. Invariant: each
+//! stream has a [`Seat`], and keeps it until the other end has seen that it is over.
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{net::SocketAddr, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use h2::{
@@ -24,9 +17,11 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub use super::seats::Seat;
 use super::{
     fair::fair,
     in_order,
+    seats::Seats,
     tunnel::{Windows, keepalive, tuning},
 };
 use crate::telemetry::{Budget, Claim, Seat as Share};
@@ -34,16 +29,21 @@ use crate::telemetry::{Budget, Claim, Seat as Share};
 /// Streams in one connection before another is established beside it.
 const STREAMS_MAX: usize = 100;
 
+/// Requests in one connection to a server that it may not have looked at, where clients give some up. The h2 crate's own
+/// servers end a connection when 20 of them were reset.
+const WARY_MAX: usize = 16;
+
 /// An established connection; streams are opened in it.
 #[derive(Clone)]
 pub struct Session {
     requests: SendRequest<Bytes>,
-    streams: Arc<AtomicUsize>,
+    seats: Arc<Seats>,
     budget: Arc<Budget>,
 }
 
-/// A stream's place in its connection.
-pub struct Seat(Arc<AtomicUsize>);
+/// Tells a connection from others.
+#[derive(Clone)]
+pub struct Mark(Arc<Seats>);
 
 /// Room for one more stream.
 pub struct Room {
@@ -68,12 +68,14 @@ impl Session {
         let mut windows = Windows::of(budget);
         let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
         let pings = connection.ping_pong();
+        let seats = Arc::<Seats>::default();
+        let ending = seats.ending();
         let carry = async move {
-            let mut silent = pin!(keepalive::silent(pings));
+            let mut silent = pin!(keepalive::silent(pings, Some(ending.seats())));
             let ended = loop {
                 tokio::select! {
                     ended = &mut connection => break ended,
-                    () = windows.due() => windows.apply(&mut connection),
+                    window = windows.due(|| ending.seats().taken() > 0) => windows.apply(&mut connection, window),
                     () = &mut silent => {
                         tracing::warn!(
                             %addr,
@@ -90,7 +92,7 @@ impl Session {
         tasks.spawn(fair(Some(Arc::clone(claim)), carry));
         Ok(Self {
             requests,
-            streams: Arc::default(),
+            seats,
             budget: Arc::clone(budget),
         })
     }
@@ -108,19 +110,12 @@ impl Session {
 
     /// Room for a stream, as soon as the peer allows one more.
     pub async fn room(&self) -> Result<Room, h2::Error> {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        self.seated(Seat(Arc::clone(&self.streams))).await
+        self.seated(self.seats.take()).await
     }
 
     /// A seat for one more stream; `None` when it would have to wait for another one's.
     pub fn take_seat(&self) -> Option<Seat> {
-        let limit = self.limit();
-        let taken = self
-            .streams
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| {
-                (streams < limit).then_some(streams + 1)
-            });
-        taken.ok().map(|_| Seat(Arc::clone(&self.streams)))
+        self.seats.take_below(self.limit())
     }
 
     /// Room for the stream that has this seat.
@@ -133,9 +128,9 @@ impl Session {
         })
     }
 
-    /// Streams open or being opened.
+    /// Streams open or being opened, and those given up of which the other end does not know yet.
     pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.seats.taken()
     }
 
     /// Whether another stream would not have to wait for one that ends.
@@ -143,9 +138,25 @@ impl Session {
         self.streams() < self.limit()
     }
 
+    /// The same for a server that ends a connection, with all that is in it, for few requests that were given up before it
+    /// looked at them.
+    pub fn has_room_warily(&self) -> bool {
+        self.has_room() && self.seats.unheard() < WARY_MAX
+    }
+
+    /// Whether a request was given up before it was answered, since this was asked last.
+    pub fn take_gave_up(&self) -> bool {
+        self.seats.take_gave_up()
+    }
+
     /// True for a clone of this one.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.streams, &other.streams)
+        Arc::ptr_eq(&self.seats, &other.seats)
+    }
+
+    /// True when the mark is this one's.
+    pub fn has(&self, Mark(seats): &Mark) -> bool {
+        Arc::ptr_eq(&self.seats, seats)
     }
 
     fn limit(&self) -> usize {
@@ -155,6 +166,11 @@ impl Session {
 }
 
 impl Room {
+    /// Which connection it is in.
+    pub fn mark(&self) -> Mark {
+        Mark(Arc::clone(self.seat.seats()))
+    }
+
     /// Counts what is about to be sent among the streams of its workload: the more there are, the smaller are their windows.
     pub fn share(&self) -> Share {
         self.budget.join()
@@ -167,6 +183,7 @@ impl Room {
         over: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>, Seat), h2::Error> {
         let (response, send) = self.requests.send_request(request, over)?;
+        self.seat.asked();
         Ok((response, send, self.seat))
     }
 
@@ -183,8 +200,5 @@ impl Room {
     }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! [`ABI_VERSION`]: an agent refuses pinned maps of another version instead of misreading them.
 
 mod addr;
+mod direct;
 mod event;
 #[cfg(feature = "user")]
 #[expect(
@@ -14,10 +15,14 @@ mod event;
 mod user;
 
 pub use addr::{Ip, SockAddr};
+pub use direct::{
+    DIRECT_MAX, DIRECT_TARGETS, DirectEntry, DirectKey, PASSAGE_ASKED, PASSAGE_OPEN, PASSAGES_MAX, Passage,
+    PassageEvent, PassageEventKind,
+};
 pub use event::{EventKind, FlowEvent, SynEvent, TCP_HEADER_MAX};
 
 /// Version of every layout in this module.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The most data workers an agent may run; bounds the worker choice in the kernel.
 pub const MAX_WORKERS: usize = 16;
@@ -139,6 +144,8 @@ pub enum RecordKind {
     Captured = 1,
     /// The agent dialled an application; the application accepts.
     Delivered = 2,
+    /// An application in an enrolled pod dialled out and was let go to another pod of the node by itself.
+    Direct = 3,
 }
 
 /// Settings that the agent writes once, the only element of `CONFIG`.

@@ -1,8 +1,8 @@
 //! Marks the ABI as plain old data for the loader.
 
 use super::{
-    Config, FlowEvent, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey, SockAddr,
-    SocketRecord, SynEvent,
+    Config, DirectEntry, DirectKey, FlowEvent, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey,
+    Passage, PassageEvent, PodEntry, PortKey, SockAddr, SocketRecord, SynEvent,
 };
 
 macro_rules! plain_old_data {
@@ -15,12 +15,16 @@ macro_rules! plain_old_data {
 
 plain_old_data!(
     Config,
+    DirectEntry,
+    DirectKey,
     FlowEvent,
     FlowKey,
     InboundEntry,
     Ip,
     ListenerEntry,
     ListenerKey,
+    Passage,
+    PassageEvent,
     PodEntry,
     PortKey,
     SockAddr,

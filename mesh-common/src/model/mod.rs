@@ -34,5 +34,5 @@ pub use route::{
     PathMatch, PathModifier, Redirect, Rewrite, Route, RouteFilter, RouteKind, RouteMatch, RouteRetry,
     RouteRule, RouteTimeouts, TextMatch,
 };
-pub use service::{Service, ServicePort, TargetPort};
+pub use service::{Declared, Service, ServicePort, TargetPort};
 pub use workload::{Locate, TunnelProtocol, Workload, WorkloadPort};

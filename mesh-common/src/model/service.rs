@@ -43,6 +43,50 @@ pub enum TargetPort {
     Name(String),
 }
 
+/// What the `appProtocol` of a service port says of the bytes on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// They are requests of HTTP, in one of its versions.
+    Requests,
+    /// They are nothing that the mesh reads: `tcp`, `tls`, `https`, `kubernetes.io/wss`.
+    Bytes,
+    /// Nothing that is known.
+    Nothing,
+}
+
+impl Declared {
+    /// What an `appProtocol` says.
+    pub fn of(app_protocol: Option<&str>) -> Self {
+        const REQUESTS: [&str; 6] = [
+            "http",
+            "grpc",
+            "kubernetes.io/h2c",
+            "kubernetes.io/ws",
+            "http2",
+            "h2c",
+        ];
+        const BYTES: [&str; 4] = ["tcp", "tls", "https", "kubernetes.io/wss"];
+        let Some(protocol) = app_protocol else {
+            return Self::Nothing;
+        };
+        let among = |known: &[&str]| known.iter().any(|one| protocol.eq_ignore_ascii_case(one));
+        if among(&REQUESTS) {
+            Self::Requests
+        } else if among(&BYTES) {
+            Self::Bytes
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+impl ServicePort {
+    /// What its `appProtocol` says.
+    pub fn declared(&self) -> Declared {
+        Declared::of(self.app_protocol.as_deref())
+    }
+}
+
 impl Service {
     /// Whether the service stands for workloads with these labels.
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {

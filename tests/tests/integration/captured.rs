@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Agent, Mesh,
+    Agent, Mesh, amount,
     traffic::{self, at},
     wait_until,
 };
@@ -73,7 +73,7 @@ fn service_addresses_reach_their_endpoints_on_this_node_and_on_another() {
         for name in ["near", "web"] {
             let service = mesh.service(name);
             for address in [at(service.v4(), 80), at(service.v6(), 80)] {
-                churn::good(mesh, "client", &address, name, 200)?;
+                churn::good(mesh, "client", &address, name, amount(200))?;
             }
             let closed = failing::connect(mesh.pod("client"), &at(service.v4(), 81))?;
             ensure!(
@@ -89,11 +89,19 @@ fn service_addresses_reach_their_endpoints_on_this_node_and_on_another() {
 fn connections_from_outside_the_mesh_come_in_and_the_server_sees_the_client() {
     captured("inward", |mesh, _| {
         let _servers = churn::servers(mesh)?;
-        let args = ["--count", "1000", "--parallel", "16", "--timeout-ms", "30000"];
+        let count = amount(1000);
+        let args = [
+            "--count",
+            &count.to_string(),
+            "--parallel",
+            "16",
+            "--timeout-ms",
+            "30000",
+        ];
         let targets = churn::targets(mesh, &["near", "web"]);
         // The client itself is not captured, so its port is on the wire.
         let report = churn::run(mesh, "stranger", &targets, &args)?;
-        ensure!(report["good"] == 1000 && report["failed"] == 0, "{report}");
+        ensure!(report["good"] == count && report["failed"] == 0, "{report}");
         Ok(())
     });
 }

@@ -1,7 +1,9 @@
 //! Requests on ports that are declared to speak HTTP: real clients and servers, through two nodes and on one.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Agent, LivePod, Mesh, MeshBuilder, Output, Pod, Process, Service, traffic, wait_until};
+use mesh_tests::{
+    Agent, LivePod, Mesh, MeshBuilder, Output, Pod, Process, Service, amount, traffic, wait_until,
+};
 use serde_json::Value;
 
 use crate::checks::SOON;
@@ -459,14 +461,18 @@ fn no_request_is_lost_under_load_in_either_version() {
                 one.contains("x-version: HTTP/2.0") && one.ends_with("from nginx\n"),
                 "{one}"
             );
-            let load = ["-n", "3000", "-c", "4", "-m", "20", "-p", "h2c", at.as_str()];
-            let load = client.run("h2load", &load)?.ok()?.stdout;
-            ensure!(load.contains("3000 succeeded, 0 failed, 0 errored"), "{load}");
+            let count = amount(3000).to_string();
+            let args = ["-n", &count, "-c", "4", "-m", "20", "-p", "h2c", at.as_str()];
+            let said = client.run("h2load", &args)?.ok()?.stdout;
+            let all = format!("{count} succeeded, 0 failed, 0 errored");
+            ensure!(said.contains(&all), "{said}");
             // nginx closes each connection after 1000 requests, and says so.
             let at = format!("http://{}:81/body", mesh.service(&format!("{to}-h2")).v4());
-            let load = ["--h1", "-n", "10000", "-c", "64", "-m", "4", at.as_str()];
-            let load = client.run("h2load", &load)?.ok()?.stdout;
-            ensure!(load.contains("10000 succeeded, 0 failed, 0 errored"), "{load}");
+            let count = amount(10_000).to_string();
+            let args = ["--h1", "-n", &count, "-c", "64", "-m", "4", at.as_str()];
+            let said = client.run("h2load", &args)?.ok()?.stdout;
+            let all = format!("{count} succeeded, 0 failed, 0 errored");
+            ensure!(said.contains(&all), "{said}");
         }
         Ok(())
     });

@@ -27,5 +27,6 @@ mod refusals;
 mod requests;
 mod restart;
 mod routes;
+mod same_node;
 mod smuggling;
 mod sustained;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Mesh, Process,
+    Mesh, Process, amount,
     traffic::{self, at},
     wait_until,
 };
@@ -29,10 +29,12 @@ pub(crate) fn killed(mesh: &Mesh) -> Result<()> {
     let _servers =
         ["web", "near", "stranger"].map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
     let mut agents = mesh.start_agents()?;
-    let load = Load::start(mesh, "client", &["web", "near"], &["--pause-ms", "5"])?;
+    // As much rarer as there is less of it: attempts that are refused at once must not keep a slow machine busy.
+    let pause = (5 * 1000 / amount(1000)).to_string();
+    let load = Load::start(mesh, "client", &["web", "near"], &["--pause-ms", &pause])?;
     let agent = agents.remove(0);
     wait_until(SOON, "load through the agent", || {
-        agent.accepted().is_ok_and(|count| count > 500)
+        agent.accepted().is_ok_and(|count| count > amount(500))
     })?;
     agent.kill();
 
@@ -67,12 +69,12 @@ pub(crate) fn killed(mesh: &Mesh) -> Result<()> {
     let agent = mesh.node("a").start_agent()?;
     for name in ["web", "near", "stranger"] {
         for address in mesh.pod(name).addresses() {
-            churn::good(mesh, "client", &at(address, PORT), name, 50)?;
+            churn::good(mesh, "client", &at(address, PORT), name, amount(50))?;
         }
     }
     let before = agent.accepted()?;
     wait_until(SOON, "load after the restart", || {
-        agent.accepted().is_ok_and(|count| count > before + 200)
+        agent.accepted().is_ok_and(|count| count > before + amount(200))
     })?;
     let report = load.end()?;
     ensure!(report["wrong"] == 0, "misdirected: {report}");
@@ -109,7 +111,7 @@ pub(crate) fn takeover(mesh: &Mesh) -> Result<()> {
     let inward = Load::start(mesh, "stranger", &["client", "web"], &[])?;
     for agent in &agents {
         wait_until(SOON, "load through the agent", || {
-            agent.accepted().is_ok_and(|count| count > 1000)
+            agent.accepted().is_ok_and(|count| count > amount(1000))
         })?;
     }
 
@@ -121,7 +123,7 @@ pub(crate) fn takeover(mesh: &Mesh) -> Result<()> {
             .takeover(node)
             .with_context(|| format!("node {}", node.name()))?;
         wait_until(SOON * 3, "load through the new agent", || {
-            new.accepted().is_ok_and(|count| count > 2500)
+            new.accepted().is_ok_and(|count| count > amount(2500))
         })?;
         olds.push(old);
         news.push(new);
@@ -131,7 +133,7 @@ pub(crate) fn takeover(mesh: &Mesh) -> Result<()> {
         ensure!(report["failed"] == 0, "connections were lost: {report}");
     }
     let good = outward["good"].as_u64().context("good")? + inward["good"].as_u64().context("good")?;
-    ensure!(good >= 5000, "only {good} connections");
+    ensure!(good >= amount(5000), "only {good} connections");
     println!("takeover: {good} connections, none failed");
 
     // What the old agents still carry goes on there, until it ends in order; then the old agents end.

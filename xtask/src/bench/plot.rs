@@ -125,7 +125,7 @@ impl Panel {
             let value = scale.top * f64::from(line) / f64::from(LINES);
             let y = scale.at(value);
             svg.line((left, y), (left + width, y), "#dddddd", 1.0);
-            svg.text((left - 6.0, y + 3.5), 10.0, Anchor::End, &short(value));
+            svg.text((left - 6.0, y + 3.5), 10.0, Anchor::End, &narrow(value));
         }
         let group_width = width / self.groups.len().max(1) as f64;
         for (number, group) in self.groups.iter().enumerate() {
@@ -159,7 +159,7 @@ impl Group {
             if bar.most > scale.top {
                 svg.arrow((middle, high), 4.0, "#333333");
             }
-            svg.text((middle, high - 4.0), 9.0, Anchor::Middle, &short(bar.median));
+            svg.text((middle, high - 4.0), 8.0, Anchor::Middle, &narrow(bar.median));
         }
     }
 }
@@ -179,6 +179,16 @@ impl Scale {
     /// Where a value is drawn; what is beyond the axis, at its end.
     fn at(&self, value: f64) -> f64 {
         self.zero - value.clamp(0.0, self.top) / self.top * self.height
+    }
+}
+
+/// A number that fits above a bar and beside an axis.
+fn narrow(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 1e4 => format!("{:.0}k", value / 1e3),
+        size if size >= 1e3 => format!("{:.1}k", value / 1e3),
+        _ => short(value),
     }
 }
 
@@ -261,6 +271,12 @@ mod tests {
             (100.0, 50.0, 0.0)
         );
         assert_eq!(scale.at(-5.0), 100.0);
+    }
+
+    #[test]
+    fn numbers_beside_bars_are_narrow() {
+        let shown = [0.0, 0.0123, 44.0, 4096.0, 253_400.0].map(narrow);
+        assert_eq!(shown, ["0", "0.012", "44.0", "4.1k", "253k"]);
     }
 
     #[test]

@@ -97,13 +97,17 @@ impl Results {
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{}: {}", self.scenario.name, self.scenario.about)?;
-        write!(f, "  {:<42}", "")?;
+        let label = |figure: &Figure| format!("{figure}, {}", figure.unit);
+        let figures = self.figures();
+        let width = figures.iter().map(|figure| label(figure).chars().count()).max();
+        let width = width.unwrap_or(0).max(42);
+        write!(f, "  {:<width$}", "")?;
         for setup in self.series.keys() {
             write!(f, " {:>30}", setup.name())?;
         }
         writeln!(f)?;
-        for figure in self.figures() {
-            write!(f, "  {:<42}", format!("{figure}, {}", figure.unit))?;
+        for figure in figures {
+            write!(f, "  {:<width$}", label(&figure))?;
             for (setup, series) in &self.series {
                 let cell = series.summary(figure).map(|summary| {
                     let ratio = match (self.base(figure), setup) {

@@ -8,6 +8,7 @@ mod handshakes;
 mod http;
 mod idle;
 mod memory;
+mod near;
 mod noisy;
 mod open_loop;
 mod round_trips;
@@ -95,6 +96,10 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     connections::POOLED,
     connections::UNPOOLED,
     connect::SCENARIO,
+    near::BULK_ONE,
+    near::BULK_EIGHT,
+    near::ROUND_TRIP,
+    near::CONNECT,
     handshakes::SCENARIO,
     http::ONE,
     http::TWO,

@@ -27,6 +27,8 @@ pub(super) enum Setup {
     Clear,
     /// Agents with an authority: mTLS between the nodes.
     Mtls,
+    /// As `mtls`, and connections between pods of one node go by themselves.
+    SameNode,
     /// As `mtls`, with an AuthorizationPolicy for requests.
     Policy,
     /// A pair of Envoys with the same policy; `--peers` asks for it.
@@ -73,6 +75,7 @@ impl Setup {
             Self::Direct => "direct",
             Self::Clear => "clear",
             Self::Mtls => "mtls",
+            Self::SameNode => "same-node",
             Self::Policy => "policy",
             Self::Envoy => "envoy",
             Self::Nginx => "nginx",
@@ -136,11 +139,15 @@ impl Stage {
         let agents = match setup {
             Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx | Setup::Described(_) => Vec::new(),
             Setup::Clear => start_agents(&mesh)?,
-            Setup::Mtls | Setup::Policy | Setup::Against => {
+            Setup::Mtls | Setup::SameNode | Setup::Policy | Setup::Against => {
                 if setup == Setup::Policy {
                     mesh.write_config("policy.yaml", &["near", "web"].map(policy).join("---\n"))?;
                 }
-                mesh.secure(&[])?;
+                let options: &[&str] = match setup {
+                    Setup::SameNode => &["--same-node", "direct"],
+                    _ => &[],
+                };
+                mesh.secure(options)?;
                 start_agents(&mesh)?
             }
         };
@@ -193,7 +200,7 @@ impl Stage {
     pub(super) fn entrance(&self, pod: &str, version: Version) -> Result<String> {
         Ok(match self.setup {
             Setup::Direct | Setup::Alone => self.target(pod, version.app_port()),
-            Setup::Clear | Setup::Mtls | Setup::Policy | Setup::Against => {
+            Setup::Clear | Setup::Mtls | Setup::SameNode | Setup::Policy | Setup::Against => {
                 at(self.mesh.service(pod).v4(), version.service_port())
             }
             Setup::Envoy | Setup::Nginx => at(Ipv4Addr::LOCALHOST, peers::entrance(pod, version)),

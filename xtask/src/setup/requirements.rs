@@ -13,6 +13,8 @@ use crate::process::{find_program, is_program, output_of};
 use crate::repo::Repo;
 use crate::toolchain::Toolchain;
 
+/// The keys that Debian's archive is signed with.
+pub(crate) const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The LLVM that Debian's compiler and our bpf-linker share.
 const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "0.13.0";
@@ -90,6 +92,11 @@ pub(crate) fn all(repo: &Repo) -> Vec<Requirement> {
         .iter()
         .map(|(name, program, why)| debian(name, found(find_program(program).is_some()), why))
         .collect();
+    all.push(debian(
+        "debian-archive-keyring",
+        found(Path::new(DEBIAN_KEYS).exists()),
+        "proves that a test machine's kernel is Debian's",
+    ));
     all.extend(kernel_half());
     all.push(Requirement {
         name: "rustfmt",

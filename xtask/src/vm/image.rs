@@ -1,7 +1,7 @@
 //! The file system of the test machines: the tests, the agent, and the programs that tests start, with their libraries.
 //!
-//! Packed once for all kernels as an archive that the kernel unpacks into memory; a kernel's modules are a second archive
-//! behind it. Everything has the path that it has on this machine, because the tests know where they were built.
+//! Packed once for all kernels as an archive that the kernel unpacks into memory; a kernel's modules and its task are a
+//! second archive behind it. Everything has the path that it has on this machine, because the tests know where they were built.
 //! Invariant: what is packed comes from this checkout and from the packages of `cargo xtask setup`, nothing else.
 
 use std::collections::BTreeSet;
@@ -10,11 +10,13 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::programs::{self, Linkage};
 
 use super::kernel::Kernel;
+use super::transcript::Task;
 use crate::process::{self, find_program};
 use crate::repo::Repo;
 
@@ -55,16 +57,28 @@ const PYTHON_WITHOUT: &[&str] = &[
 /// The first process of a test machine.
 const INIT: &str = include_str!("init.sh");
 
-/// An archive without modules.
+/// The archive that all machines have in common.
 pub(crate) struct Image {
     archive: PathBuf,
     directory: PathBuf,
+    tests: Vec<String>,
+}
+
+/// How patient the tests of a machine are, and how much they do.
+pub(crate) struct Pace {
+    /// Deadlines are so many times longer.
+    pub(crate) patience: u32,
+    /// Loads are so many times smaller.
+    pub(crate) divisor: u32,
+    /// No test may take longer.
+    pub(crate) limit: Duration,
 }
 
 impl Image {
     /// Builds the tests and packs everything.
     pub(crate) fn pack(repo: &Repo, agent: &Path) -> Result<Self> {
         let tests = integration_tests(repo)?;
+        let names = names(&tests)?;
         let directory = repo.vm_dir();
         let root = directory.join("root");
         if root.exists() {
@@ -114,16 +128,39 @@ impl Image {
         fs::set_permissions(staging.root.join("init"), fs::Permissions::from_mode(0o755))?;
         let archive = directory.join("base.cpio");
         pack(&staging.root, &archive)?;
-        Ok(Self { archive, directory })
+        Ok(Self {
+            archive,
+            directory,
+            tests: names,
+        })
     }
 
-    /// The archive with a kernel's modules behind it.
-    pub(crate) fn with_modules(&self, kernel: &Kernel) -> Result<PathBuf> {
-        let root = self.directory.join("modules");
+    /// The names of all integration tests.
+    pub(crate) fn tests(&self) -> &[String] {
+        &self.tests
+    }
+
+    /// The archive with what one machine has of its own behind it: its kernel's modules, and its task.
+    pub(crate) fn for_machine(&self, kernel: &Kernel, task: &Task, pace: &Pace) -> Result<PathBuf> {
+        let root = self.directory.join("machine");
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
         fs::create_dir_all(root.join("modules"))?;
+        let (word, tests) = match task {
+            Task::Tests(names) => ("tests", names.join("\n") + "\n"),
+            Task::Refusal => ("refusal", String::new()),
+        };
+        fs::write(root.join("tests.list"), tests)?;
+        fs::write(
+            root.join("task.env"),
+            format!(
+                "TASK={word}\nPATIENCE={}\nDIVISOR={}\nLIMIT={}\n",
+                pace.patience,
+                pace.divisor,
+                pace.limit.as_secs()
+            ),
+        )?;
         for (number, module) in kernel.modules()?.iter().enumerate() {
             let target = root.join(format!("modules/{number:02}.ko"));
             if module.extension().is_some_and(|extension| extension == "xz") {
@@ -138,12 +175,12 @@ impl Image {
                 fs::copy(module, &target)?;
             }
         }
-        let modules = self.directory.join("modules.cpio");
-        pack(&root, &modules)?;
+        let own = self.directory.join("machine.cpio");
+        pack(&root, &own)?;
         let whole = self.directory.join("initrd.cpio");
         fs::copy(&self.archive, &whole)?;
         let mut end = File::options().append(true).open(&whole)?;
-        end.write_all(&fs::read(&modules)?)?;
+        end.write_all(&fs::read(&own)?)?;
         Ok(whole)
     }
 }
@@ -265,6 +302,16 @@ fn integration_tests(repo: &Repo) -> Result<PathBuf> {
         .filter(|message| message["target"]["name"] == "integration")
         .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
         .context("cargo does not say where the integration tests are")
+}
+
+/// The names of all tests of a test program.
+fn names(program: &Path) -> Result<Vec<String>> {
+    let listed = process::output_of(Command::new(program).args(["--list", "--format", "terse"]))?;
+    Ok(listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Packs a directory in the one format that kernels unpack.

@@ -11,9 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::machine::Task;
 use crate::process;
 use crate::repo::Repo;
+use crate::setup::DEBIAN_KEYS;
 
 /// A line of kernels.
 pub(crate) struct Series {
@@ -21,15 +21,25 @@ pub(crate) struct Series {
     pub(crate) name: &'static str,
     /// How the names of its packages begin.
     prefixes: &'static [&'static str],
-    expects: Expects,
+    /// Where Debian keeps it.
+    suites: &'static [&'static str],
+    pub(crate) expects: Expects,
 }
 
-#[derive(Clone, Copy)]
-enum Expects {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expects {
     /// The tests pass.
     Tests,
     /// The agent says that the kernel is too old, and does not run.
     Refusal,
+}
+
+/// Whether a kernel that is there will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    AsItIs,
+    /// The newest of its series is fetched.
+    Newest,
 }
 
 /// The kernels, oldest first. The floor is 5.18.
@@ -37,44 +47,39 @@ pub(crate) const SERIES: &[Series] = &[
     Series {
         name: "5.10",
         prefixes: &["linux-image-5.10."],
+        suites: &["debian bullseye main", "debian-security bullseye-security main"],
         expects: Expects::Refusal,
     },
     Series {
         name: "6.1",
         prefixes: &["linux-image-6.1."],
+        suites: &["debian bookworm main", "debian-security bookworm-security main"],
         expects: Expects::Tests,
     },
     Series {
         name: "6.12",
         prefixes: &["linux-image-6.12."],
+        suites: &["debian trixie main"],
         expects: Expects::Tests,
     },
     Series {
         name: "6.18",
         prefixes: &["linux-image-6.18."],
+        suites: &["debian trixie-backports main"],
         expects: Expects::Tests,
     },
     Series {
         name: "7.x",
         // From 6.19 on a kernel comes as two packages, one of them with the modules.
         prefixes: &["linux-binary-7."],
+        suites: &["debian sid main", "debian trixie-backports main"],
         expects: Expects::Tests,
     },
 ];
 
 const SUFFIX: &str = "-cloud-amd64";
 
-/// Where Debian keeps them.
-const SUITES: &[&str] = &[
-    "debian bookworm main",
-    "debian-security bookworm-security main",
-    "debian trixie main",
-    "debian trixie-backports main",
-    "debian sid main",
-    "debian bullseye main",
-];
 const MIRROR: &str = "http://deb.debian.org";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What test networks and test programs need that stock kernels have as modules.
 const MODULES: &[&str] = &[
@@ -95,26 +100,22 @@ pub(crate) struct Kernel {
     root: PathBuf,
 }
 
-impl Series {
-    /// What a machine with such a kernel is to do.
-    pub(crate) fn task<'a>(&self, filter: Option<&'a str>) -> Task<'a> {
-        match self.expects {
-            Expects::Tests => Task::Tests { filter },
-            Expects::Refusal => Task::Refusal,
-        }
-    }
-}
-
 impl Kernel {
     /// The newest kernel of the series, or the one that is there.
-    pub(crate) fn fetch(repo: &Repo, series: &Series, refresh: bool) -> Result<Self> {
+    pub(crate) fn fetch(repo: &Repo, series: &Series, freshness: Freshness) -> Result<Self> {
         let root = repo.vm_dir().join("kernels").join(series.name);
-        if refresh && root.exists() {
+        if freshness == Freshness::Newest && root.exists() {
             fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
         }
         if !root.exists() {
             println!("  fetching a kernel from {MIRROR}");
-            download(&repo.vm_dir(), series, &root)?;
+            download(&repo.vm_dir(), series, &root).with_context(|| {
+                format!(
+                    "no kernel {} can be fetched; a machine without a way to {MIRROR} can use the directory {} of another one",
+                    series.name,
+                    root.display()
+                )
+            })?;
         }
         let (release, image) = find_image(&root)?;
         Ok(Self { release, image, root })
@@ -201,7 +202,7 @@ fn stem(path: &str) -> String {
 }
 
 fn download(directory: &Path, series: &Series, root: &Path) -> Result<()> {
-    let apt = Apt::new(directory)?;
+    let apt = Apt::new(directory, series.suites)?;
     let listed = process::output_of(apt.command("apt-cache").args([
         "search",
         "--names-only",
@@ -212,7 +213,13 @@ fn download(directory: &Path, series: &Series, root: &Path) -> Result<()> {
         .filter_map(|line| line.split(' ').next())
         .filter(|name| series.prefixes.iter().any(|prefix| name.starts_with(prefix)))
         .max_by_key(|name| numbers(name))
-        .with_context(|| format!("{MIRROR} has no kernel {} any more", series.name))?;
+        .with_context(|| {
+            format!(
+                "the lists of {} have no package {}*{SUFFIX}",
+                series.suites.join(", "),
+                series.prefixes.join(" or ")
+            )
+        })?;
     let mut packages = vec![newest.to_owned()];
     if let Some(release) = newest.strip_prefix("linux-binary-") {
         packages.push(format!("linux-modules-{release}"));
@@ -257,19 +264,19 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(directory: &Path) -> Result<Self> {
+    fn new(directory: &Path, suites: &[&str]) -> Result<Self> {
         ensure!(
-            Path::new(KEYRING).exists(),
-            "no {KEYRING}: install debian-archive-keyring"
+            Path::new(DEBIAN_KEYS).exists(),
+            "no {DEBIAN_KEYS}: run `cargo xtask setup`"
         );
         let root = directory.join("apt");
         for part in ["lists/partial", "cache/archives/partial", "dpkg"] {
             fs::create_dir_all(root.join(part))?;
         }
         fs::write(root.join("dpkg/status"), "")?;
-        let sources: String = SUITES
+        let sources: String = suites
             .iter()
-            .map(|suite| format!("deb [signed-by={KEYRING}] {MIRROR}/{suite}\n"))
+            .map(|suite| format!("deb [signed-by={DEBIAN_KEYS}] {MIRROR}/{suite}\n"))
             .collect();
         fs::write(root.join("sources.list"), sources)?;
         let place = root.display();
@@ -281,12 +288,12 @@ impl Apt {
                  Dir::State::status \"{place}/dpkg/status\";\nDir::Cache \"{place}/cache\";\n\
                  Dir::Etc::SourceList \"{place}/sources.list\";\nDir::Etc::SourceParts \"/dev/null\";\n\
                  APT::Architecture \"amd64\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n\
-                 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
+                 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+                 Acquire::http::Timeout \"30\";\nAcquire::Retries \"2\";\n"
             ),
         )?;
         let apt = Self { configuration };
-        process::run(apt.command("apt-get").args(["--quiet", "--quiet", "update"]))
-            .context("the mirror's package lists cannot be fetched")?;
+        process::run(apt.command("apt-get").args(["--quiet", "--quiet", "update"]))?;
         Ok(apt)
     }
 

@@ -1,9 +1,9 @@
 //! One test machine: boots, shows what its tests say, and tells how they ended.
 //!
-//! The machine's console is the only way out. Its first process says when it is up and, at the end, with which code its
-//! task ended; both lines begin with [`MARK`]. Invariant: a machine without the last line has failed, whatever else it said.
+//! The machine has two consoles: on one its kernel speaks, which goes to a file; on the other its first process, to which
+//! [`super::transcript`] listens. Invariant: a machine that does not say how its task ended has failed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,25 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
+use super::transcript::{End, LAST_WORDS, MARK, Task, Test, Transcript};
 
-const MARK: &str = "nodemesh-vm: ";
 const MEMORY: &str = "4096";
 const CORES: &str = "2";
 
 /// How long a machine under the processor's virtualization may take to come up before it is taken for one that never will.
 const KVM_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the agent must say of a kernel that is too old.
-const TOO_OLD: &str = "5.18";
-
-/// What a machine does.
-#[derive(Clone, Copy)]
-pub(crate) enum Task<'a> {
-    /// Runs the integration tests, those with this in their name.
-    Tests { filter: Option<&'a str> },
-    /// Starts the agent, which must refuse.
-    Refusal,
-}
 
 /// Who runs the machine's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +33,11 @@ pub(crate) enum Accelerator {
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) initrd: &'a Path,
-    pub(crate) task: Task<'a>,
-    /// Where everything it says is kept.
+    pub(crate) task: &'a Task,
+    /// Where everything that its first process says is kept.
     pub(crate) log: PathBuf,
+    /// Where everything that its kernel says is kept.
+    pub(crate) kernel_log: PathBuf,
     pub(crate) timeout: Duration,
 }
 
@@ -55,24 +45,10 @@ pub(crate) struct Machine<'a> {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) accelerator: Accelerator,
-    pub(crate) passed: usize,
-    /// The names of tests that failed.
-    pub(crate) failures: Vec<String>,
+    pub(crate) tests: Vec<Test>,
     pub(crate) end: End,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// As it should.
-    Good,
-    /// The agent refused, as it should.
-    Refused,
-    /// Its task failed.
-    Failed,
-    /// It stopped without a word: the kernel panicked, or did not boot.
-    Silent,
-    /// It took too long.
-    TimedOut,
+    /// What its kernel said of faults of its own.
+    pub(crate) faults: Vec<String>,
 }
 
 impl Accelerator {
@@ -100,9 +76,9 @@ impl Outcome {
         match self.end {
             End::Good => "passed",
             End::Refused => "refused, good",
-            End::Failed => "failed",
-            End::Silent => "silent",
-            End::TimedOut => "timed out",
+            End::Failed => "FAILED",
+            End::Silent => "SILENT",
+            End::TimedOut => "TIMED OUT",
         }
     }
 }
@@ -112,48 +88,53 @@ impl Machine<'_> {
     pub(crate) fn run(&self, accelerator: Accelerator) -> Result<Outcome> {
         let mut log =
             File::create(&self.log).with_context(|| format!("cannot write {}", self.log.display()))?;
-        let mut lines = Console::open(self.start(accelerator, Stdio::inherit())?)?;
+        let mut lines = Console::open(self.start(accelerator, &self.kernel_log, Stdio::inherit())?)?;
         let deadline = Instant::now() + self.timeout;
-        let mut transcript = Transcript::default();
-        let end = loop {
+        let mut transcript = Transcript::new(self.task);
+        let code = loop {
             match lines.next(deadline) {
                 Next::Line(line) => {
                     writeln!(log, "{line}")?;
-                    if Transcript::is_shown(&line) {
-                        println!("    {line}");
-                    }
-                    if let Some(code) = transcript.take(&line) {
-                        break transcript.judge(code, self.task);
+                    if let Some(code) = transcript.take(&line, Instant::now()) {
+                        break Ok(code);
                     }
                 }
-                Next::End => break End::Silent,
-                Next::Late => break End::TimedOut,
+                Next::End => break Err(End::Silent),
+                Next::Late => break Err(End::TimedOut),
             }
         };
+        let end = code.map_or_else(|end| end, |code| transcript.judge(code));
+        // Only then is the log whole.
+        drop(lines);
+        let kernel_log = fs::read(&self.kernel_log).unwrap_or_default();
+        let kernel_log = String::from_utf8_lossy(&kernel_log);
+        if end == End::Silent {
+            println!("    the machine fell silent; its kernel said last:");
+            let all: Vec<_> = kernel_log.lines().collect();
+            for line in &all[all.len().saturating_sub(LAST_WORDS)..] {
+                println!("      {line}");
+            }
+        }
         Ok(Outcome {
             accelerator,
-            passed: transcript.passed,
-            failures: transcript.failures,
+            tests: transcript.finish(Instant::now()),
             end,
+            faults: faults(&kernel_log),
         })
     }
 
-    fn start(&self, accelerator: Accelerator, complaints: Stdio) -> Result<Child> {
-        let (task, filter) = match self.task {
-            Task::Tests { filter } => ("tests", filter.unwrap_or_default()),
-            Task::Refusal => ("refusal", ""),
-        };
-        let command_line =
-            format!("console=ttyS0 quiet panic=-1 nodemesh.task={task} nodemesh.filter={filter}");
+    fn start(&self, accelerator: Accelerator, kernel_log: &Path, complaints: Stdio) -> Result<Child> {
         Command::new("qemu-system-x86_64")
             .args(accelerator.arguments())
             .args(["-smp", CORES, "-m", MEMORY])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+            .arg("-serial")
+            .arg(format!("file:{}", kernel_log.display()))
             .args(["-serial", "stdio", "-kernel"])
             .arg(self.kernel.image())
             .arg("-initrd")
             .arg(self.initrd)
-            .args(["-append", &command_line])
+            .args(["-append", "console=ttyS0 loglevel=5 panic=-1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(complaints)
@@ -162,25 +143,45 @@ impl Machine<'_> {
     }
 }
 
-/// Whether such a machine comes up under the processor's virtualization. The device alone says little: there are
+/// What a kernel says when it finds a fault in itself. Not among them: that it did not get to run for long, which is the
+/// fault of a busy host.
+fn faults(kernel_log: &str) -> Vec<String> {
+    const SIGNS: &[&str] = &[
+        "WARNING: CPU",
+        "BUG: ",
+        "Oops",
+        "general protection fault",
+        "Kernel panic",
+    ];
+    kernel_log
+        .lines()
+        .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)) && !line.contains("soft lockup"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Who runs such machines fastest here. That there is a device for the processor's virtualization says little: there are
 /// hosts that have it and where no stock kernel boots.
-pub(crate) fn kvm_works(machine: &Machine<'_>) -> bool {
+pub(crate) fn choose(machine: &Machine<'_>) -> Accelerator {
     if !Path::new("/dev/kvm").exists() {
-        return false;
+        return Accelerator::Tcg;
     }
-    let Ok(mut lines) = machine
-        // Where it does not work the machine says so at length.
-        .start(Accelerator::Kvm, Stdio::null())
-        .and_then(Console::open)
-    else {
-        return false;
+    let started = machine
+        // Where it does not work QEMU says so at length.
+        .start(Accelerator::Kvm, Path::new("/dev/null"), Stdio::null())
+        .and_then(Console::open);
+    let Ok(mut lines) = started else {
+        return Accelerator::Tcg;
     };
     let deadline = Instant::now() + KVM_PATIENCE;
     loop {
         match lines.next(deadline) {
-            Next::Line(line) if line.contains(MARK) => return true,
+            Next::Line(line) if line.contains(MARK) => return Accelerator::Kvm,
             Next::Line(_) => {}
-            Next::End | Next::Late => return false,
+            Next::End | Next::Late => {
+                println!("  /dev/kvm is there, and no machine comes up with it: it is emulated");
+                return Accelerator::Tcg;
+            }
         }
     }
 }
@@ -230,95 +231,13 @@ impl Drop for Console {
     }
 }
 
-/// What a machine said so far.
-#[derive(Default)]
-struct Transcript {
-    passed: usize,
-    failures: Vec<String>,
-    says_too_old: bool,
-}
-
-impl Transcript {
-    /// Whether a person wants to see the line: the tests' own, not the agents' logs.
-    fn is_shown(line: &str) -> bool {
-        line.starts_with(MARK)
-            || line.starts_with("test ")
-            || line.starts_with("error")
-            || line.contains("Kernel panic")
-    }
-
-    /// Takes one line; the last one has the code with which the task ended.
-    fn take(&mut self, line: &str) -> Option<i32> {
-        if let Some(code) = line.strip_prefix(MARK).and_then(|said| said.strip_prefix("end ")) {
-            return Some(code.trim().parse().unwrap_or(i32::MAX));
-        }
-        self.says_too_old |= line.contains("too old") && line.contains(TOO_OLD);
-        if let Some((name, result)) = line
-            .strip_prefix("test ")
-            .and_then(|test| test.split_once(" ... "))
-        {
-            match result.trim() {
-                "ok" => self.passed += 1,
-                "FAILED" => self.failures.push(name.to_owned()),
-                _ => {}
-            }
-        }
-        None
-    }
-
-    fn judge(&self, code: i32, task: Task<'_>) -> End {
-        match task {
-            Task::Tests { .. } if code == 0 && self.passed > 0 && self.failures.is_empty() => End::Good,
-            Task::Refusal if code == 1 && self.says_too_old => End::Refused,
-            Task::Tests { .. } | Task::Refusal => End::Failed,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TESTS: Task<'_> = Task::Tests { filter: None };
-
-    fn end(lines: &[&str], task: Task<'_>) -> Option<End> {
-        let mut transcript = Transcript::default();
-        let code = lines.iter().find_map(|line| transcript.take(line))?;
-        Some(transcript.judge(code, task))
-    }
-
     #[test]
-    fn only_a_machine_that_says_so_has_passed() {
-        let passed = "test captured::a ... ok";
-        assert_eq!(end(&[passed, "nodemesh-vm: end 0"], TESTS), Some(End::Good));
-        assert_eq!(end(&[passed], TESTS), None);
-        assert_eq!(
-            end(&["nodemesh-vm: end 0"], TESTS),
-            Some(End::Failed),
-            "no test ran"
-        );
-        assert_eq!(end(&[passed, "nodemesh-vm: end 101"], TESTS), Some(End::Failed));
-        let failed = "test captured::b ... FAILED";
-        assert_eq!(
-            end(&[passed, failed, "nodemesh-vm: end 0"], TESTS),
-            Some(End::Failed)
-        );
-    }
-
-    #[test]
-    fn a_refusal_must_name_the_reason() {
-        let said = "  because: Linux 5.10 is too old: something came with 5.18";
-        assert_eq!(
-            end(&[said, "nodemesh-vm: end 1"], Task::Refusal),
-            Some(End::Refused)
-        );
-        assert_eq!(
-            end(&[said, "nodemesh-vm: end 0"], Task::Refusal),
-            Some(End::Failed)
-        );
-        assert_eq!(
-            end(&["error: no", "nodemesh-vm: end 1"], Task::Refusal),
-            Some(End::Failed)
-        );
+    fn faults_of_the_kernel_are_told_from_a_busy_host() {
+        let log = "[ 1.0] WARNING: CPU: 0 PID: 9 at net/core/sock.c:1\n[ 2.0] watchdog: BUG: soft lockup - CPU#0 stuck\n";
+        assert_eq!(faults(log).len(), 1);
     }
 }

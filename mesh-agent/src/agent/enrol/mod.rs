@@ -25,6 +25,7 @@ use self::roll::Roll;
 use crate::{
     identity::CertificateStore,
     kernel::Kernel,
+    listener::direct::Direct,
     node::{Netns, Pod, PodTable},
     runtime::Workers,
     state::Store,
@@ -76,6 +77,7 @@ pub(super) struct Scope {
     pub(super) pods: Arc<PodTable>,
     pub(super) home: Arc<Netns>,
     pub(super) certificates: Option<Arc<CertificateStore>>,
+    pub(super) direct: Arc<Direct>,
     pub(super) standings: Standings,
 }
 

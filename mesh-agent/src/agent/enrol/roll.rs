@@ -121,6 +121,10 @@ impl Roll {
             })
             .map(|(key, _)| key.clone())
             .collect();
+        if !gone.is_empty() {
+            // No connection is let go to a pod that leaves, or from it.
+            self.scope.direct.pods_changed();
+        }
         for key in gone {
             changed = true;
             self.unenrol(&key);
@@ -487,6 +491,7 @@ impl Roll {
         self.scope
             .pods
             .replace(self.enrolled.values().map(|enrolled| &enrolled.pod));
+        self.scope.direct.pods_changed();
         let enrolled = self
             .enrolled
             .iter()

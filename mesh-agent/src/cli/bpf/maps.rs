@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, MapInfo, SockHash},
 };
 use mesh_common::kernel::{
-    FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, PodEntry, PortKey, SockAddr, SocketRecord,
+    FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, Passage, PodEntry, PortKey, SockAddr, SocketRecord,
 };
 use serde::Serialize;
 
@@ -111,6 +111,7 @@ fn entries(name: &str, data: MapData, max: u32) -> Option<u64> {
         "FLOWS" => keys::<FlowKey, SocketRecord>(map, most),
         "HELD" => keys::<FlowKey, u32>(map, most),
         "SOURCES" => keys::<u64, SockAddr>(map, most),
+        "PASSAGES" => keys::<FlowKey, Passage>(map, most),
         "LISTENER_SOCKETS" => {
             let sockets: SockHash<MapData, ListenerKey> = map.try_into().ok()?;
             count(sockets.keys(), most)

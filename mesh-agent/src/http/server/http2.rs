@@ -10,11 +10,12 @@ use http::{Method, Request, header};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::IDLE;
-use crate::upstream::{fair::fair, incoming::Incoming};
+use crate::upstream::{fair::fair, incoming::Incoming, tunnel::tuning::HEADS};
 use crate::{
     http::{
         downstream::{Downstream, Respond, StreamPair},
-        exchange::{Done, Message, Steer, exchange},
+        exchange::{Done, Message, Steer, exchange, refuse},
+        fault::{Cause, Dialect, Fault},
         h1::{Framing, Switch, Target},
         io::Rewound,
         mirror::Copies,
@@ -162,7 +163,22 @@ async fn serve_message<S: Steer>(
         respond: Respond::Unanswered(respond),
         trail: &mut attended.trail,
     });
-    match exchange(steer, message, &mut down).await {
+    let done = match too_large(&message.parts) {
+        None => exchange(steer, message, &mut down).await,
+        Some(fault) => {
+            down.trail().faulted(fault.clone());
+            let dialect = Dialect::of(&message.parts.headers);
+            refuse(
+                steer.signature(),
+                &fault,
+                dialect,
+                &message.parts.method,
+                &mut down,
+            )
+            .await
+        }
+    };
+    match done {
         Done::Answered => {}
         Done::Broken(error) => tracing::debug!(%error, "a request broke off"),
         Done::Switched(up) => {
@@ -181,6 +197,25 @@ async fn serve_message<S: Steer>(
             }
         }
     }
+}
+
+/// What is wrong with a head that is larger than one of HTTP/1 may be. h2 keeps some more, so that there is somebody to tell.
+fn too_large(parts: &http::request::Parts) -> Option<Fault> {
+    let cost = |name: usize, value: usize| name + value + 32;
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| cost(name.as_str().len(), value.len()))
+        .sum();
+    let target = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = parts
+        .uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    let size = fields + cost(":path".len(), target) + cost(":authority".len(), authority);
+    (size > HEADS).then(|| {
+        let reason = format!("the headers have {size} bytes; {HEADS} are the limit");
+        Fault::new(Cause::HeadTooLarge, reason)
+    })
 }
 
 fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &RecvStream) -> Message {

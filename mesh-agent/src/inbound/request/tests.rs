@@ -365,6 +365,63 @@ fn open_streams_when_policies_change() {
 }
 
 #[test]
+fn what_headers_cannot_change_is_judged_without_them() {
+    let mut mesh = Mesh::new(&policy("AuthorizationPolicy", "rules: [{}]"));
+    let parts = request("GET", "/x", &[("host", "web.shop"), ("x-role", "admin")]);
+    let authorized = mesh.judge(&Gate::default(), &parts).unwrap();
+    let kept = mesh.guard().keep(&mesh.store.load(), &authorized, &parts);
+    let when = |more: &str| {
+        format!(
+            "when: [{{key: 'request.headers[x-role]', values: [admin]}}], to: [{{operation: {{{more}}}}}]"
+        )
+    };
+    let unknown = Some("headers-not-kept");
+    for (spec, word) in [
+        // Another rule allows it.
+        (
+            format!(
+                "rules: [{{{}}}, {{to: [{{operation: {{paths: [/x]}}}}]}}]",
+                when("paths: [/x]")
+            ),
+            None,
+        ),
+        // Whatever the header was, the path does not match.
+        (
+            format!("rules: [{{{}}}]", when("paths: [/y]")),
+            Some("nothing-allows"),
+        ),
+        (format!("rules: [{{{}}}]", when("paths: [/x]")), unknown),
+        (
+            format!("action: DENY, rules: [{{{}}}]", when("paths: [/y]")),
+            None,
+        ),
+        (
+            format!("action: DENY, rules: [{{{}}}]", when("paths: [/x]")),
+            unknown,
+        ),
+        (
+            "action: DENY, rules: [{when: [{key: 'request.headers[x-role]', notValues: [admin]}]}]"
+                .to_owned(),
+            unknown,
+        ),
+        (
+            "rules: [{when: [{key: 'request.headers[x-role]', notValues: [guest]}]}]".to_owned(),
+            unknown,
+        ),
+        // The host is kept.
+        (
+            "rules: [{when: [{key: 'request.headers[host]', values: [web.shop]}]}]".to_owned(),
+            None,
+        ),
+    ] {
+        mesh.say(&policy("AuthorizationPolicy", &spec));
+        let still = mesh.guard().still_allows(&mesh.store.load(), &kept);
+        let denied = still.err().map(|denied| denied.word());
+        assert_eq!(denied, word, "{spec}");
+    }
+}
+
+#[test]
 fn reports_do_not_follow_the_load() {
     let reports = Reports::default();
     let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);

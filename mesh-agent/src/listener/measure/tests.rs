@@ -53,6 +53,7 @@ impl Mesh {
             workload: &self.client,
             client: Some(&self.client.key),
             destination: &destination,
+            service: None,
             peer: peer.as_ref(),
         };
         self.meters.tcp(&self.store.load(), &ends)

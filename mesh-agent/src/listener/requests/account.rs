@@ -9,8 +9,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use mesh_common::model::ObjectKey;
+use mesh_common::model::{ObjectKey, Workload};
 
+use super::addressed::Services;
 use crate::{
     http::{fault::Cause as Why, trail::Trail},
     listener::serve::DataPath,
@@ -18,27 +19,46 @@ use crate::{
     telemetry::{Cause, Connection, Flow, FlowKind, FlowSubject, RequestEnds, RequestFlow, escaped},
 };
 
-/// Between whom the requests of one connection go that all have the same ends, by one version of the snapshot.
+/// Between whom the requests of one connection to a workload go, by one version of the snapshot.
 #[derive(Default)]
-pub(super) struct KnownEnds(Mutex<Option<(u64, Arc<RequestEnds>)>>);
+pub(super) struct KnownEnds(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// None before the first request.
+    version: Option<u64>,
+    /// Those that lead to the port.
+    services: Services,
+    /// For each of them, and for requests that are for none.
+    ends: Vec<(Option<ObjectKey>, Arc<RequestEnds>)>,
+}
 
 impl KnownEnds {
-    /// What they are now; `find` is asked once for each version.
+    /// Those of a request that names `host`, to `port` of `workload`; `find` is asked once for each service and version.
     pub(super) fn now(
         &self,
         path: &DataPath,
-        find: impl FnOnce(&Snapshot) -> Arc<RequestEnds>,
+        (workload, port): (&Workload, u16),
+        host: &[u8],
+        find: impl FnOnce(&Snapshot, Option<&ObjectKey>) -> Arc<RequestEnds>,
     ) -> Arc<RequestEnds> {
         let snapshot = path.store.load();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((version, ends)) if *version == snapshot.version() => Arc::clone(ends),
-            _ => {
-                let ends = find(&snapshot);
-                *known = Some((snapshot.version(), Arc::clone(&ends)));
-                ends
-            }
+        if known.version != Some(snapshot.version()) {
+            *known = Known {
+                version: Some(snapshot.version()),
+                services: Services::of(&snapshot, workload, port),
+                ends: Vec::new(),
+            };
         }
+        let service = known.services.named(host);
+        if let Some((_, ends)) = known.ends.iter().find(|(other, _)| other.as_ref() == service) {
+            return Arc::clone(ends);
+        }
+        let ends = find(&snapshot, service);
+        let service = service.cloned();
+        known.ends.push((service, Arc::clone(&ends)));
+        ends
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariant: no request reaches the application before its peer's identity and the policies were asked about it.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
@@ -127,9 +128,10 @@ impl Arrivals {
         entry.map(|entry| entry.workload.key.clone())
     }
 
-    /// Between whom its requests go.
-    fn ends(&self) -> Arc<RequestEnds> {
-        self.ends.now(&self.path, |snapshot| {
+    /// Between whom a request goes that names `host`.
+    fn ends(&self, host: &[u8]) -> Arc<RequestEnds> {
+        let to = (&*self.pod.workload, self.guard.addressed.port());
+        self.ends.now(&self.path, to, host, |snapshot, service| {
             let client = self.client_workload(snapshot);
             let destination = Destination::Workload(self.pod.workload.key.clone());
             let ends = Ends {
@@ -137,6 +139,7 @@ impl Arrivals {
                 workload: &self.pod.workload,
                 client: client.as_ref(),
                 destination: &destination,
+                service,
                 peer: self.guard.proof.id(),
             };
             let upstream = Some(self.guard.addressed);
@@ -186,6 +189,7 @@ impl Drop for Arrivals {
 
 impl Steer for Arrival<'_> {
     type Server = Target;
+    type Agent = Infallible;
     type Escort = ();
 
     fn signature(&self) -> &Signature {
@@ -197,11 +201,11 @@ impl Steer for Arrival<'_> {
     }
 
     fn over(&self, trail: &Trail) {
-        let ends = trail.ends().map_or_else(|| self.arrivals.ends(), Arc::clone);
+        let ends = self.arrivals.ends(trail.host());
         account::over(&self.arrivals.path, self.connection(), trail, &ends);
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<Hop<Target, Infallible>, ()>, Fault> {
         let Arrivals {
             path,
             pod,
@@ -227,6 +231,7 @@ impl Steer for Arrival<'_> {
                 None => Other::Unproved,
             },
             guard: Some((Arc::clone(guard), kept)),
+            carrier: None,
         };
         message.attached.revoked = Some(standing.watch());
         let hop = Hop::Server(Target {

@@ -7,18 +7,24 @@ use std::sync::Arc;
 use mesh_common::model::Workload;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{outbound::backend_of, server::Target, ways::Ways};
+use super::{
+    outbound::backend_of,
+    server::Target,
+    ways::{Across, Ways},
+};
 use crate::{
     balance::Active,
     http::{
         course::{Course, Onward},
-        exchange::{Message, Steer},
+        exchange::{Hop, Message, Steer},
         fault::{Fault, Side, Signature},
         mirror::{self, Mirrored},
+        trail::{Ending, Trail},
     },
     outbound::{self, Chosen, Way},
     routing::{BackendPort, Filters},
     state::{Family, Snapshot},
+    telemetry::metrics::CopyEnd,
 };
 
 /// Copies that one worker sends at once.
@@ -62,6 +68,8 @@ impl<'w> Copies<'w> {
             {
                 self.ready.push((copying, copy));
             } else {
+                let metrics = self.ways.path.meters.metrics();
+                metrics.count_copy(CopyEnd::LeftOut, &self.ways.pod.workload.key);
                 tracing::debug!(%mirror, "a request is not copied");
             }
         }
@@ -98,13 +106,24 @@ impl<'w> Copies<'w> {
 
 impl Steer for Copying {
     type Server = Target;
+    type Agent = Across;
     type Escort = ();
 
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
+    fn over(&self, trail: &Trail) {
+        let end = match trail.ending() {
+            Ending::Whole => CopyEnd::Answered,
+            Ending::Cut => CopyEnd::GivenUp,
+            Ending::Failed => CopyEnd::Failed,
+        };
+        let metrics = self.ways.path.meters.metrics();
+        metrics.count_copy(end, &self.ways.pod.workload.key);
+    }
+
+    async fn steer(&self, message: &mut Message) -> Result<Course<Hop<Target, Across>, ()>, Fault> {
         let hop = self
             .ways
             .open(self.way.clone(), &self.peer, None, message)

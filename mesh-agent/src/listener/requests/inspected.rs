@@ -7,6 +7,7 @@
 //! engine wrote them.
 
 use std::{
+    convert::Infallible,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -253,6 +254,7 @@ impl Inspected {
 
 impl Steer for Inspecting {
     type Server = Target;
+    type Agent = Infallible;
     type Escort = ();
 
     fn signature(&self) -> &Signature {
@@ -264,15 +266,19 @@ impl Steer for Inspecting {
     }
 
     fn over(&self, trail: &Trail) {
-        let ends = self.ends.now(&self.path, |snapshot| {
-            let ends = Ends::from(&*self.connection);
+        let to = (&*self.guard.workload, self.guard.addressed.port());
+        let ends = self.ends.now(&self.path, to, trail.host(), |snapshot, service| {
+            let ends = Ends {
+                service,
+                ..Ends::from(&*self.connection)
+            };
             let upstream = Some(self.leg.addr());
             self.path.meters.requests(snapshot, &ends, upstream)
         });
         account::over(&self.path, Some(&self.connection), trail, &ends);
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Course<Target, ()>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<Hop<Target, Infallible>, ()>, Fault> {
         name_host(message, self.guard.addressed)?;
         let version = self.path.store.load().version();
         let kept = authorize(&self.path, &self.guard, &mut message.parts).await?;
@@ -283,6 +289,7 @@ impl Steer for Inspecting {
             // Who proved what is a term of the whole connection.
             other: Other::Unproved,
             guard: Some((Arc::clone(&self.guard), kept)),
+            carrier: None,
         };
         message.attached.revoked = Some(standing.watch());
         let hop = Hop::Server(Target {

@@ -7,6 +7,7 @@
 //! Invariant: each request is judged at its destination before the application hears of it, wherever it came from.
 
 mod account;
+mod addressed;
 mod arrivals;
 mod copies;
 mod inspected;

@@ -13,12 +13,12 @@ use super::{
     led::Led,
     name_host,
     server::Target,
-    ways::{Counted, Ways},
+    ways::{Across, Counted, Ways},
 };
 use crate::{
     http::{
         course::{Course, Deadline, Onward},
-        exchange::{Message, Steer},
+        exchange::{Hop, Message, Steer},
         fault::{Cause, Fault, Side, Signature},
         trail::Trail,
     },
@@ -154,6 +154,7 @@ impl Outbound {
 
 impl Steer for Outbound {
     type Server = Target;
+    type Agent = Across;
     type Escort = Led;
 
     fn signature(&self) -> &Signature {
@@ -170,7 +171,7 @@ impl Steer for Outbound {
         account::over(&self.ways.path, self.connection(), trail, &ends);
     }
 
-    async fn steer(&self, message: &mut Message) -> Result<Course<Target, Led>, Fault> {
+    async fn steer(&self, message: &mut Message) -> Result<Course<Hop<Target, Across>, Led>, Fault> {
         name_host(message, self.dialled)?;
         let (chosen, led, deadline) = match self.plan(message)? {
             Plan::Answer(answer) => return Ok(Course::Answer(answer)),

@@ -3,7 +3,10 @@
 //! A steerer makes one [`Standing`] for a request that may be; the engine breaks the request off when it ends. Invariant:
 //! a request outlives neither the policy that allowed it nor what its ends proved; whatever else changes, it goes on.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use mesh_common::model::{SpiffeId, Workload};
 
@@ -13,6 +16,7 @@ use crate::{
         fault::{Cause, Fault, Judgement},
         trail::Revoked,
     },
+    identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
     listener::{journey::account_of, serve::DataPath, terms::Party},
     state::Snapshot,
@@ -28,6 +32,34 @@ pub(super) struct Standing {
     pub(super) other: Other,
     /// The policies of the destination, where this agent stands before it.
     pub(super) guard: Option<(Arc<Guard>, KeptRequest)>,
+    /// What it goes in, where its ends proved who they are. The destination ends tunnels that are not believed any more as a
+    /// whole; this side only learns of its own roots.
+    pub(super) carrier: Option<Arc<Carrier>>,
+}
+
+/// The tunnel that a request is in, as far as its ends proved who they are. Another one if the request was sent once more.
+pub(super) struct Carrier(Mutex<Arc<Credentials>>);
+
+impl Carrier {
+    /// A tunnel whose ends proved this.
+    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
+        Self(Mutex::new(credentials))
+    }
+
+    /// The request is in another tunnel.
+    pub(super) fn change(&self, credentials: Arc<Credentials>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = credentials;
+    }
+
+    fn check(&self, certificates: &CertificateStore) -> Result<(), Fault> {
+        let Some(bundle) = certificates.bundle() else {
+            return Ok(());
+        };
+        let credentials = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        credentials
+            .check(&bundle)
+            .map_err(|refusal| ended(refusal.label(), refusal.to_string()))
+    }
 }
 
 /// Who is at the other end.
@@ -45,17 +77,36 @@ impl Standing {
     pub(super) fn watch(self) -> Revoked {
         Box::pin(async move {
             let mut versions = self.path.store.subscribe();
+            let tunnelled = self.carrier.as_deref().zip(self.path.certificates.as_deref());
+            let mut roots = tunnelled.map(|(_, certificates)| certificates.changes());
             // Between the decision and now something may have changed.
             let mut changed = self.path.store.load().version() != self.version;
             loop {
+                if let Some((carrier, certificates)) = tunnelled
+                    && let Err(fault) = carrier.check(certificates)
+                {
+                    return fault;
+                }
                 if changed && let Err(fault) = self.check(&self.path.store.load()) {
                     return fault;
                 }
-                if versions.changed().await.is_err() {
-                    // The store outlives every request.
+                let rooted = async {
+                    match &mut roots {
+                        Some(roots) => roots.changed().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let ended = tokio::select! {
+                    version = versions.changed() => {
+                        changed = true;
+                        version.is_err()
+                    }
+                    rooted = rooted => rooted.is_err(),
+                };
+                if ended {
+                    // Both stores outlive every request.
                     return std::future::pending().await;
                 }
-                changed = true;
             }
         })
     }
@@ -73,14 +124,19 @@ impl Standing {
             Other::Unproved => return Ok(()),
         };
         for party in [own, other] {
-            party.check(snapshot).map_err(|cause| {
-                Fault::new(Cause::Denied, cause.text).judged(Judgement {
-                    word: cause.word,
-                    policy: None,
-                    rule: None,
-                })
-            })?;
+            party
+                .check(snapshot)
+                .map_err(|cause| ended(cause.word, cause.text))?;
         }
         Ok(())
     }
+}
+
+/// Who is at one of its ends is not to be believed any more.
+fn ended(word: &'static str, text: String) -> Fault {
+    Fault::new(Cause::Denied, text).judged(Judgement {
+        word,
+        policy: None,
+        rule: None,
+    })
 }

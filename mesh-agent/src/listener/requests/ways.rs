@@ -14,17 +14,18 @@ use mesh_common::model::{Service, SpiffeId, TunnelProtocol, Workload};
 use super::{
     authorize,
     server::{ShelfKey, Target},
-    standing::{Other, Standing},
+    standing::{Carrier, Other, Standing},
     unreached,
 };
 use crate::{
     balance::{Active, Load},
     http::{
-        exchange::{Hop, Message},
+        exchange::{Agent, Hop, Message},
         fault::{Cause, Fault},
         trail::Revoked,
         wire::{Told, client_value},
     },
+    identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
     listener::{
         journey::{self, From, Leg, Passage},
@@ -36,7 +37,7 @@ use crate::{
     state::{Resolution, Snapshot},
     telemetry::{Claim, Destination, Direction, RequestEnds},
     upstream::{
-        session::{Room, Session},
+        session::{Mark, Room, Session},
         tunnel::{client::Tunnel, pool::Seated},
     },
 };
@@ -77,7 +78,30 @@ struct Remembered {
     addr: SocketAddr,
     expected: SpiffeId,
     session: Session,
+    credentials: Arc<Credentials>,
     since: Instant,
+}
+
+/// The agent at an endpoint of another node, as one request reaches it.
+pub(super) struct Across {
+    ways: Arc<Ways>,
+    addr: SocketAddr,
+    expected: SpiffeId,
+    carrier: Arc<Carrier>,
+}
+
+/// Room in a tunnel, and what its ends proved.
+struct Found {
+    room: Room,
+    credentials: Arc<Credentials>,
+}
+
+impl Agent for Across {
+    async fn another(&self, mark: &Mark) -> Result<Room, Fault> {
+        let Found { room, credentials } = self.ways.room(self.addr, &self.expected, Some(mark)).await?;
+        self.carrier.change(credentials);
+        Ok(room)
+    }
 }
 
 impl Counted {
@@ -106,12 +130,12 @@ impl Ways {
 
     /// Opens the way of a request to an endpoint of `peer`. Where this agent stands before it, the policies are asked.
     pub(super) async fn open(
-        &self,
+        self: &Arc<Self>,
         way: Way,
         peer: &Workload,
         counted: Option<Counted>,
         message: &mut Message,
-    ) -> Result<Hop<Target>, Fault> {
+    ) -> Result<Hop<Target, Across>, Fault> {
         let version = self.path.store.load().version();
         let client = self.client_for(way.addr());
         let (leg, guard) = journey::leg_to(&self.path, &self.pod, way, Some(peer), client, From::Any)
@@ -122,10 +146,8 @@ impl Ways {
         if let Some(guard) = guard {
             let kept = authorize(&self.path, &guard, &mut message.parts).await?;
             let other = Other::Local(Arc::clone(&guard.workload));
-            message.attached.revoked = Some(self.standing(version, other, Some((Arc::new(guard), kept))));
-        } else if let Leg::Tunnel { addr, expected, .. } = &leg {
-            let other = Other::Peer(addr.ip(), expected.clone());
-            message.attached.revoked = Some(self.standing(version, other, None));
+            message.attached.revoked =
+                Some(self.standing(version, other, Some((Arc::new(guard), kept)), None));
         }
         match leg {
             Leg::Tunnel {
@@ -134,9 +156,19 @@ impl Ways {
                 protocol: TunnelProtocol::Nodemesh,
                 ..
             } => {
-                let room = self.room(addr, &expected, TunnelProtocol::Nodemesh).await?;
+                let Found { room, credentials } = self.room(addr, &expected, None).await?;
+                let carrier = Arc::new(Carrier::new(credentials));
+                let other = Other::Peer(addr.ip(), expected.clone());
+                let standing = self.standing(version, other, None, Some(Arc::clone(&carrier)));
+                message.attached.revoked = Some(standing);
                 Told::write(&mut message.parts.headers, message.spoken, &self.told);
-                Ok(Hop::Agent(room))
+                let across = Across {
+                    ways: Arc::clone(self),
+                    addr,
+                    expected,
+                    carrier,
+                };
+                Ok(Hop::Agent(room, across))
             }
             Leg::Tunnel {
                 addr,
@@ -229,49 +261,62 @@ impl Ways {
             workload: &self.pod.workload,
             client: Some(&self.pod.workload.key),
             destination,
+            service: None,
             peer,
         };
         self.path.meters.requests(snapshot, &ends, upstream)
     }
 
     /// What must hold of a request as long as it is on its way.
-    fn standing(&self, version: u64, other: Other, guard: Option<(Arc<Guard>, KeptRequest)>) -> Revoked {
+    fn standing(
+        &self,
+        version: u64,
+        other: Other,
+        guard: Option<(Arc<Guard>, KeptRequest)>,
+        carrier: Option<Arc<Carrier>>,
+    ) -> Revoked {
         let standing = Standing {
             path: Arc::clone(&self.path),
             version,
             own: Arc::clone(&self.pod.workload),
             other,
             guard,
+            carrier,
         };
         standing.watch()
     }
 
-    /// Room in a tunnel.
+    /// Room in a tunnel, though not in the one with the mark.
     async fn room(
         &self,
         addr: SocketAddr,
         expected: &SpiffeId,
-        protocol: TunnelProtocol,
-    ) -> Result<Room, Fault> {
-        if let Some(session) = self.remembered(addr, expected)
+        without: Option<&Mark>,
+    ) -> Result<Found, Fault> {
+        if without.is_none()
+            && let Some((session, credentials)) = self.remembered(addr, expected)
             && let Ok(room) = session.room().await
         {
-            return Ok(room);
+            return Ok(Found { room, credentials });
         }
-        let passage = Passage::new(&self.path, &self.pod, addr, expected, protocol)
+        let passage = Passage::new(&self.path, &self.pod, addr, expected, TunnelProtocol::Nodemesh)
             .map_err(|error| unreached(&error))?;
+        let good = |tunnel: &Tunnel| {
+            passage.is_good(tunnel) && !without.is_some_and(|mark| tunnel.session().has(mark))
+        };
         let establish = || passage.establish(&self.path, &self.pod);
         loop {
             let Seated { tunnel, seat, fresh } = self
                 .path
                 .pool
-                .seat(&passage.key, |tunnel: &Tunnel| passage.is_good(tunnel), establish)
+                .seat(&passage.key, good, establish)
                 .await
                 .map_err(|error| unreached(&error))?;
             match tunnel.session().seated(seat).await {
                 Ok(room) => {
-                    self.remember(addr, expected, tunnel.session());
-                    return Ok(room);
+                    let credentials = Arc::clone(tunnel.credentials());
+                    self.remember(addr, expected, tunnel.session(), &credentials);
+                    return Ok(Found { room, credentials });
                 }
                 // One that broke since it was used is replaced: nothing was sent in it.
                 Err(error) => {
@@ -288,25 +333,39 @@ impl Ways {
         }
     }
 
-    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<Session> {
+    fn remembered(&self, addr: SocketAddr, expected: &SpiffeId) -> Option<(Session, Arc<Credentials>)> {
         let mut tunnels = self.lock();
         let at = tunnels
             .iter()
             .position(|one| one.addr == addr && one.expected == *expected)?;
-        if tunnels[at].since.elapsed() > REMEMBERED || !tunnels[at].session.has_room() {
+        let one = &tunnels[at];
+        let bundle = self
+            .path
+            .certificates
+            .as_deref()
+            .and_then(CertificateStore::bundle);
+        let is_believed = bundle.is_some_and(|bundle| one.credentials.check(&bundle).is_ok());
+        if one.since.elapsed() > REMEMBERED || !one.session.has_room() || !is_believed {
             tunnels.swap_remove(at);
             return None;
         }
-        Some(tunnels[at].session.clone())
+        Some((one.session.clone(), Arc::clone(&one.credentials)))
     }
 
-    fn remember(&self, addr: SocketAddr, expected: &SpiffeId, session: &Session) {
+    fn remember(
+        &self,
+        addr: SocketAddr,
+        expected: &SpiffeId,
+        session: &Session,
+        credentials: &Arc<Credentials>,
+    ) {
         let mut tunnels = self.lock();
         tunnels.retain(|one| one.addr != addr && one.since.elapsed() <= REMEMBERED);
         tunnels.push(Remembered {
             addr,
             expected: expected.clone(),
             session: session.clone(),
+            credentials: Arc::clone(credentials),
             since: Instant::now(),
         });
     }

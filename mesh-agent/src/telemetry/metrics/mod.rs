@@ -6,6 +6,7 @@
 
 mod histogram;
 mod labels;
+mod mirror;
 mod node;
 mod policy;
 mod refused;
@@ -29,12 +30,14 @@ use mesh_common::model::ObjectKey;
 
 use super::{Direction, Flow, FlowKind};
 pub use labels::{Party, Protocol, Reporter, Security, Traffic};
+pub use mirror::CopyEnd;
 use node::Node;
-pub use node::{CertificateFacts, NodeFacts, ShareFacts};
+pub use node::{CertificateFacts, DirectFacts, NodeFacts, ShareFacts};
 use policy::{MatchLabels, RehearsalLabels};
 pub use request::{Outcome, RequestMeter, Spent};
 pub use tcp::{Flags, TcpMeter};
 
+use mirror::CopyLabels;
 use refused::RefusedLabels;
 use series::Series;
 use view::Counters;
@@ -46,7 +49,7 @@ pub const DRAINED: &str = "drained";
 
 /// Series of refused connections at most: reasons times workloads of a node.
 const REFUSED_MAX: usize = 4096;
-/// Series of what policies that decide nothing would have said.
+/// Series of what policies that decide nothing would have said, and of copies for mirrors.
 const REHEARSED_MAX: usize = 1024;
 
 /// Everything that is counted.
@@ -57,6 +60,7 @@ pub struct Metrics {
     failed: Arc<Series<RefusedLabels, AtomicU64>>,
     rehearsed: Arc<Series<RehearsalLabels, AtomicU64>>,
     matched: Arc<Series<MatchLabels, AtomicU64>>,
+    copies: Arc<Series<CopyLabels, AtomicU64>>,
     tcp: Arc<tcp::TcpSeries>,
     requests: Arc<request::RequestSeries>,
     node: Node,
@@ -96,6 +100,12 @@ impl Metrics {
             "Matches with policies that decide nothing: AUDIT, and those in dry run",
             Counters::new(&matched, |cell: &AtomicU64| cell),
         );
+        let copies = Arc::new(Series::new(REHEARSED_MAX));
+        registry.register(
+            "nodemesh_mirrored_requests",
+            "Copies of requests for the mirrors of routes, by what became of them",
+            Counters::new(&copies, |cell: &AtomicU64| cell),
+        );
         let tcp = tcp::register(&mut registry);
         let requests = request::register(&mut registry);
         let node = Node::default();
@@ -107,6 +117,7 @@ impl Metrics {
             failed,
             rehearsed,
             matched,
+            copies,
             tcp,
             requests,
             node,

@@ -30,6 +30,8 @@ pub struct NodeFacts {
     pub certificates: Vec<CertificateFacts>,
     /// The end of what signs: the first of roots and intermediates that are in use.
     pub authority_until: Option<SystemTime>,
+    /// Connections that go directly; nothing when none are let go.
+    pub direct: Option<DirectFacts>,
     /// Whether the roots could not be refreshed the last time; nothing without an authority.
     pub roots_failing: Option<bool>,
 }
@@ -43,6 +45,17 @@ pub struct ShareFacts {
     pub worker_time: Duration,
     /// What it wanted more of than it may have, and how often.
     pub limited: Vec<(&'static str, u64)>,
+}
+
+/// Connections between pods of this node that the agent does not carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectFacts {
+    /// Those that are open.
+    pub connections: usize,
+    /// How many addresses may be dialled directly, counted for each pod.
+    pub ways: usize,
+    /// Connections that were carried for want of room, by what there were too many of.
+    pub carried: [(&'static str, u64); 2],
 }
 
 /// A service account's certificate.
@@ -111,6 +124,18 @@ impl Collector for Node {
             "Objects that are not in force as they are written",
             facts.rejected as f64,
         )?;
+        if let Some(direct) = facts.direct {
+            gauge(
+                "nodemesh_direct_connections",
+                "Open connections that go directly",
+                direct.connections as f64,
+            )?;
+            gauge(
+                "nodemesh_direct_ways",
+                "Addresses that may be dialled directly, counted for each pod",
+                direct.ways as f64,
+            )?;
+        }
         if let Some(failing) = facts.roots_failing {
             gauge(
                 "nodemesh_roots_refresh_failing",
@@ -158,6 +183,19 @@ impl Collector for Node {
                 limited
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, u64, f64>(times, None)?;
+            }
+        }
+        if let Some(direct) = facts.direct {
+            let mut carried = encoder.encode_descriptor(
+                "nodemesh_direct_carried",
+                "Connections that could have gone directly and were carried for want of room",
+                None,
+                MetricType::Counter,
+            )?;
+            for (full, count) in direct.carried {
+                carried
+                    .encode_family(&[("full", full)])?
+                    .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
             }
         }
         let mut expiry = encoder.encode_descriptor(

@@ -157,13 +157,14 @@ impl Tunnel {
         let target = asking.target;
         let http = |source| TunnelError::Http { addr: target, source };
         let room = self.session.seated(seat).await.map_err(http)?;
-        let (response, send, seat) = room.send(request(self.protocol, asking), false).map_err(http)?;
+        let (response, send, mut seat) = room.send(request(self.protocol, asking), false).map_err(http)?;
+        let response = response.await;
+        seat.heard();
         let place = Place {
             _seat: seat,
             credentials: Arc::clone(&self.credentials),
         };
-        let response = response.await.map_err(http)?;
-        let (head, recv) = response.into_parts();
+        let (head, recv) = response.map_err(http)?.into_parts();
         if head.status != StatusCode::OK {
             let refusal = read_refusal(head.status, &head.headers);
             return Err(TunnelError::Answered {
@@ -177,7 +178,7 @@ impl Tunnel {
     }
 
     /// What both ends proved.
-    pub fn credentials(&self) -> &Credentials {
+    pub fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
     }
 

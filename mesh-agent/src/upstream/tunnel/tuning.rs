@@ -18,12 +18,16 @@ pub(crate) const SEALED: usize = 256 << 10;
 pub(crate) const STREAMS: u32 = 200;
 /// Bytes of the headers of a request for a stream, as RFC 9113 (6.5.2) counts them; a larger one is answered 431.
 pub(crate) const HEADER_LIST: usize = 16 << 10;
-/// What an HTTP/1 head may have, counted in the same way. Beyond this h2 does not keep headers: it answers 431 by itself, and ends the connection beyond four times as much.
-/// That also bounds CONTINUATION frames, to five without an end.
-pub(crate) const HEADER_LIST_KEPT: u32 = 72 << 10;
-/// Streams opened and reset at once by the peer that were not looked at yet. Our own client opens no more than this
-/// in one tunnel, so only somebody who means it gets there.
-const PENDING_RESETS: usize = 100;
+/// Bytes of the headers of a request to an application, counted in the same way: what an HTTP/1 head may have. A larger one is
+/// answered 431.
+pub(crate) const HEADS: usize = 72 << 10;
+/// Beyond this h2 does not keep headers: it answers 431 by itself and tells nobody, and ends the connection beyond four times as
+/// much. That also bounds CONTINUATION frames, to five without an end.
+pub(crate) const HEADER_LIST_KEPT: u32 = 2 * HEADS as u32;
+/// Streams opened and reset by the peer that were not looked at yet. Our own client has no more than 100 in one tunnel of which
+/// it has not heard that we know (`upstream/seats.rs`), and those that we have read and not looked at yet are few; so only
+/// somebody who means it gets there.
+pub(crate) const PENDING_RESETS: usize = 300;
 /// Streams that we reset and still remember, for a second. What arrives for one that was forgotten counts as a fault, though it
 /// was only on its way: so these are more than clients give up in a moment.
 const REMEMBERED_RESETS: usize = 2000;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Mesh, Process,
+    Mesh, Process, amount,
     traffic::{self, at},
 };
 use serde_json::Value;
@@ -58,6 +58,7 @@ pub(crate) fn good(mesh: &Mesh, from: &str, to: &str, server: &str, count: u64) 
 
 /// Short connections over all destinations and both families, 64 at a time.
 pub(crate) fn none_lost_none_misdirected(mesh: &Mesh, count: u64) -> Result<()> {
+    let count = amount(count);
     let _servers = servers(mesh)?;
     let report = run(
         mesh,
@@ -78,15 +79,23 @@ pub(crate) fn none_lost_none_misdirected(mesh: &Mesh, count: u64) -> Result<()> 
 
 /// A server that closes first leaves its clients as good as one that does not.
 pub(crate) fn the_server_may_close_first(mesh: &Mesh) -> Result<()> {
+    let count = amount(500);
     for name in super::SERVERS {
         let pod = mesh.pod(name);
         let _server = traffic::serve_with(pod, "identity", 7210, &["--close-first"])?;
         for address in pod.addresses() {
             let target = ["--to".to_owned(), format!("{}={name}", at(address, 7210))];
-            let args = ["--count", "500", "--parallel", "8", "--timeout-ms", "30000"];
+            let args = [
+                "--count",
+                &count.to_string(),
+                "--parallel",
+                "8",
+                "--timeout-ms",
+                "30000",
+            ];
             let report = run(mesh, "client", &target, &args)?;
             ensure!(
-                report["failed"] == 0 && report["good"] == 500,
+                report["failed"] == 0 && report["good"] == count,
                 "{name} at {address}: {report}"
             );
         }

@@ -17,7 +17,7 @@ pub(super) const ONE: Scenario = Scenario {
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, 1),
+        measure: |stage, _: Round| measure(stage, "web", 1),
     },
 };
 
@@ -28,17 +28,23 @@ pub(super) const EIGHT: Scenario = Scenario {
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, 8),
+        measure: |stage, _: Round| measure(stage, "web", 8),
     },
 };
 
 fn prepare(stage: &Stage, _: u8) -> Result<Vec<Process>> {
-    Ok(vec![traffic::serve(stage.pod("web"), "bulk", PORT)?])
+    serve(stage, "web")
 }
 
-fn measure(stage: &Stage, streams: u64) -> Result<Sample> {
+/// Starts what [`measure`] sends to in a pod.
+pub(super) fn serve(stage: &Stage, pod: &str) -> Result<Vec<Process>> {
+    Ok(vec![traffic::serve(stage.pod(pod), "bulk", PORT)?])
+}
+
+/// 512 MiB to a pod.
+pub(super) fn measure(stage: &Stage, pod: &str, streams: u64) -> Result<Sample> {
     let each = ((MIB << 20) / streams).to_string();
-    let (to, streams) = (stage.target("web", PORT), streams.to_string());
+    let (to, streams) = (stage.target(pod, PORT), streams.to_string());
     let args = [
         "bulk",
         "--to",

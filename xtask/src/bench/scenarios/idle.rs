@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Process, traffic};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
 
 use super::{Body, Round, Rounds, Scenario};
 use crate::bench::http::{IDLE_PORT, Version};
@@ -95,8 +96,8 @@ fn held(stage: &Stage, to: &str) -> Result<Sample> {
 }
 
 /// Opens connections in the client's pod, and waits until all stand.
-fn hold(stage: &Stage, to: &str, count: u32, until: &str) -> Result<Process> {
-    let count = count.to_string();
+fn hold(stage: &Stage, to: &str, wanted: u32, until: &str) -> Result<Process> {
+    let count = wanted.to_string();
     let args = [
         "hold",
         "--to",
@@ -112,7 +113,11 @@ fn hold(stage: &Stage, to: &str, count: u32, until: &str) -> Result<Process> {
     ];
     let mut client = traffic::start(stage.pod("client"), &args)?;
     let holding = client.wait_line(SOON, |line| line.contains("holding"))?;
-    ensure!(holding.contains(&format!("\"holding\":{count},")), "{holding}");
+    let holding: Value = serde_json::from_str(&holding)?;
+    ensure!(
+        holding["holding"] == wanted,
+        "not all connections stand: {holding}"
+    );
     Ok(client)
 }
 

@@ -20,7 +20,7 @@ pub(super) const BYTE: Scenario = Scenario {
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, "1"),
+        measure: |stage, _: Round| measure(stage, "web", "1"),
     },
 };
 
@@ -31,16 +31,22 @@ pub(super) const KIBIBYTE: Scenario = Scenario {
     body: Body::Between {
         setups: ALL,
         prepare,
-        measure: |stage, _: Round| measure(stage, "1024"),
+        measure: |stage, _: Round| measure(stage, "web", "1024"),
     },
 };
 
 fn prepare(stage: &Stage, _: u8) -> Result<Vec<Process>> {
-    Ok(vec![traffic::serve(stage.pod("web"), "echo", PORT)?])
+    serve(stage, "web")
 }
 
-fn measure(stage: &Stage, bytes: &str) -> Result<Sample> {
-    let (to, count) = (stage.target("web", PORT), COUNT.to_string());
+/// Starts what [`measure`] sends to in a pod.
+pub(super) fn serve(stage: &Stage, pod: &str) -> Result<Vec<Process>> {
+    Ok(vec![traffic::serve(stage.pod(pod), "echo", PORT)?])
+}
+
+/// 20,000 round trips to a pod.
+pub(super) fn measure(stage: &Stage, pod: &str, bytes: &str) -> Result<Sample> {
+    let (to, count) = (stage.target(pod, PORT), COUNT.to_string());
     let args = [
         "ping",
         "--to",

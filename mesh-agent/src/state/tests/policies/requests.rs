@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::{BeforeRequests, Entrance, Interest, RequestFacts, Token, normalize};
+use crate::policy::{BeforeRequests, Entrance, Headers, Interest, RequestFacts, Token, normalize};
 
 /// A request in values of its own.
 struct Asked {
@@ -63,7 +63,7 @@ fn decided_on(store: &Store, connection_words: &str, words: &str) -> String {
         method: &asked.method,
         path: &asked.path,
         host: &asked.host,
-        headers: &asked.headers,
+        headers: Headers::Known(&asked.headers),
         token: asked.token.as_ref(),
     };
     let decision = policy.decide_request(&facts);
@@ -582,7 +582,7 @@ fn explained_step_by_step() {
         method: &asked.method,
         path: &asked.path,
         host: &asked.host,
-        headers: &asked.headers,
+        headers: Headers::Known(&asked.headers),
         token: None,
     };
     assert_eq!(
