@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::report::Results;
 use super::sample::{Sample, Series};
 use super::scenarios::{Body, NoEntrance, Round, Rounds, Scenario};
-use super::stage::{Setup, Stage};
+use super::stage::{Setup, Shares, Stage};
 use crate::repo::Repo;
 
 /// What all scenarios of a run share.
@@ -51,7 +51,8 @@ impl<'a> Runner<'a> {
         eprintln!("{}: {}", scenario.name, scenario.about);
         let before = self.progress.done();
         let series = match scenario.body {
-            Body::Between { prepare, measure, .. } => self.between(scenario, prepare, measure),
+            Body::Between { prepare, measure, .. } => self.between(scenario, Shares::Usual, prepare, measure),
+            Body::Crowded { prepare, measure, .. } => self.between(scenario, Shares::Whole, prepare, measure),
             Body::Alone { prepare, measure } => self.alone(scenario, prepare, measure),
         };
         // Stages that were left out, and what an error cut short.
@@ -66,6 +67,7 @@ impl<'a> Runner<'a> {
     fn between(
         &mut self,
         scenario: &Scenario,
+        shares: Shares,
         prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
         measure: fn(&Stage, Round) -> Result<Sample>,
     ) -> Result<BTreeMap<Setup, Series>> {
@@ -76,7 +78,7 @@ impl<'a> Runner<'a> {
                 (Setup::Against, Some(against)) => against,
                 _ => self.agent,
             };
-            let stage = Stage::build(setup, agent).with_context(|| setup.name())?;
+            let stage = Stage::build(setup, agent, shares).with_context(|| setup.name())?;
             match prepare(&stage, rounds) {
                 Ok(servers) => stages.push((stage, servers)),
                 Err(error) if error.is::<NoEntrance>() => eprintln!("  {error}: left out"),
@@ -124,7 +126,7 @@ impl<'a> Runner<'a> {
 
     /// What is to stand between the pods of a scenario.
     fn setups(&self, scenario: &Scenario) -> Vec<Setup> {
-        let Body::Between { setups, .. } = scenario.body else {
+        let (Body::Between { setups, .. } | Body::Crowded { setups, .. }) = scenario.body else {
             return vec![Setup::Alone];
         };
         let options = self.options;
@@ -145,7 +147,7 @@ impl<'a> Runner<'a> {
 
     fn measurements(&self, scenario: &Scenario) -> u32 {
         let rounds = match scenario.body {
-            Body::Between { .. } => self.rounds(scenario) + 1 - first_round(scenario),
+            Body::Between { .. } | Body::Crowded { .. } => self.rounds(scenario) + 1 - first_round(scenario),
             Body::Alone { .. } => self.rounds(scenario),
         };
         self.setups(scenario).iter().map(|_| u32::from(rounds)).sum()

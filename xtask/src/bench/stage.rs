@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use mesh_tests::traffic::{self, at};
@@ -17,6 +18,7 @@ use serde_json::Value;
 use super::http::Version;
 use super::peers::{self, CALLS, Described, Policy};
 use super::scenarios::NoEntrance;
+use crate::process;
 
 /// Which programs carry the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -61,6 +63,17 @@ pub(super) enum Peer {
     Envoy,
     Nginx,
 }
+
+/// How much of an agent one workload may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shares {
+    /// What it may have by default.
+    Usual,
+    /// As many connections as there can be.
+    Whole,
+}
+
+const CONNECTION_LIMIT: &str = "--connection-limit";
 
 /// Where a stage tries whether its pods reach each other.
 const TRIAL_PORT: u16 = 7000;
@@ -120,7 +133,7 @@ impl fmt::Display for Setup {
 
 impl Stage {
     /// Makes the pods, starts what stands between, and waits until `client` reaches `web`.
-    pub(super) fn build(setup: Setup, agent: &Path) -> Result<Self> {
+    pub(super) fn build(setup: Setup, agent: &Path, shares: Shares) -> Result<Self> {
         let mut mesh = Mesh::builder(&format!("bench-{setup}"))
             .agent(agent)
             .node("a")
@@ -135,13 +148,13 @@ impl Stage {
             .build()?;
         let agents = match setup {
             Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx | Setup::Described(_) => Vec::new(),
-            Setup::Clear => mesh.start_agents()?,
+            Setup::Clear => start(&mesh, agent, shares)?,
             Setup::Mtls | Setup::Policy | Setup::Against => {
                 if setup == Setup::Policy {
                     mesh.write_config("policy.yaml", &["near", "web"].map(policy).join("---\n"))?;
                 }
                 mesh.secure(&[])?;
-                mesh.start_agents()?
+                start(&mesh, agent, shares)?
             }
         };
         let peers = peers::start(&mesh, setup)?;
@@ -240,6 +253,23 @@ impl Stage {
         })
         .with_context(|| format!("{}: {last}", self.setup))
     }
+}
+
+/// Starts the agents of all nodes.
+fn start(mesh: &Mesh, agent: &Path, shares: Shares) -> Result<Vec<Agent>> {
+    // Agents of before there were shares can be measured too: they need no option.
+    let help = || process::output_of(Command::new(agent).args(["run", "--help"]));
+    let options: &[&str] = match shares {
+        Shares::Whole if help()?.contains(CONNECTION_LIMIT) => &[CONNECTION_LIMIT, "1000000"],
+        _ => &[],
+    };
+    let agents = mesh.nodes().iter().map(|node| {
+        let agent = options
+            .iter()
+            .fold(node.agent(), |agent, option| agent.arg(option));
+        agent.start()
+    });
+    agents.collect()
 }
 
 /// A service of the web server in the pod of that name.
