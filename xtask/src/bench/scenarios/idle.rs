@@ -133,6 +133,7 @@ fn most(setup: Setup) -> Result<u32> {
     Ok(match setup {
         // Its workers have room for so many, unevenly shared: more room would cost it memory everywhere else.
         Setup::Nginx => 5000,
+        Setup::Described(described) => described.connections,
         // Without tunnels a connection goes on as one of its own.
         Setup::Clear => u32::try_from(descriptors / 2).unwrap_or(u32::MAX),
         _ => u32::try_from(descriptors).unwrap_or(u32::MAX),
