@@ -30,6 +30,7 @@ const READY: Duration = Duration::from_secs(10);
 pub struct AgentStart<'a> {
     node: &'a Node,
     args: Vec<OsString>,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 /// A running agent. It is killed when dropped.
@@ -54,6 +55,7 @@ impl<'a> AgentStart<'a> {
         Self {
             node,
             args: node.agent_options().to_vec(),
+            env: Vec::new(),
         }
     }
 
@@ -64,12 +66,23 @@ impl<'a> AgentStart<'a> {
         self
     }
 
+    /// Sets a variable, of which an older agent need not know.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.env.push((name, value));
+        self
+    }
+
     /// Starts the agent without waiting for anything.
     pub fn spawn(self) -> Result<Agent> {
         let node = self.node;
         let binary = node.agent_binary()?;
-        let process = node
-            .command(&binary)
+        let command = node.command(&binary);
+        let command = self
+            .env
+            .iter()
+            .fold(command, |command, (name, value)| command.env(name, value));
+        let process = command
             .named(&format!("agent-of-{}", node.name()))
             .args(["run", "--node", node.name(), "--config"])
             .arg(node.config_dir())

@@ -5,8 +5,8 @@
 //! scenario alternate between its stages, after a warm-up that is not counted. Figures compare only within one run:
 //! the machine may be shared. Progress goes to standard error, the table to standard output.
 //!
-//! Invariant: a round in which anything failed is an error, never a figure. An error ends its scenario, not the others, and
-//! the run fails at its end.
+//! Invariant: a round in which anything failed is an error, never a figure. An error takes its setup out of its scenario, not
+//! the others, and the run fails at its end.
 
 mod http;
 mod machine;
@@ -116,38 +116,21 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
         rounds: options.rounds,
         seconds: options.seconds,
         results: Vec::new(),
-        failures: Vec::new(),
     };
     eprintln!("{}", report.machine);
     let mut runner = Runner::new(repo, options, &agent, &described, &chosen);
     for scenario in chosen {
-        match runner.run(scenario) {
-            Ok(results) => {
-                print!("{results}");
-                report.results.push(results);
-            }
-            // What else there is to measure is not lost by it.
-            Err(error) => {
-                eprintln!("{} FAILED: {error:#}", scenario.name);
-                report.failures.push((scenario, format!("{error:#}")));
-            }
-        }
+        let results = runner.run(scenario);
+        print!("{results}");
+        report.results.push(results);
         write(&report, options)?;
     }
-    let plots = options.plot.as_ref().filter(|_| !report.results.is_empty());
-    for path in options.json.iter().chain(plots) {
+    for path in options.json.iter().chain(&options.plot) {
         eprintln!("written: {}", path.display());
     }
-    match &report.failures[..] {
+    match &report.failed()[..] {
         [] => Ok(()),
-        failures => {
-            let names: Vec<_> = failures.iter().map(|(scenario, _)| scenario.name).collect();
-            bail!(
-                "{} of the scenarios failed, why is said above: {}",
-                names.len(),
-                names.join(", ")
-            )
-        }
+        failed => bail!("not measured, why is said above: {}", failed.join(", ")),
     }
 }
 
@@ -157,7 +140,8 @@ fn write(report: &Report, options: &Options) -> Result<()> {
         let json = serde_json::to_string_pretty(&report.json())?;
         fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
     }
-    if let (Some(dir), Some(results)) = (&options.plot, report.results.last()) {
+    let drawn = report.results.last().filter(|results| !results.series.is_empty());
+    if let (Some(dir), Some(results)) = (&options.plot, drawn) {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
         let path = dir.join(format!("{}.svg", results.scenario.name));
         let drawn = plot::draw(results, &report.machine.to_string());

@@ -74,10 +74,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = buffer_limit)]
     buffer_limit: usize,
     /// Connections that one workload may have at once; by default half of what open files allow in all
-    #[arg(long, value_name = "N", value_parser = place_limit)]
+    #[arg(long, value_name = "N", env = "NODEMESH_CONNECTION_LIMIT", value_parser = place_limit)]
     connection_limit: Option<usize>,
     /// Requests that one workload may have under way at once; by default as many as connections
-    #[arg(long, value_name = "N", value_parser = place_limit)]
+    #[arg(long, value_name = "N", env = "NODEMESH_REQUEST_LIMIT", value_parser = place_limit)]
     request_limit: Option<usize>,
     /// Replace the running agent without losing a connection; it drains and ends
     #[arg(long)]

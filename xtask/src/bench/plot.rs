@@ -225,6 +225,7 @@ mod tests {
         Results {
             scenario: &SCENARIOS[0],
             series,
+            failures: BTreeMap::new(),
         }
     }
 

@@ -16,34 +16,48 @@ pub(super) struct Report {
     pub(super) rounds: u8,
     pub(super) seconds: u64,
     pub(super) results: Vec<Results>,
-    /// What could not be measured, and why.
-    pub(super) failures: Vec<(&'static Scenario, String)>,
 }
 
 /// What one scenario gave.
 pub(super) struct Results {
     pub(super) scenario: &'static Scenario,
     pub(super) series: BTreeMap<Setup, Series>,
+    /// Setups that could not be measured, and why.
+    pub(super) failures: BTreeMap<Setup, String>,
 }
 
 impl Report {
     pub(super) fn json(&self) -> Value {
         let scenarios: Vec<Value> = self.results.iter().map(Results::json).collect();
-        let failures = self.failures.iter();
-        let failures: Vec<Value> = failures
-            .map(|(scenario, error)| json!({ "name": scenario.name, "error": error }))
-            .collect();
         json!({
             "machine": self.machine.json(),
             "rounds": self.rounds,
             "seconds": self.seconds,
             "scenarios": scenarios,
-            "failed": failures,
+            "failed": self.failed(),
         })
     }
 }
 
+impl Report {
+    /// What could not be measured: a scenario and its setup.
+    pub(super) fn failed(&self) -> Vec<String> {
+        let failed = self.results.iter().flat_map(|results| {
+            let setups = results.failures.keys();
+            setups.map(|setup| format!("{} with {setup}", results.scenario.name))
+        });
+        failed.collect()
+    }
+}
+
 impl Results {
+    /// Forgets what a setup gave, and says why.
+    pub(super) fn fail(&mut self, setup: Setup, error: &anyhow::Error) {
+        eprintln!("  {setup} FAILED: {error:#}");
+        self.series.remove(&setup);
+        self.failures.insert(setup, format!("{error:#}"));
+    }
+
     /// Every figure that any setup has.
     pub(super) fn figures(&self) -> Vec<Figure> {
         let mut figures: Vec<Figure> = Vec::new();
@@ -66,7 +80,16 @@ impl Results {
             .into_iter()
             .map(|figure| self.figure(figure))
             .collect();
-        json!({ "name": self.scenario.name, "about": self.scenario.about, "figures": figures })
+        let failures = self.failures.iter();
+        let failures: Map<String, Value> = failures
+            .map(|(setup, error)| (setup.name().to_owned(), error.as_str().into()))
+            .collect();
+        json!({
+            "name": self.scenario.name,
+            "about": self.scenario.about,
+            "figures": figures,
+            "failed": failures,
+        })
     }
 
     fn figure(&self, figure: Figure) -> Value {
@@ -96,6 +119,9 @@ impl Results {
 /// what varies too much.
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.series.is_empty() {
+            return Ok(());
+        }
         writeln!(f, "\n{}: {}", self.scenario.name, self.scenario.about)?;
         let label = |figure: &Figure| format!("{figure}, {}", figure.unit);
         let figures = self.figures();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use mesh_tests::Process;
 
 use super::Options;
@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::report::Results;
 use super::sample::{Sample, Series};
 use super::scenarios::{Body, NoEntrance, Round, Rounds, Scenario};
-use super::stage::{Setup, Stage};
+use super::stage::{Setup, Shares, Stage};
 use crate::repo::Repo;
 
 /// What all scenarios of a run share.
@@ -47,43 +47,54 @@ impl<'a> Runner<'a> {
     }
 
     /// One scenario, from its stages to its figures.
-    pub(super) fn run(&mut self, scenario: &'static Scenario) -> Result<Results> {
+    pub(super) fn run(&mut self, scenario: &'static Scenario) -> Results {
         eprintln!("{}: {}", scenario.name, scenario.about);
         let before = self.progress.done();
-        let series = match scenario.body {
-            Body::Between { prepare, measure, .. } => self.between(scenario, prepare, measure),
-            Body::Alone { prepare, measure } => self.alone(scenario, prepare, measure),
+        let mut results = Results {
+            scenario,
+            series: BTreeMap::new(),
+            failures: BTreeMap::new(),
         };
+        match scenario.body {
+            Body::Between { prepare, measure, .. } => {
+                self.between(&mut results, Shares::Usual, prepare, measure);
+            }
+            Body::Crowded { prepare, measure, .. } => {
+                self.between(&mut results, Shares::Whole, prepare, measure);
+            }
+            Body::Alone { prepare, measure } => match self.alone(scenario, prepare, measure) {
+                Ok(series) => drop(results.series.insert(Setup::Alone, series)),
+                Err(error) => results.fail(Setup::Alone, &error),
+            },
+        }
         // Stages that were left out, and what an error cut short.
         let counted = self.progress.done() - before;
         self.progress.advance(self.measurements(scenario) - counted);
-        Ok(Results {
-            scenario,
-            series: series?,
-        })
+        results
     }
 
     fn between(
         &mut self,
-        scenario: &Scenario,
+        results: &mut Results,
+        shares: Shares,
         prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
         measure: fn(&Stage, Round) -> Result<Sample>,
-    ) -> Result<BTreeMap<Setup, Series>> {
+    ) {
+        let scenario = results.scenario;
         let rounds = self.rounds(scenario);
         let mut stages: Vec<(Stage, Vec<Process>)> = Vec::new();
         for setup in self.setups(scenario) {
-            let agent = match (setup, &self.options.against) {
-                (Setup::Against, Some(against)) => against,
-                _ => self.agent,
-            };
-            let stage = Stage::build(setup, agent).with_context(|| setup.name())?;
-            match prepare(&stage, rounds) {
-                Ok(servers) => stages.push((stage, servers)),
+            let stage = Stage::build(setup, self.agent_of(setup), shares);
+            let ready = stage.and_then(|stage| {
+                let servers = prepare(&stage, rounds)?;
+                Ok((stage, servers))
+            });
+            match ready {
+                Ok(ready) => stages.push(ready),
                 Err(error) if error.is::<NoEntrance>() => eprintln!("  {error}: left out"),
-                Err(error) => return Err(error.context(setup.name())),
+                Err(error) => results.fail(setup, &error),
             }
         }
-        let mut series: BTreeMap<Setup, Series> = BTreeMap::new();
         let mut slowest: Option<f64> = None;
         for number in first_round(scenario)..=rounds {
             let round = Round {
@@ -91,19 +102,25 @@ impl<'a> Runner<'a> {
                 seconds: if number == 0 { 1 } else { self.options.seconds },
                 slowest: self.options.rate.map(f64::from).or(slowest),
             };
-            for (stage, _) in &stages {
+            // A stage goes when it fails, with what it gave before.
+            stages.retain(|(stage, _)| {
                 let setup = stage.setup();
-                let before = stage.cpu_seconds()?;
-                let mut sample = measure(stage, round).with_context(|| setup.name())?;
-                sample.charge(stage.cpu_seconds()? - before, setup);
-                self.say(round.number, rounds, setup, &sample);
-                match number {
-                    0 => slowest = least(slowest, sample.reached()),
-                    _ => series.entry(setup).or_default().push(sample),
+                match measured(stage, round, measure) {
+                    Ok(sample) => {
+                        self.say(number, rounds, setup, &sample);
+                        match number {
+                            0 => slowest = least(slowest, sample.reached()),
+                            _ => results.series.entry(setup).or_default().push(sample),
+                        }
+                        true
+                    }
+                    Err(error) => {
+                        results.fail(setup, &error);
+                        false
+                    }
                 }
-            }
+            });
         }
-        Ok(series)
     }
 
     fn alone(
@@ -111,7 +128,7 @@ impl<'a> Runner<'a> {
         scenario: &Scenario,
         prepare: fn(&Repo) -> Result<()>,
         measure: fn(&Repo) -> Result<Sample>,
-    ) -> Result<BTreeMap<Setup, Series>> {
+    ) -> Result<Series> {
         prepare(self.repo)?;
         let (mut series, rounds) = (Series::default(), self.rounds(scenario));
         for number in 1..=rounds {
@@ -119,12 +136,19 @@ impl<'a> Runner<'a> {
             self.say(number, rounds, Setup::Alone, &sample);
             series.push(sample);
         }
-        Ok(BTreeMap::from([(Setup::Alone, series)]))
+        Ok(series)
+    }
+
+    fn agent_of(&self, setup: Setup) -> &Path {
+        match (setup, &self.options.against) {
+            (Setup::Against, Some(against)) => against,
+            _ => self.agent,
+        }
     }
 
     /// What is to stand between the pods of a scenario.
     fn setups(&self, scenario: &Scenario) -> Vec<Setup> {
-        let Body::Between { setups, .. } = scenario.body else {
+        let (Body::Between { setups, .. } | Body::Crowded { setups, .. }) = scenario.body else {
             return vec![Setup::Alone];
         };
         let options = self.options;
@@ -145,7 +169,7 @@ impl<'a> Runner<'a> {
 
     fn measurements(&self, scenario: &Scenario) -> u32 {
         let rounds = match scenario.body {
-            Body::Between { .. } => self.rounds(scenario) + 1 - first_round(scenario),
+            Body::Between { .. } | Body::Crowded { .. } => self.rounds(scenario) + 1 - first_round(scenario),
             Body::Alone { .. } => self.rounds(scenario),
         };
         self.setups(scenario).iter().map(|_| u32::from(rounds)).sum()
@@ -168,6 +192,14 @@ impl<'a> Runner<'a> {
             ),
         }
     }
+}
+
+/// One round of a stage, with the CPU time of what stands between.
+fn measured(stage: &Stage, round: Round, measure: fn(&Stage, Round) -> Result<Sample>) -> Result<Sample> {
+    let before = stage.cpu_seconds()?;
+    let mut sample = measure(stage, round)?;
+    sample.charge(stage.cpu_seconds()? - before, stage.setup());
+    Ok(sample)
 }
 
 /// Round 0 is the warm-up.

@@ -54,6 +54,12 @@ pub(super) enum Body {
         prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
         measure: fn(&Stage, Round) -> Result<Sample>,
     },
+    /// As `Between`, by agents that let one workload have as many connections as there can be.
+    Crowded {
+        setups: &'static [Setup],
+        prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
+        measure: fn(&Stage, Round) -> Result<Sample>,
+    },
     /// By a program that measures itself.
     Alone {
         prepare: fn(&Repo) -> Result<()>,

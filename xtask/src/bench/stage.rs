@@ -64,6 +64,15 @@ pub(super) enum Peer {
     Nginx,
 }
 
+/// How much of an agent one workload may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shares {
+    /// What it may have by default.
+    Usual,
+    /// As many connections as there can be.
+    Whole,
+}
+
 /// Where a stage tries whether its pods reach each other.
 const TRIAL_PORT: u16 = 7000;
 const SOON: std::time::Duration = std::time::Duration::from_secs(20);
@@ -123,7 +132,7 @@ impl fmt::Display for Setup {
 
 impl Stage {
     /// Makes the pods, starts what stands between, and waits until `client` reaches `web`.
-    pub(super) fn build(setup: Setup, agent: &Path) -> Result<Self> {
+    pub(super) fn build(setup: Setup, agent: &Path, shares: Shares) -> Result<Self> {
         let mut mesh = Mesh::builder(&format!("bench-{setup}"))
             .agent(agent)
             .node("a")
@@ -138,7 +147,7 @@ impl Stage {
             .build()?;
         let agents = match setup {
             Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx | Setup::Described(_) => Vec::new(),
-            Setup::Clear => mesh.start_agents()?,
+            Setup::Clear => start(&mesh, shares)?,
             Setup::Mtls | Setup::SameNode | Setup::Policy | Setup::Against => {
                 if setup == Setup::Policy {
                     mesh.write_config("policy.yaml", &["near", "web"].map(policy).join("---\n"))?;
@@ -148,7 +157,7 @@ impl Stage {
                     _ => &[],
                 };
                 mesh.secure(options)?;
-                mesh.start_agents()?
+                start(&mesh, shares)?
             }
         };
         let peers = peers::start(&mesh, setup)?;
@@ -247,6 +256,20 @@ impl Stage {
         })
         .with_context(|| format!("{}: {last}", self.setup))
     }
+}
+
+/// Starts the agents of all nodes.
+fn start(mesh: &Mesh, shares: Shares) -> Result<Vec<Agent>> {
+    const MOST: &str = "1000000";
+    let agents = mesh.nodes().iter().map(|node| match shares {
+        Shares::Usual => node.agent().start(),
+        // By the environment, since agents of before there were shares know no such option.
+        Shares::Whole => {
+            let agent = node.agent().env("NODEMESH_CONNECTION_LIMIT", MOST);
+            agent.env("NODEMESH_REQUEST_LIMIT", MOST).start()
+        }
+    });
+    agents.collect()
 }
 
 /// A service of the web server in the pod of that name.

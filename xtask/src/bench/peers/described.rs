@@ -21,6 +21,9 @@ pub(in crate::bench) struct Described {
     #[serde(default)]
     pub(in crate::bench) policy: Policy,
     entrances: BTreeMap<Entrance, u16>,
+    /// How many clients it has room for at once.
+    #[serde(default = "room")]
+    pub(in crate::bench) connections: u32,
     #[serde(default)]
     files: BTreeMap<String, String>,
     /// The command of the proxy beside the client.
@@ -54,6 +57,10 @@ enum Entrance {
     NearHttp1,
     #[serde(rename = "near-http2")]
     NearHttp2,
+}
+
+fn room() -> u32 {
+    5000
 }
 
 /// Names that other setups have.
@@ -230,6 +237,7 @@ source: [proxy, -c, '{{dir}}/source.conf']
         assert_eq!(described.entrance("near", Version::Http1), None);
         assert_eq!(described.source, ["proxy", "-c", "{{dir}}/source.conf"]);
         assert!(described.destination.is_empty());
+        assert_eq!(described.connections, 5000);
         let values = [("web", "10.0.0.1".to_owned()), ("client-key", "/k".to_owned())];
         assert_eq!(
             fill(&described.files["source.conf"], &values).unwrap(),
