@@ -455,7 +455,9 @@ async fn handshake(
             .accept(Wire::new(stream))
             .await
             .map_err(MeshError::handshake)?;
-        tls.get_mut().1.set_buffer_limit(Some(tuning::SEALED));
+        let (wire, session) = tls.get_mut();
+        wire.shaken();
+        session.set_buffer_limit(Some(tuning::SEALED));
         let peer = PeerIdentity::of(tls.get_ref().1, identity.clock())?;
         let credentials = Credentials::of_client(tls.get_ref().1, identity)?;
         let protocol = protocol::agreed(tls.get_ref().1.alpn_protocol()).ok_or(MeshError::NoProtocol)?;

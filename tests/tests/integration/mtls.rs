@@ -262,7 +262,10 @@ fn an_agent_of_another_authority_is_refused_both_ways() {
                 let count = node
                     .metrics()?
                     .sum("nodemesh_connections_refused_total", &labels)?;
-                ensure!(count >= 2.0, "{direction} {reason}: {count} are counted");
+                ensure!(
+                    count >= 2.0,
+                    "{direction} {reason}: {count} are counted; the flows: {said}"
+                );
             }
             let log = agent.log();
             ensure!(

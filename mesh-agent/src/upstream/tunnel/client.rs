@@ -132,7 +132,9 @@ impl Tunnel {
                 .connect(server_name(addr.ip()), Wire::new(tcp))
                 .await
                 .map_err(|error| TunnelError::handshake(addr, error))?;
-            tls.get_mut().1.set_buffer_limit(Some(tuning::SEALED));
+            let (wire, session) = tls.get_mut();
+            wire.shaken();
+            session.set_buffer_limit(Some(tuning::SEALED));
             if protocol::agreed(tls.get_ref().1.alpn_protocol()) != Some(protocol) {
                 return Err(TunnelError::Protocol { addr, protocol });
             }

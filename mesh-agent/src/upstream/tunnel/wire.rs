@@ -2,7 +2,8 @@
 //!
 //! rustls asks for 4 KiB at a time. Here each system call takes what has come, and rustls is served from that. Nothing
 //! is held once it was served. A tunnel's task reads and writes as long as there is something; here it is stopped when it
-//! has had its turn, reading before writing.
+//! has had its turn, reading before writing. Not while hands are shaken: that ends soon, and rustls tries but once to tell
+//! the other end why it fails.
 
 use std::{
     io,
@@ -25,11 +26,35 @@ pub(crate) struct Wire {
     tcp: TcpStream,
     /// Read from the connection, but not yet asked for.
     ahead: Option<Buffer>,
+    stage: Stage,
+}
+
+/// What it is used for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Handshake,
+    Tunnel,
 }
 
 impl Wire {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, ahead: None }
+        Self {
+            tcp,
+            ahead: None,
+            stage: Stage::Handshake,
+        }
+    }
+
+    /// The handshake is over.
+    pub(crate) fn shaken(&mut self) {
+        self.stage = Stage::Tunnel;
+    }
+
+    fn poll_turn(&self, cx: &mut Context<'_>, part: Part) -> Poll<()> {
+        match self.stage {
+            Stage::Handshake => Poll::Ready(()),
+            Stage::Tunnel => poll_turn(cx, part),
+        }
     }
 }
 
@@ -43,7 +68,7 @@ impl AsyncRead for Wire {
         let mut ahead = match this.ahead.take() {
             Some(ahead) => ahead,
             None => {
-                ready!(poll_turn(cx, Part::Half));
+                ready!(this.poll_turn(cx, Part::Half));
                 ready!(this.tcp.poll_read_ready(cx))?;
                 let mut ahead = Buffer::take();
                 let mut read = ReadBuf::new(ahead.room());
@@ -63,7 +88,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(poll_turn(cx, Part::Whole));
+        ready!(self.poll_turn(cx, Part::Whole));
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
@@ -72,7 +97,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(poll_turn(cx, Part::Whole));
+        ready!(self.poll_turn(cx, Part::Whole));
         Pin::new(&mut self.tcp).poll_write_vectored(cx, pieces)
     }
 
