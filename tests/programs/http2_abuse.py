@@ -80,6 +80,10 @@ class Client:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.reads, self.seen, self.sent, self.ended = reads, b"", 0, None
         self.statuses, self.resets, self.data, self.kinds = {}, {}, 0, {}
+        # Streams that are over, those of them with trailers, and those that were not given up.
+        self.over, self.trailers, self.kept = set(), {}, set()
+        # Streams on which something of a body came.
+        self.heard = set()
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings) + frame(SETTINGS, ACK, 0))
 
     def send(self, data):
@@ -123,10 +127,15 @@ class Client:
             kind, flags, stream = struct.unpack(">BBI", self.seen[at + 3 : at + 9])
             payload, at = self.seen[at + 9 : end], end
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
+            if kind in (HEADERS, DATA) and flags & END_STREAM or kind == RST_STREAM:
+                self.over.add(stream)
+            if kind == HEADERS and stream in self.statuses:
+                self.trailers[stream] = len(payload)
             if kind == HEADERS and stream not in self.statuses:
                 self.statuses[stream] = status(payload)
             elif kind == DATA:
                 self.data += len(payload)
+                self.heard.add(stream)
             elif kind == RST_STREAM:
                 self.resets[stream] = struct.unpack(">I", payload)[0]
             elif kind == GOAWAY:
@@ -156,6 +165,22 @@ def rapid_reset(to):
             RST_STREAM, 0, stream, struct.pack(">I", CANCEL))
         if not client.send(pair):
             break
+    return client
+
+
+def bursts_of_resets(to):
+    """Few enough at once that nobody can object, over and over: what a client with short deadlines does."""
+    client, stream = Client(to), 1
+    for turn in range(200):
+        burst = range(stream, stream + 40, 2)
+        for frames in ([frame(HEADERS, END_HEADERS | END_STREAM, one, head(b"/bytes/10000")) for one in burst],
+                       [frame(RST_STREAM, 0, one, struct.pack(">I", CANCEL)) for one in burst]):
+            # The answer to a PING says that the server has seen what came before.
+            before = client.kinds.get(PING, 0)
+            client.send(b"".join(frames) + frame(PING, 0, 0, bytes(8)))
+            if not client.wait(lambda: client.kinds.get(PING, 0) > before):
+                return client
+        stream += 40
     return client
 
 
@@ -270,16 +295,67 @@ def windows(to):
     return client
 
 
-def stalled_head(to):
-    """A head that is begun and never ended, and one request beside it that cannot come any more."""
-    client = Client(to)
-    client.send(frame(HEADERS, END_STREAM, 1, head()))
-    client.read(1)
+def stalled_heads(to):
+    """A hundred connections on which a head comes byte by byte and never ends."""
+    clients, block = [Client(to) for _ in range(100)], head(more=literal(b"x-slow", b"y" * 100))
+    for client in clients:
+        client.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, block)[: 9 + 20])
+    for byte in range(30):
+        for client in clients:
+            client.send(block[20 + byte : 21 + byte])
+        time.sleep(0.1)
+    return clients[0]
+
+
+def many(to):
+    """Requests in plenty, a few at a time, each of which ends when its answer has begun."""
+    client, stream = Client(to), 1
+    for _ in range(20):
+        burst = range(stream, stream + 20, 2)
+        client.send(b"".join(frame(HEADERS, END_HEADERS, one, head(method=b"POST")) for one in burst))
+        client.wait(lambda: all(one in client.heard for one in burst))
+        client.send(b"".join(frame(DATA, END_STREAM, one, b"end") for one in burst))
+        client.wait(lambda: all(one in client.over for one in burst))
+        stream += 20
+    return client
+
+
+def cancels(to):
+    """Requests that are given up a moment after their server may have seen them."""
+    client, stream = Client(to), 1
+    for _ in range(20):
+        burst = range(stream, stream + 20, 2)
+        client.send(b"".join(frame(HEADERS, END_HEADERS | END_STREAM, one, head()) for one in burst))
+        client.read(0.2)
+        client.send(b"".join(frame(RST_STREAM, 0, one, struct.pack(">I", CANCEL)) for one in burst))
+        stream += 20
+    client.read(0.2)
+    return client
+
+
+def between_resets(to):
+    """Of each pair of requests one is given up at once; the other is waited for."""
+    client, stream = Client(to), 1
+    for _ in range(20):
+        pairs = [(one, one + 2) for one in range(stream, stream + 40, 4)]
+        client.send(b"".join(frame(HEADERS, END_HEADERS | END_STREAM, one, head())
+                             + frame(HEADERS, END_HEADERS | END_STREAM, two, head()) for one, two in pairs))
+        client.send(b"".join(frame(RST_STREAM, 0, two, struct.pack(">I", CANCEL)) for _, two in pairs))
+        client.wait(lambda: all(one in client.over for one, _ in pairs))
+        client.kept.update(one for one, _ in pairs)
+        stream += 40
     return client
 
 
 KINDS = {name.replace("_", "-"): kind for name, kind in list(globals().items())
          if callable(kind) and getattr(kind, "__code__", None) and kind.__code__.co_varnames[:1] == ("to",)}
+
+
+def reasons(client):
+    counts = {}
+    for one in client.resets.values():
+        counts[str(one)] = counts.get(str(one), 0) + 1
+    return counts
 
 
 def main():
@@ -290,7 +366,7 @@ def main():
     for one in client.statuses.values():
         counts[str(one)] = counts.get(str(one), 0) + 1
     print(json.dumps({"ended": client.ended, "sent": client.sent, "statuses": counts, "resets": len(client.resets),
-                      "data": client.data, "first": client.statuses.get(1), "kinds": client.kinds}), flush=True)
+                      "data": client.data, "trailers": sum(one in client.trailers for one in client.kept), "reasons": reasons(client), "first": client.statuses.get(1), "kinds": client.kinds}), flush=True)
     # Holds what it has until somebody has looked.
     if len(sys.argv) > 3:
         sys.stdin.read()

@@ -50,6 +50,31 @@ impl Authority {
         self.command(&["rotate-root", "--drop-old"])
     }
 
+    /// Another directory with the same authority in it, for a node that is to hear of changes by itself.
+    pub fn twin(&self, name: &str) -> Result<Self> {
+        let twin = Self {
+            dir: self.dir.with_extension(name),
+            binary: self.binary.clone(),
+        };
+        fs::create_dir_all(&twin.dir).with_context(|| format!("making {}", twin.dir.display()))?;
+        twin.follow(self)?;
+        Ok(twin)
+    }
+
+    /// Becomes what the other one is now.
+    pub fn follow(&self, other: &Self) -> Result<()> {
+        let mut from = other.dir.clone().into_os_string();
+        from.push("/.");
+        let output = Command::new("cp").arg("-a").arg(from).arg(&self.dir).output()?;
+        ensure!(
+            output.status.success(),
+            "copying {}: {}",
+            other.dir.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
     /// Issues a certificate with a new key for a service account of the namespace of all pods.
     pub fn issue(&self, account: &str) -> Result<Credentials> {
         let file = |suffix: &str| self.dir.with_extension(format!("{account}.{suffix}"));

@@ -7,6 +7,7 @@ mod abuse;
 mod forms;
 mod grpc;
 mod load;
+mod pressure;
 mod takeover;
 mod volume;
 

@@ -1,10 +1,10 @@
-//! Requests as they are counted, told and balanced, and what becomes of those on their way when a policy changes.
+//! Requests as they are counted, told and balanced, and what becomes of those on their way when something changes.
 
-use std::path::PathBuf;
+mod under_way;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Agent, LivePod, Mesh, MeshBuilder, Metrics, Output, Pod, Process, Service, traffic, wait_until,
+    Agent, LivePod, Mesh, MeshBuilder, Metrics, Output, Pod, Process, Service, programs, traffic, wait_until,
 };
 use serde_json::Value;
 
@@ -220,11 +220,11 @@ fn requests_are_counted_once_at_each_end_by_how_they_ended() {
             }
             let now = Told::now(mesh)?;
             let service = ("destination_service_name", to);
-            let at_source = now.more(&before, "source", to, "istio_requests_total", &[service])?;
-            ensure!(
-                at_source == 23.0,
-                "the service is named at the source: {at_source}"
-            );
+            // Two services lead to each workload: the host says which one was meant.
+            for reporter in ["source", "destination"] {
+                let named = now.more(&before, reporter, to, "istio_requests_total", &[service])?;
+                ensure!(named == 23.0, "the service is named at the {reporter}: {named}");
+            }
         }
         let before = Told::now(mesh)?;
         for _ in 0..5 {
@@ -489,165 +489,56 @@ print(json.dumps(seen))
     });
 }
 
-/// A client that goes on reading, and what it has read.
-struct Reading {
-    process: Process,
-    out: PathBuf,
-}
-
-impl Reading {
-    /// Runs `program` and waits until it has read something. What it reads goes into a file.
-    fn start(mesh: &Mesh, name: &str, program: &str, args: &[&str]) -> Result<Self> {
-        let out = mesh.dir().join(format!("read-{name}"));
-        let script = format!("exec {program} > {} 2>&1", out.display());
-        let mut all = vec!["-c", script.as_str(), name];
-        all.extend(args);
-        let process = mesh.pod("client").spawn("sh", &all)?;
-        let reading = Self { process, out };
-        reading.more().with_context(|| name.to_owned())?;
-        Ok(reading)
-    }
-
-    fn read(&self) -> String {
-        std::fs::read(&self.out).map_or_else(
-            |_| String::new(),
-            |read| String::from_utf8_lossy(&read).into_owned(),
-        )
-    }
-
-    fn drops(&self) -> usize {
-        self.read().matches("drip").count()
-    }
-
-    /// Waits until it reads on.
-    fn more(&self) -> Result<()> {
-        let before = self.drops();
-        wait_until(SOON, "more to be read", || self.drops() > before + 2).with_context(|| self.read())
-    }
-
-    /// Waits for its end: its exit code, and what it read.
-    fn end(self) -> Result<(Option<i32>, String)> {
-        let Self { process, out } = self;
-        let ended = process.wait(SOON);
-        let read = String::from_utf8_lossy(&std::fs::read(out)?).into_owned();
-        let ended = ended.with_context(|| format!("it goes on: {}", read.len()))?;
-        Ok((ended.status.code(), read))
-    }
-}
-
-/// Says something over a connection that has left HTTP, and reads it again, until it is cut: then it exits with 7.
-const SOCKET: &str = r#"
-import socket, sys, time
-sock = socket.create_connection((sys.argv[1], 80), timeout=20)
-file = sock.makefile("rb")
-sock.sendall(("GET /upgrade/%s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" % sys.argv[2]).encode())
-while (line := file.readline()) not in (b"\r\n", b""):
-    pass
-try:
-    while True:
-        sock.sendall(b"drip\n")
-        if file.readline() != b"drip\n":
-            print("an orderly end", flush=True)
-            sys.exit(8)
-        print("drip", flush=True)
-        time.sleep(0.05)
-except ConnectionError:
-    sys.exit(7)
-"#;
-
-/// Starts a download, a stream of gRPC and a WebSocket to paths that end so.
-fn start_reading(mesh: &Mesh, to: &str, end: &str) -> Result<[Reading; 3]> {
-    let curl = "curl -sS --noproxy '*' -N";
-    let address = mesh.service(to).v4().to_string();
-    let name = |kind: &str| format!("{kind}-{to}-{end}-{}", mesh.id());
-    let download = format!("{curl} {}", url(mesh, to, 80, &format!("/drip/{end}")));
-    let stream = format!(
-        "{curl} -D - --http2-prior-knowledge -H 'content-type: application/grpc' --data-binary drip {}",
-        url(mesh, to, 82, &format!("/drip/{end}"))
-    );
-    Ok([
-        Reading::start(mesh, &name("download"), &download, &[])?,
-        Reading::start(mesh, &name("stream"), &stream, &[])?,
-        Reading::start(
-            mesh,
-            &name("socket"),
-            "python3 -c \"$1\" \"$2\" \"$3\"",
-            &[SOCKET, &address, end],
-        )?,
-    ])
-}
-
-/// Cuts what a change of policy does not allow any more, and nothing else.
-fn cuts(mesh: &Mesh, to: &str, before: Option<&str>, after: &str) -> Result<()> {
-    if let Some(before) = before {
-        mesh.write_config(FILE, before)?;
-        wait_status(mesh, to, "/elsewhere", "403")?;
-    }
-    let cut = start_reading(mesh, to, "cut")?;
-    let stay = start_reading(mesh, to, "stay")?;
-    mesh.write_config(FILE, after)?;
-    let [download, stream, socket] = cut;
-    let (code, read) = download.end()?;
-    ensure!(
-        code.is_some_and(|code| code != 0),
-        "an orderly end of the download: {read}"
-    );
-    let (_, read) = stream.end()?;
-    ensure!(read.contains("grpc-status: 7"), "the stream: {read}");
-    let (code, read) = socket.end()?;
-    ensure!(code == Some(7), "the socket ended with {code:?}: {read}");
-    for mut reading in stay {
-        ensure!(reading.process.is_running(), "{}", reading.read());
-        reading.more()?;
-        reading.process.kill();
-    }
-    Ok(())
-}
-
-fn requests_on_their_way(name: &str, check: impl Fn(&Mesh, &str) -> Result<()>) {
-    Mesh::scenario(mesh(name), |mesh| {
-        let (_agents, _servers) = start(mesh)?;
-        for to in ["far", "near"] {
-            check(mesh, to).with_context(|| format!("to {to}"))?;
-            let node = if to == "far" { "b" } else { "a" };
-            let cut = |flow: &Value| {
-                flow["kind"] == "denied"
-                    && flow["request"]["path"]
-                        .as_str()
-                        .is_some_and(|path| path.ends_with("/cut"))
-                    && flow["destination"]["workload"] == format!("default/{to}")
-                    && flow["reason"]
-                        .as_str()
-                        .is_some_and(|reason| reason.starts_with("denied"))
-            };
-            let mut count = 0;
-            wait_until(SOON, "flows of what was cut", || {
-                let flows = request_flows(mesh, node).unwrap_or_default();
-                count = flows.iter().filter(|flow| cut(flow)).count();
-                count == 3
+#[test]
+fn heads_that_are_too_large_are_told_as_other_requests_are() {
+    Mesh::scenario(mesh("seen-heads"), |mesh| {
+        let (agents, _servers) = start(mesh)?;
+        let before = Told::now(mesh)?;
+        let long = format!("{}/{}", url(mesh, "far", 80, ""), "z".repeat(33_000));
+        // Together larger than a head of either version may be, and than what curl sends in one header.
+        let mut large: Vec<String> = Vec::new();
+        for number in 0..90 {
+            large.extend(["-H".to_owned(), format!("x-{number}: {}", "y".repeat(900))]);
+        }
+        let large: Vec<&str> = large.iter().map(String::as_str).collect();
+        let code = ["-o", "/dev/null", "-w", "%{http_code}"];
+        let first = url(mesh, "far", 80, "/large");
+        for (args, to, wanted) in [(vec![], &long, "414"), (large, &first, "431")] {
+            let said = curl(mesh.pod("client"), &[&code[..], &args, &[to.as_str()]].concat())?;
+            ensure!(said.stdout == wanted, "{wanted}: {said}");
+        }
+        // curl does not send so much over HTTP/2.
+        let abuse = mesh.pod("client").command("python3");
+        let to = traffic::at(mesh.service("far").v4(), 82);
+        let abuse = abuse
+            .arg(programs::python("http2_abuse.py"))
+            .args([to.as_str(), "large-heads"]);
+        let report = abuse.deadline(SOON * 3).run()?.ok()?.report()?;
+        ensure!(report["statuses"]["431"] == 1, "{report}");
+        for (status, cause, count) in [(414, "target-too-long", 1), (431, "head-too-large", 2)] {
+            let mut flows = Vec::new();
+            wait_until(SOON, "flows", || {
+                flows = request_flows(mesh, "a").unwrap_or_default();
+                let told =
+                    |flow: &&Value| flow["request"]["status"] == status && flow["request"]["cause"] == cause;
+                flows.iter().filter(told).count() == count
             })
-            .with_context(|| format!("{count} of 3"))?;
-            mesh.remove_config(FILE)?;
-            wait_status(mesh, to, "/elsewhere", "200")?;
+            .with_context(|| format!("{status}: {flows:?}"))?;
+            let lines = agents[0].access_log();
+            let lines = lines
+                .lines()
+                .filter(|line| line.contains(&format!("\"status\":{status}")));
+            ensure!(lines.count() == count, "{status}: {}", agents[0].access_log());
+            let now = Told::now(mesh)?;
+            let labels = [("reason", cause), ("workload", "client")];
+            let failed = now.a.sum("nodemesh_requests_failed_total", &labels)?;
+            ensure!(failed == count as f64, "{cause}: {failed}");
+            let code = status.to_string();
+            let labels = [("reporter", "source"), ("response_code", code.as_str())];
+            let counted = |told: &Told| told.a.sum("istio_requests_total", &labels);
+            let counted = counted(&now)? - counted(&before)?;
+            ensure!(counted == count as f64, "{status}: {counted}");
         }
         Ok(())
-    });
-}
-
-#[test]
-fn a_new_deny_policy_cuts_requests_on_their_way_and_only_those_it_denies() {
-    requests_on_their_way("seen-deny", |mesh, to| {
-        let after = policy("no-cut", "DENY", to, "/drip/cut, /upgrade/cut");
-        cuts(mesh, to, None, &after)
-    });
-}
-
-#[test]
-fn an_allow_that_is_taken_back_cuts_requests_on_their_way_and_only_those_it_allowed() {
-    requests_on_their_way("seen-allow", |mesh, to| {
-        let stay = "/, /drip/stay, /upgrade/stay";
-        let before = policy("some", "ALLOW", to, &format!("{stay}, /drip/cut, /upgrade/cut"));
-        cuts(mesh, to, Some(&before), &policy("some", "ALLOW", to, stay))
     });
 }

@@ -9,13 +9,16 @@ use crate::checks::SOON;
 
 /// The first port of the servers; there are four of them, one behind the other.
 const PORT: u16 = 7971;
+/// A port that its service declares to be TCP.
+const DECLARED: u16 = PORT + 11;
 const FILE: &str = "zz-policy.yaml";
 
 /// `client` and `near` on one node, `far`, and outside the mesh `stranger`, on the other.
 fn opaque(name: &str) -> MeshBuilder {
     let service = |name: &str| {
         let service = Service::new(name).selector("app", name);
-        (PORT..PORT + 4).fold(service, |service, port| service.port(port, port))
+        let service = (PORT..PORT + 4).fold(service, |service, port| service.port(port, port));
+        service.port(DECLARED, DECLARED).app_protocol("tcp")
     };
     Mesh::builder(name)
         .node("a")
@@ -202,6 +205,57 @@ fn a_client_that_is_silent_for_a_minute_is_not_cut() {
             let said = client.wait(SOON)?.ok()?;
             ensure!(said.stdout.trim() == "200", "{said}");
         }
+        Ok(())
+    });
+}
+
+/// "`tcp` (opaque)": what is sent there is bytes, also when it looks like a request.
+#[test]
+fn a_port_that_is_declared_tcp_is_not_read() {
+    Mesh::scenario(opaque("opaque-declared"), |mesh| {
+        let (_agents, mut servers) = start(mesh)?;
+        for name in ["near", "far"] {
+            servers.push(traffic::serve_http(mesh.pod(name), DECLARED)?);
+        }
+        let ask = |from: &str, to: &str, args: &[&str]| -> Result<String> {
+            let url = format!("http://{to}:{DECLARED}/admin");
+            let mut all = vec!["-sS", "--noproxy", "*", "--max-time", "20", "-o", "/dev/null"];
+            all.extend(["-w", "%{http_code}"]);
+            all.extend(args);
+            all.push(&url);
+            Ok(mesh.pod(from).run("curl", &all)?.stdout)
+        };
+        let bad = ["-H", "Authorization: Bearer of.no.good"];
+        apply(mesh, "tokens", "RequestAuthentication", TOKENS)?;
+        for (from, to) in ways(mesh) {
+            let said = ask(from, &to, &bad)?;
+            ensure!(said == "200", "a token is read, from {from} to {to}: {said}");
+        }
+        // A rule about requests sees TCP: it never allows, and denies all the more.
+        for (name, spec) in [
+            (
+                "allows",
+                "action: ALLOW, rules: [{to: [{operation: {paths: [/admin]}}]}]",
+            ),
+            (
+                "denies",
+                "action: DENY, rules: [{to: [{operation: {paths: [/other]}}]}]",
+            ),
+        ] {
+            apply(mesh, name, "AuthorizationPolicy", spec)?;
+            for (from, to) in ways(mesh) {
+                let said = ask(from, &to, &[])?;
+                ensure!(said == "000", "{spec}: from {from} to {to}: {said}");
+            }
+        }
+        let said = mesh.node("a").cli(&[
+            "explain",
+            "default/client",
+            &format!("default/far:{DECLARED}"),
+            "--path",
+            "/admin",
+        ])?;
+        ensure!(said.stdout.contains("denied by DENY policy"), "{said}");
         Ok(())
     });
 }

@@ -55,7 +55,7 @@ fn abuse(mesh: &Mesh, to: &str, kind: &str) -> Result<Value> {
 }
 
 /// Does it beside an honest client, with the agents' memory watched.
-fn beside(mesh: &Mesh, to: &str, agents: &[Agent], kind: &str) -> Result<Value> {
+pub(super) fn beside(mesh: &Mesh, to: &str, agents: &[Agent], kind: &str) -> Result<Value> {
     let before = volume::resident(agents)?;
     let honest = Honest::start(mesh, to)?;
     let report = abuse(mesh, to, kind).with_context(|| kind.to_owned())?;

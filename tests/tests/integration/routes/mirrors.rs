@@ -80,8 +80,22 @@ fn a_copy_of_each_request_goes_to_the_mirror() {
         let copies = wait_asked(mesh, "v2", 5)?;
         ensure!(copies[4]["target"] == "/backend/x", "{}", copies[4]);
         ensure!(asked(mesh, "near")?.len() == 4, "the lot never falls on it");
-        Ok(())
+        counted(mesh, "answered", 9.0)
     });
+}
+
+/// So many of the client's copies came to this end.
+fn counted(mesh: &Mesh, outcome: &str, count: f64) -> Result<()> {
+    let labels = [("outcome", outcome), ("workload", "client")];
+    let mut last = 0.0;
+    wait_until(SOON, "the copies to be counted", || {
+        let metrics = mesh.node("a").metrics();
+        last = metrics
+            .and_then(|metrics| metrics.sum("nodemesh_mirrored_requests_total", &labels))
+            .unwrap_or(0.0);
+        last == count
+    })
+    .with_context(|| format!("{last} copies are {outcome}, not {count}"))
 }
 
 /// A mirror that hangs, is not there or breaks off costs the request nothing.
@@ -119,7 +133,8 @@ fn a_mirror_in_trouble_is_not_noticed() {
             !at.is_empty() && asked(mesh, "v1")?.len() == 3,
             "each request arrived once"
         );
-        Ok(())
+        counted(mesh, "left-out", 6.0)?;
+        counted(mesh, "failed", 3.0)
     });
 }
 
