@@ -157,3 +157,31 @@ impl fmt::Display for Results {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::sample::Sample;
+    use crate::bench::scenarios::SCENARIOS;
+
+    #[test]
+    fn a_setup_that_failed_has_no_figures_and_is_named() {
+        let mut results = Results {
+            scenario: &SCENARIOS[0],
+            series: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        };
+        for setup in [Setup::Direct, Setup::Mtls] {
+            let sample = Sample::default().with("throughput", "MiB/s", 1.0);
+            results.series.entry(setup).or_default().push(sample);
+        }
+        results.fail(Setup::Mtls, &anyhow::anyhow!("bytes were lost"));
+        let json = results.json();
+        assert_eq!(json["failed"], json!({ "mtls": "bytes were lost" }));
+        let setups = json["figures"][0]["setups"].as_object().unwrap();
+        assert_eq!(setups.keys().collect::<Vec<_>>(), ["direct"]);
+        assert!(!results.to_string().contains("mtls"));
+        results.fail(Setup::Direct, &anyhow::anyhow!("no answer"));
+        assert_eq!(results.to_string(), "");
+    }
+}
