@@ -72,6 +72,7 @@ const TIME_FIELDS: &[&str] = &[
     "Certificate.renewal_due",
     "Route.created_at",
     "TokenIssuer.fetched_at",
+    "Limited.last",
 ];
 
 /// What is printed with `-o json`; these messages and what they contain.
@@ -86,6 +87,7 @@ const SERIALIZED: &[&str] = &[
     "CertificateProblem",
     "ListWorkloadsReply",
     "Workload",
+    "Limited",
     "Port",
     "ListServicesReply",
     "Service",

@@ -32,6 +32,19 @@ pub fn web() -> Result<PathBuf> {
     built.clone().map_err(anyhow::Error::msg)
 }
 
+/// The `web` program as a release, for measurements: the libraries it is made of are optimised too.
+pub fn web_for_measurements() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let built = target_dir().and_then(|target| {
+            build_in(&target, "web", Profile::Release)?;
+            Ok(target.join("release/web"))
+        });
+        built.map_err(|error| format!("{error:#}"))
+    });
+    built.clone().map_err(anyhow::Error::msg)
+}
+
 /// The `peer` program: one connection by raw system calls, in every form a socket can take.
 pub fn peer(linkage: Linkage) -> Result<PathBuf> {
     static GLIBC: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -87,28 +100,45 @@ fn build(program: &str) -> Result<PathBuf> {
     let path = profile.join(program);
     // Under `cargo test` the program is built with the tests; other callers may come first.
     if !path.exists() {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args([
-            "build",
-            "--quiet",
-            "--package",
-            "mesh-tests",
-            "--bin",
-            program,
-            "--target-dir",
-        ]);
-        build.arg(target_dir()?).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        let status = build.status().context("starting cargo")?;
-        ensure!(
-            status.success() && path.exists(),
-            "building the program {program} failed: {status}"
-        );
+        let how = if profile.ends_with("release") {
+            Profile::Release
+        } else {
+            Profile::Debug
+        };
+        build_in(&target_dir()?, program, how)?;
+        ensure!(path.exists(), "cargo built no {}", path.display());
     }
     Ok(path)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    Debug,
+    Release,
+}
+
+fn build_in(target: &Path, program: &str, profile: Profile) -> Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args([
+        "build",
+        "--quiet",
+        "--package",
+        "mesh-tests",
+        "--bin",
+        program,
+        "--target-dir",
+    ]);
+    build.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if profile == Profile::Release {
+        build.arg("--release");
+    }
+    let status = build.status().context("starting cargo")?;
+    ensure!(
+        status.success(),
+        "building the program {program} failed: {status}"
+    );
+    Ok(())
 }
 
 fn build_peer(linkage: Linkage) -> Result<PathBuf> {

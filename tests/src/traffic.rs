@@ -87,10 +87,12 @@ pub fn web(pod: &LivePod, args: &[&str]) -> Result<Value> {
 
 /// Runs a client of `traffic` to its end and returns its report. Two minutes are enough for each of them.
 pub fn report(pod: &LivePod, args: &[&str]) -> Result<Value> {
-    let client = pod
-        .command(programs::traffic()?)
-        .args(args)
-        .deadline(Duration::from_secs(120));
+    report_within(pod, args, Duration::from_secs(120))
+}
+
+/// As [`report`], with as much time as it needs.
+pub fn report_within(pod: &LivePod, args: &[&str], deadline: Duration) -> Result<Value> {
+    let client = pod.command(programs::traffic()?).args(args).deadline(deadline);
     client
         .run()?
         .ok()?
@@ -106,6 +108,22 @@ pub fn start(pod: &LivePod, args: &[&str]) -> Result<Process> {
 /// An address and port as the programs take it.
 pub fn at(address: impl Into<IpAddr>, port: u16) -> String {
     SocketAddr::new(address.into(), port).to_string()
+}
+
+/// As [`serve_web`], by the release that is for measurements.
+pub fn serve_web_fast(pod: &LivePod, args: &[&str], port: u16) -> Result<Process> {
+    let server = pod.command(programs::web_for_measurements()?);
+    listening(server.args(args).spawn()?, port)
+}
+
+/// As [`web`], by the release that is for measurements, and with as much time as it needs.
+pub fn web_fast(pod: &LivePod, args: &[&str], deadline: Duration) -> Result<Value> {
+    let client = pod.command(programs::web_for_measurements()?).args(args);
+    let output = client.deadline(deadline).run()?;
+    output
+        .ok()?
+        .report()
+        .with_context(|| format!("web {}", args.join(" ")))
 }
 
 fn listening(mut server: Process, port: u16) -> Result<Process> {

@@ -1,21 +1,24 @@
 //! What the agents cost: `cargo xtask bench`.
 //!
 //! A scenario is one file of [`scenarios`]: it says what is done between two pods and what came of it. A
-//! [`Stage`] is the same pods with something between them, from nothing at all to agents under mTLS. The rounds of one
+//! [`stage::Stage`] is the same pods with something between them, from nothing at all to agents under mTLS. The rounds of one
 //! scenario alternate between its stages, after a warm-up that is not counted. Figures compare only within one run:
 //! the machine may be shared. Progress goes to standard error, the table to standard output.
 //!
-//! Invariant: a round in which anything failed is an error, never a figure.
+//! Invariant: a round in which anything failed is an error, never a figure. An error ends its scenario, not the others, and
+//! the run fails at its end.
 
 mod http;
 mod machine;
 mod peers;
+mod plot;
+mod progress;
 mod report;
+mod rounds;
 mod sample;
 mod scenarios;
 mod stage;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -23,10 +26,10 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
 use self::machine::Machine;
-use self::report::{Report, Results};
-use self::sample::{Sample, Series};
-use self::scenarios::{Body, Round, Rounds, SCENARIOS, Scenario};
-use self::stage::{Peer, Setup, Stage};
+use self::report::Report;
+use self::rounds::Runner;
+use self::scenarios::{SCENARIOS, Scenario};
+use self::stage::{Peer, Setup};
 use crate::compile::Profile;
 use crate::repo::Repo;
 use crate::{compile, ebpf, setup};
@@ -48,9 +51,18 @@ pub(crate) struct Options {
     /// Measure other proxies beside it, where a scenario has requests
     #[arg(long, value_name = "PEER,…", value_delimiter = ',')]
     peers: Vec<Peer>,
+    /// Measure the proxies beside it that this file describes (docs/benchmarks.md says how); repeat for several
+    #[arg(long, value_name = "FILE")]
+    peer_file: Vec<PathBuf>,
+    /// Requests a second of which open loops send shares; by default what the slowest setup reaches in the warm-up
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
     /// Write everything that was measured, and on which machine, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw what was measured, an SVG file for each scenario, into this directory
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
     /// Say which scenarios there are
     #[arg(long)]
     list: bool,
@@ -97,23 +109,58 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
             compile::agent(repo, Profile::Release)?
         }
     };
+    compile::traffic(repo)?;
+    let described = peers::describe(&options.peer_file)?;
     let mut report = Report {
-        machine: Machine::look(&agent)?,
-        agent,
+        machine: Machine::look(repo, &agent)?,
         rounds: options.rounds,
         seconds: options.seconds,
         results: Vec::new(),
+        failures: Vec::new(),
     };
     eprintln!("{}", report.machine);
+    let mut runner = Runner::new(repo, options, &agent, &described, &chosen);
     for scenario in chosen {
-        let results = run(repo, scenario, options, &report).with_context(|| scenario.name.to_owned())?;
-        print!("{results}");
-        report.results.push(results);
+        match runner.run(scenario) {
+            Ok(results) => {
+                print!("{results}");
+                report.results.push(results);
+            }
+            // What else there is to measure is not lost by it.
+            Err(error) => {
+                eprintln!("{} FAILED: {error:#}", scenario.name);
+                report.failures.push((scenario, format!("{error:#}")));
+            }
+        }
+        write(&report, options)?;
     }
+    for path in options.json.iter().chain(&options.plot) {
+        eprintln!("written: {}", path.display());
+    }
+    match &report.failures[..] {
+        [] => Ok(()),
+        failures => {
+            let names: Vec<_> = failures.iter().map(|(scenario, _)| scenario.name).collect();
+            bail!(
+                "{} of the scenarios failed, why is said above: {}",
+                names.len(),
+                names.join(", ")
+            )
+        }
+    }
+}
+
+/// Writes what there is so far.
+fn write(report: &Report, options: &Options) -> Result<()> {
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&report.json())?;
         fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))?;
-        eprintln!("written: {}", path.display());
+    }
+    if let (Some(dir), Some(results)) = (&options.plot, report.results.last()) {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        let path = dir.join(format!("{}.svg", results.scenario.name));
+        let drawn = plot::draw(results, &report.machine.to_string());
+        fs::write(&path, drawn).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }
@@ -137,68 +184,4 @@ fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
         }
     }
     Ok(chosen)
-}
-
-/// One scenario, from its stages to its figures.
-fn run(repo: &Repo, scenario: &'static Scenario, options: &Options, report: &Report) -> Result<Results> {
-    let mut series: BTreeMap<Setup, Series> = BTreeMap::new();
-    let rounds = match scenario.rounds {
-        Rounds::AsAsked => report.rounds,
-        Rounds::Once => 1,
-    };
-    match scenario.body {
-        Body::Between {
-            setups,
-            prepare,
-            measure,
-        } => {
-            eprintln!("{}: {}", scenario.name, scenario.about);
-            let mut stages: Vec<Stage> = setups
-                .iter()
-                .filter(|setup| options.wants(**setup))
-                .map(|setup| Stage::build(*setup, &report.agent))
-                .collect::<Result<_>>()?;
-            if let Some(against) = &options.against {
-                stages.push(Stage::build(Setup::Against, against)?);
-            }
-            let _servers: Vec<_> = stages
-                .iter()
-                .map(|stage| prepare(stage, rounds))
-                .collect::<Result<_>>()?;
-            // Round 0 is the warm-up.
-            let first = match scenario.rounds {
-                Rounds::AsAsked => 0,
-                Rounds::Once => 1,
-            };
-            for number in first..=rounds {
-                let seconds = if number == 0 { 1 } else { options.seconds };
-                for stage in &stages {
-                    let before = stage.cpu_seconds()?;
-                    let mut sample = measure(stage, Round { number, seconds })
-                        .with_context(|| format!("{}", stage.setup()))?;
-                    sample.charge(stage.cpu_seconds()? - before, stage.setup());
-                    progress(number, rounds, stage.setup(), &sample);
-                    if number > 0 {
-                        series.entry(stage.setup()).or_default().push(sample);
-                    }
-                }
-            }
-        }
-        Body::Alone { prepare, measure } => {
-            prepare(repo)?;
-            for number in 1..=rounds {
-                let sample = measure(repo)?;
-                progress(number, rounds, Setup::Alone, &sample);
-                series.entry(Setup::Alone).or_default().push(sample);
-            }
-        }
-    }
-    Ok(Results { scenario, series })
-}
-
-fn progress(number: u8, rounds: u8, setup: Setup, sample: &Sample) {
-    match number {
-        0 => eprintln!("  warm-up, {setup}: {sample}"),
-        _ => eprintln!("  round {number} of {rounds}, {setup}: {sample}"),
-    }
 }

@@ -56,3 +56,9 @@ pub(crate) fn agent(repo: &Repo, profile: Profile) -> Result<PathBuf> {
         }
     }
 }
+
+/// Builds the program that makes and checks traffic, which the harness takes from where it is.
+pub(crate) fn traffic(repo: &Repo) -> Result<()> {
+    let mut cargo = repo.cargo();
+    process::run(cargo.args(["build", "--locked", "--package", "mesh-tests", "--bin", "traffic"]))
+}

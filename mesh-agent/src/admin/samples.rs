@@ -4,9 +4,9 @@ use super::proto::{
     AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Channel,
     Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
     ExplainReply, ExplainedBackend, ExplainedPolicy, ExplainedRoute, ExplainedRule, ExplainedSource,
-    ExplainedWay, Flow, FlowKind, Path, Policy, PolicyKind, Port, ProblemSeverity, Process, RejectedObject,
-    Request, RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule, Service, StatusReply,
-    TokenIssuer, Totals, WorkerStatus, Workload,
+    ExplainedWay, Flow, FlowKind, Limited, Path, Policy, PolicyKind, Port, ProblemSeverity, Process,
+    RejectedObject, Request, RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule,
+    Service, StatusReply, TokenIssuer, Totals, WorkerStatus, Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -117,6 +117,20 @@ pub(crate) fn workloads() -> Vec<Workload> {
             connections_out: 3,
             connections_in: 20,
             held_bytes: 49_152,
+            requests: 7,
+            worker_time_us: 75 * SECOND,
+            limited: vec![
+                Limited {
+                    resource: "connections".into(),
+                    times: 1_204,
+                    last: NOW - 3 * SECOND,
+                },
+                Limited {
+                    resource: "worker-time".into(),
+                    times: 1,
+                    last: NOW - 60 * SECOND,
+                },
+            ],
             ..Workload::default()
         },
         Workload {

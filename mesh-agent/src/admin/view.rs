@@ -11,7 +11,7 @@ use crate::http;
 use crate::routing::{CONTROLLER, CompiledRoute, ParentStatus};
 use crate::telemetry::{
     Cause, Channel, Connection, ConnectionState, Destination, Direction, Flow, FlowKind, FlowSubject,
-    Process, RequestFlow, Side,
+    Limited, Process, RequestFlow, Side,
 };
 
 impl From<&Connection> for proto::Connection {
@@ -30,6 +30,16 @@ impl From<&Connection> for proto::Connection {
             bytes_to_upstream: connection.bytes(Side::ToUpstream),
             bytes_to_downstream: connection.bytes(Side::ToDownstream),
             requests: connection.requests(),
+        }
+    }
+}
+
+impl From<&Limited> for proto::Limited {
+    fn from(limited: &Limited) -> Self {
+        Self {
+            resource: limited.resource.word().to_owned(),
+            times: limited.times,
+            last: micros(limited.last),
         }
     }
 }

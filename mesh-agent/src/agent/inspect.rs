@@ -28,8 +28,8 @@ use crate::{
     runtime::Workers,
     state::{ServiceEntry, Store},
     telemetry::{
-        Connection, Destination, FlowLog, Registry, Totals,
-        metrics::{CertificateFacts, Metrics, NodeFacts},
+        Budgets, Connection, Destination, FlowLog, Kind, Registry, Totals,
+        metrics::{CertificateFacts, Metrics, NodeFacts, ShareFacts},
     },
 };
 
@@ -45,6 +45,7 @@ pub(super) struct Inspector {
     /// Connections that go directly.
     pub(super) by_themselves: Arc<Registry>,
     pub(super) direct: Arc<Direct>,
+    pub(super) budgets: Arc<Budgets>,
     pub(super) standings: Standings,
     pub(super) trust_domain: TrustDomain,
     pub(super) certificates: Option<Arc<CertificateStore>>,
@@ -99,7 +100,6 @@ impl Inspect for Inspector {
         let standings = self.standings.load();
         let mut made: HashMap<ObjectKey, u64> = HashMap::new();
         let mut got: HashMap<ObjectKey, u64> = HashMap::new();
-        let mut held: HashMap<ObjectKey, u64> = HashMap::new();
         for connection in self.open_connections() {
             if let Some(client) = &connection.client_workload {
                 *made.entry(client.clone()).or_default() += 1;
@@ -107,9 +107,13 @@ impl Inspect for Inspector {
             if let Some(server) = server_of(&connection) {
                 *got.entry(server).or_default() += 1;
             }
-            // All connections of a workload share its budget.
-            held.insert(connection.workload.key.clone(), connection.budget.held() as u64);
         }
+        let mut budgets: HashMap<_, _> = self
+            .budgets
+            .all()
+            .into_iter()
+            .map(|budget| (budget.workload().clone(), budget))
+            .collect();
         let snapshot = self.store.load();
         snapshot
             .workloads()
@@ -118,7 +122,13 @@ impl Inspect for Inspector {
                 let mut view = self.workload(workload, standings.get(&workload.key));
                 view.connections_out = made.get(&workload.key).copied().unwrap_or(0);
                 view.connections_in = got.get(&workload.key).copied().unwrap_or(0);
-                view.held_bytes = held.get(&workload.key).copied().unwrap_or(0);
+                if let Some(budget) = budgets.remove(&workload.key) {
+                    view.held_bytes = budget.held() as u64;
+                    view.requests = budget.count(Kind::Request) as u64;
+                    view.worker_time_us = u64::try_from(budget.worker_time().as_micros()).unwrap_or(u64::MAX);
+                    let limited = budget.limited_lately();
+                    view.limited = limited.iter().map(proto::Limited::from).collect();
+                }
                 view
             })
             .collect()
@@ -237,6 +247,12 @@ impl Inspector {
             ],
             connections: self.workers.connections() + self.by_themselves.len(),
             direct: self.direct.facts(self.by_themselves.len()),
+            shares: self
+                .budgets
+                .all()
+                .iter()
+                .map(|budget| ShareFacts::from(&**budget))
+                .collect(),
             rejected: self.store.rejections().len(),
             certificates: states
                 .map(|state| CertificateFacts {

@@ -57,7 +57,7 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{AccessLog, Budgets, FlowLog, Registry, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Limits, Registry, metrics::Metrics},
 };
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
@@ -122,6 +122,10 @@ pub struct Options {
     pub direct_limit: u32,
     /// Bytes that the connections of one workload may make the agent hold.
     pub buffer_limit: usize,
+    /// Connections that one workload may have; by default a share of what open files allow.
+    pub connection_limit: Option<usize>,
+    /// Requests that one workload may have under way; by default the same.
+    pub request_limit: Option<usize>,
     /// Take over from the agent that runs here.
     pub takeover: bool,
     /// How long open connections may take to end after SIGTERM.
@@ -296,7 +300,7 @@ impl Agent {
             Access::Untold => None,
         };
         let letting_go = letting_go(options.same_node);
-        let budgets = Budgets::new(options.buffer_limit);
+        let budgets = Budgets::new(limits(&options));
         let DirectMaps {
             verdicts,
             passages,
@@ -315,7 +319,7 @@ impl Agent {
             flows: Arc::clone(&flows),
             metrics: Arc::clone(&metrics),
             access,
-            budgets,
+            budgets: Arc::clone(&budgets),
             certificates: certificates.clone(),
             trust_domain: trust_domain.clone(),
             direct: Arc::clone(&direct),
@@ -367,6 +371,7 @@ impl Agent {
             workers: Arc::clone(&workers),
             by_themselves: Arc::clone(&by_themselves),
             direct: Arc::clone(&direct),
+            budgets,
             standings,
             trust_domain,
             certificates,
@@ -609,6 +614,23 @@ fn note_mount(run_dir: &RunDir, mounted: &Path) {
     if let Err(error) = std::fs::write(run_dir.bpffs_note(), mounted.as_os_str().as_encoded_bytes()) {
         tracing::warn!(%error, "`uninstall` will leave the BPF file system mounted");
     }
+}
+
+/// What one workload may take up.
+fn limits(options: &Options) -> Limits {
+    let usual = Limits::of_descriptors(preflight::descriptors());
+    let limits = Limits {
+        bytes: options.buffer_limit,
+        connections: options.connection_limit.unwrap_or(usual.connections),
+        requests: options.request_limit.unwrap_or(usual.requests),
+    };
+    tracing::info!(
+        connections = limits.connections,
+        requests = limits.requests,
+        bytes = limits.bytes,
+        "what one workload may have at once"
+    );
+    limits
 }
 
 /// The keys and certificates of this node, issued by the authority in `directory`.

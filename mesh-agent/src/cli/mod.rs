@@ -67,7 +67,7 @@ struct Cli {
 enum Command {
     /// Run the agent of this node
     #[command(after_help = "Example:\n  mesh-agent run --config /etc/nodemesh --node $(hostname)")]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Test whether this machine can run the agent, and say what to mend
     #[command(after_help = "Example:\n  mesh-agent check --config /etc/nodemesh")]
     Check(check::CheckArgs),

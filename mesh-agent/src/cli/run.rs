@@ -73,6 +73,12 @@ pub(super) struct RunArgs {
     /// Memory that the connections of one workload may take up in this agent for readers that are slow
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = buffer_limit)]
     buffer_limit: usize,
+    /// Connections that one workload may have at once; by default half of what open files allow in all
+    #[arg(long, value_name = "N", value_parser = place_limit)]
+    connection_limit: Option<usize>,
+    /// Requests that one workload may have under way at once; by default as many as connections
+    #[arg(long, value_name = "N", value_parser = place_limit)]
+    request_limit: Option<usize>,
     /// Replace the running agent without losing a connection; it drains and ends
     #[arg(long)]
     takeover: bool,
@@ -112,6 +118,8 @@ impl RunArgs {
             same_node: self.same_node,
             direct_limit: self.direct_limit,
             buffer_limit: self.buffer_limit,
+            connection_limit: self.connection_limit,
+            request_limit: self.request_limit,
             takeover: self.takeover,
             drain_timeout: self.drain_timeout,
             handover_timeout: self.handover_timeout,
@@ -145,6 +153,14 @@ fn buffer_limit(text: &str) -> Result<usize, String> {
             "a size of at least {} MiB is needed, like 32MiB or 1GiB",
             LIMIT_LEAST >> 20
         )),
+    }
+}
+
+/// One client of a workload may have half, so there must be a half.
+fn place_limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(limit) if limit >= 2 => Ok(limit),
+        _ => Err("a number of at least 2 is needed".to_owned()),
     }
 }
 

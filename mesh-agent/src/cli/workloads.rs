@@ -11,7 +11,7 @@ use super::{
 };
 use crate::admin::{
     Words as _,
-    proto::{Enrolment, ListWorkloadsReply, ListWorkloadsRequest, Port, Workload},
+    proto::{Enrolment, Limited, ListWorkloadsReply, ListWorkloadsRequest, Port, Workload},
 };
 
 /// What `workloads` takes.
@@ -55,9 +55,12 @@ impl View for ListWorkloadsReply {
                 Column::number("OUT"),
                 Column::number("IN"),
                 Column::text("REASON").optional(),
+                Column::text("LIMITED").optional(),
             ],
             vec![
+                Column::number("REQUESTS"),
                 Column::number("HELD"),
+                Column::number("TIME"),
                 Column::text("SERVICE-ACCOUNT"),
                 Column::text("PORTS"),
                 Column::text("NETNS"),
@@ -97,6 +100,7 @@ impl Workload {
             Cell::from(self.connections_out.to_string()),
             Cell::from(self.connections_in.to_string()),
             Cell::from(&self.reason),
+            Cell::from(limited(&self.limited)).tone(Tone::Bad),
         ]
     }
 
@@ -112,7 +116,9 @@ impl Workload {
             self.netns_cookie.to_string()
         };
         vec![
+            Cell::from(self.requests.to_string()),
             Cell::from(units::bytes(self.held_bytes)),
+            Cell::from(units::duration(self.worker_time_us)),
             Cell::from(&self.service_account),
             Cell::from(ports(&self.ports)),
             Cell::from(&self.netns_path),
@@ -120,6 +126,12 @@ impl Workload {
             Cell::from(labels.join(",")),
         ]
     }
+}
+
+/// What it was denied lately, and how often: `connections*1204`, …
+fn limited(limited: &[Limited]) -> String {
+    let one = |limited: &Limited| format!("{}*{}", limited.resource, limited.times);
+    limited.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
 /// `80->8080/http`, `5432`, …

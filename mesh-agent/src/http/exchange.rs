@@ -27,7 +27,7 @@ use super::{
     upstream::{Answered, Heard, Upstream},
     wire::{self, Spoken},
 };
-use crate::telemetry::{self, Budget};
+use crate::telemetry::{self, Claim};
 use crate::upstream::session::{Room, Session};
 
 /// Interim answers to one request that are passed on. Those who send several send a handful.
@@ -89,8 +89,8 @@ pub trait Server: Send + Sync {
     /// Owns the tasks of HTTP/2 connections to it.
     fn connections(&self) -> &TaskTracker;
 
-    /// What its connections may hold.
-    fn budget(&self) -> Arc<Budget>;
+    /// In whose turns its connections work, and what they may hold.
+    fn claim(&self) -> Arc<Claim>;
 
     /// Opens a connection to it.
     fn connect(&self) -> impl Future<Output = Result<TcpStream, Fault>> + Send;
@@ -149,6 +149,9 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
     if method == Method::CONNECT {
         // Nobody could judge what would be asked for inside.
         let fault = Fault::new(Cause::Method, "CONNECT does not pass here");
+        return refused(steer, &fault, dialect, &method, down).await;
+    }
+    if let Err(fault) = down.trail().enter() {
         return refused(steer, &fault, dialect, &method, down).await;
     }
     let Onward {
@@ -482,7 +485,7 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
     let unreached = |error: String| Fault::new(Cause::Connect, error);
     let stream = server.connect().await?;
     let addr = stream.peer_addr().map_err(|error| unreached(error.to_string()))?;
-    let connection = Session::plain(stream, addr, &server.budget(), server.connections())
+    let connection = Session::plain(stream, addr, &server.claim(), server.connections())
         .await
         .map_err(|error| unreached(error.to_string()))?;
     server.shelf().share(connection.clone(), Instant::now());

@@ -54,6 +54,8 @@ pub enum Cause {
     Timeout,
     /// The time for this try was over.
     TryTimeout,
+    /// The workload, or the client, has as many requests under way as it may.
+    RequestLimit,
     /// The agent is overloaded, or ends.
     Unavailable,
     /// The agent failed by itself.
@@ -124,7 +126,7 @@ pub mod flag {
 
 impl Cause {
     /// All there are.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::HeadTooLarge,
         Self::TargetTooLong,
@@ -143,6 +145,7 @@ impl Cause {
         Self::BadResponse,
         Self::Timeout,
         Self::TryTimeout,
+        Self::RequestLimit,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -161,7 +164,7 @@ impl Cause {
             Self::Denied => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoPort | Self::NoEndpoint | Self::Connect | Self::Unavailable => {
+            Self::NoPort | Self::NoEndpoint | Self::Connect | Self::RequestLimit | Self::Unavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
@@ -185,6 +188,7 @@ impl Cause {
             | Self::Connect
             | Self::Reset
             | Self::BadResponse
+            | Self::RequestLimit
             | Self::Unavailable => 14,
         }
     }
@@ -209,7 +213,7 @@ impl Cause {
             Self::Reset => "UC",
             Self::BadResponse => "UPE",
             Self::Timeout | Self::TryTimeout => "UT",
-            Self::Unavailable => "UO",
+            Self::RequestLimit | Self::Unavailable => "UO",
             Self::Internal => flag::CUT_HERE,
         }
     }
@@ -218,7 +222,12 @@ impl Cause {
     pub fn is_of_endpoint(self) -> bool {
         matches!(
             self,
-            Self::Connect | Self::Reset | Self::BadResponse | Self::TryTimeout | Self::Unavailable
+            Self::Connect
+                | Self::Reset
+                | Self::BadResponse
+                | Self::TryTimeout
+                | Self::RequestLimit
+                | Self::Unavailable
         )
     }
 
@@ -248,6 +257,7 @@ impl Cause {
             Self::BadResponse => "bad-response",
             Self::Timeout => "timeout",
             Self::TryTimeout => "try-timeout",
+            Self::RequestLimit => "request-limit",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
         }

@@ -1,6 +1,7 @@
 //! Moves one body: frames from a [`Source`] into a [`Sink`], one at a time.
 //!
-//! Nothing more is read before what was read is taken, so that back-pressure reaches the sender whatever lies between.
+//! Nothing more is read before what was read is taken, so that back-pressure reaches the sender whatever lies between. After
+//! [`AT_ONCE`] the other way, and then other connections of the worker, get their turn.
 //! Invariant: an end is passed on only when the source said so; a source that breaks never looks complete.
 
 use std::task::{Context, Poll, ready};
@@ -79,6 +80,9 @@ enum Kept {
         ended: bool,
     },
 }
+
+/// Bytes moved in a row.
+const AT_ONCE: usize = 256 << 10;
 
 /// The most that is kept of a body.
 const KEPT_MAX: usize = 64 << 10;
@@ -180,7 +184,12 @@ impl Pump {
         from: &mut impl Source,
         to: &mut impl Sink,
     ) -> Poll<Result<(), PumpError>> {
+        let mut moved = 0;
         loop {
+            if moved >= AT_ONCE {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.state {
                 State::Open if self.data.is_empty() => match from.poll_frame(cx) {
                     Poll::Pending => {
@@ -213,6 +222,7 @@ impl Pump {
                     let taken = taken.map_err(PumpError::Sink)?;
                     from.release(taken);
                     self.carried += taken;
+                    moved += taken;
                     if self.data.is_empty() && last == Last::Yes {
                         self.kept.end(None);
                         self.copies.end(None);

@@ -19,7 +19,7 @@ use super::{
     pool::Shelf,
 };
 
-use crate::telemetry::{Budget, Budgets, LIMIT};
+use crate::telemetry::{Budgets, Claim, Limits};
 
 /// Steers everything to one server, or refuses it.
 struct Straight {
@@ -45,8 +45,8 @@ impl Server for There {
         &self.tasks
     }
 
-    fn budget(&self) -> Arc<Budget> {
-        Budgets::new(LIMIT).of(&ObjectKey::new("shop", "web"))
+    fn claim(&self) -> Arc<Claim> {
+        Budgets::new(Limits::default()).claim(&ObjectKey::new("shop", "web"), None)
     }
 
     async fn connect(&self) -> Result<TcpStream, Fault> {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     balance::{Active, Moment},
     telemetry::{
-        Connection, RequestEnds, Side,
+        Connection, Kind, Place, RequestEnds, Side,
         metrics::{Outcome, Protocol, Spent},
     },
 };
@@ -41,6 +41,8 @@ pub struct Trail {
     asked: Option<Asked>,
     dialect: Dialect,
     connection: Option<Arc<Connection>>,
+    /// Among the requests of its workload.
+    place: Option<Place>,
     attached: Attached,
     status: Option<StatusCode>,
     grpc: Option<u8>,
@@ -118,6 +120,7 @@ impl Trail {
             asked: None,
             dialect: Dialect::Http,
             connection: connection.cloned(),
+            place: None,
             attached: Attached::default(),
             status: None,
             grpc: None,
@@ -202,6 +205,15 @@ impl Trail {
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         }
+    }
+
+    /// Takes a place for it among the requests of its workload.
+    pub(super) fn enter(&mut self) -> Result<(), Fault> {
+        if let Some(connection) = &self.connection {
+            let place = connection.claim.take(Kind::Request);
+            self.place = Some(place.map_err(|full| Fault::new(Cause::RequestLimit, full.to_string()))?);
+        }
+        Ok(())
     }
 
     pub(super) fn attach(&mut self, attached: Attached) {

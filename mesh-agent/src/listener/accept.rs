@@ -25,6 +25,9 @@ use crate::{node::Pod, upstream};
 /// Pause after a failure to accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Connections accepted before the others of the worker get their turn.
+const BATCH: usize = 16;
+
 /// Requests held at one listener at once; beyond that the client's kernel repeats the request later.
 const HELD_MAX: usize = 8192;
 
@@ -70,7 +73,13 @@ impl PodListener {
 
     /// Accepts until told to stop. Connections go on after that.
     pub async fn run(self: Arc<Self>, listener: TcpListener, path: Arc<DataPath>) {
+        let mut in_a_row = 0;
         loop {
+            in_a_row += 1;
+            if in_a_row > BATCH {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => accepted,

@@ -12,7 +12,7 @@ use super::{
 use crate::kernel::raw;
 
 /// Requests taken in a row before the worker's connections get their turn.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 
 /// The worker's listeners by the number of their pod.
 pub type Listeners = std::sync::Mutex<HashMap<u32, Arc<PodListener>>>;

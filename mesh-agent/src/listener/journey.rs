@@ -376,13 +376,6 @@ impl Leg {
         }
     }
 
-    /// The pod at our end of it: the one that dials, or the one that is delivered to.
-    pub(super) fn pod(&self) -> &Arc<Pod> {
-        match self {
-            Self::Dial { pod, .. } | Self::Tunnel { pod, .. } | Self::Deliver { pod, .. } => pod,
-        }
-    }
-
     /// Where it leads.
     pub(super) fn addr(&self) -> SocketAddr {
         match self {
@@ -487,7 +480,7 @@ impl Passage {
             protocol,
             identity: &self.identity,
             config: Arc::clone(&self.config),
-            budget: &path.registry.budget_of(&pod.workload.key),
+            claim: &path.registry.claim_of(&pod.workload.key, None),
         };
         Ok(Tunnel::establish(tcp, door, footing, &path.tunnels).await?)
     }

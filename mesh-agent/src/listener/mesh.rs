@@ -34,9 +34,10 @@ use crate::{
     identity::{Alpn, Credentials, Identity, PeerIdentity},
     inbound::Proof,
     node::Pod,
-    telemetry::{Budget, Cause, Direction, Entry, Flow, FlowKind, FlowSubject, Side},
+    telemetry::{Budget, Cause, Claim, Direction, Entry, Flow, FlowKind, FlowSubject, Guest, Kind, Side},
     upstream::{
         self, Refusal, Upstream,
+        fair::fair,
         incoming::Incoming,
         tunnel::{self, Stream, Windows, Wire, baggage, keepalive, protocol, tuning},
     },
@@ -62,6 +63,7 @@ struct Arrived {
     pod: Arc<Pod>,
     client: SocketAddr,
     addressed: SocketAddr,
+    claim: Arc<Claim>,
 }
 
 /// Whether a connection request to `pod` is another agent's: it is for the port of HBONE, or its source is a workload of
@@ -82,12 +84,13 @@ pub(super) fn is_from_mesh(path: &DataPath, pod: &Pod, client: SocketAddr, addre
 /// Serves a held request of another agent: accepts at once, since what it wants is inside.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, client: SocketAddr, addressed: SocketAddr) {
     let arrived = Arrived::new(path, held.listener(), client, addressed);
-    path.tunnels.spawn(async move {
+    let claim = Arc::clone(&arrived.claim);
+    path.tunnels.spawn(fair(Some(claim), async move {
         if let Ok(Some(stream)) = tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
             drop(held);
             arrived.serve(stream).await;
         }
-    });
+    }));
 }
 
 /// Serves a connection of another agent that was let through at once.
@@ -99,16 +102,25 @@ pub(super) fn accepted(
     addressed: SocketAddr,
 ) {
     let arrived = Arrived::new(path, listener, client, addressed);
-    path.tunnels.spawn(arrived.serve(stream));
+    let claim = Arc::clone(&arrived.claim);
+    path.tunnels.spawn(fair(Some(claim), arrived.serve(stream)));
 }
 
 impl Arrived {
     fn new(path: &Arc<DataPath>, listener: &PodListener, client: SocketAddr, addressed: SocketAddr) -> Self {
+        let snapshot = path.store.load();
+        let guest = Guest {
+            addr: client.ip(),
+            workload: snapshot
+                .workload_at(client.ip())
+                .map(|entry| entry.workload.key.clone()),
+        };
         Self {
             path: Arc::clone(path),
             pod: Arc::clone(&listener.pod),
             client,
             addressed,
+            claim: path.registry.claim_of(&listener.pod.workload.key, Some(guest)),
         }
     }
 
@@ -134,8 +146,9 @@ impl Arrived {
             Beginning::Plain => {
                 let journey =
                     journey::inbound(&self.path, &self.pod, self.client, self.addressed, Proof::None);
-                let path = Arc::clone(&self.path);
-                self.path.spawn(serve::serve_accepted(path, stream, journey));
+                let (path, claim) = (Arc::clone(&self.path), Arc::clone(&self.claim));
+                let served = serve::serve_accepted(path, stream, journey, claim);
+                self.path.spawn(&self.claim, served);
             }
             Beginning::Broken => upstream::abort(&stream),
         }
@@ -147,6 +160,7 @@ impl Arrived {
             pod,
             client,
             addressed,
+            claim,
         } = self;
         let account = account_of(&pod.workload);
         let certificates = path.certificates.as_ref();
@@ -156,13 +170,15 @@ impl Arrived {
         };
         upstream::in_order(&stream);
         let taken = protocol::taken_at(addressed.port());
-        let budget = path.registry.budget_of(&pod.workload.key);
-        let mut windows = Windows::of(&budget);
+        let budget = claim.budget();
+        let mut windows = Windows::of(budget);
         let (mut connection, peer, protocol, credentials) =
-            handshake(stream, &identity, taken, &budget, &windows).await?;
+            handshake(stream, &identity, taken, budget, &windows).await?;
         drop(place);
         is_at_home(path, &peer, protocol, *client)?;
-        let arrivals = Arrivals::new(path, pod, peer.id().clone(), *client, *addressed);
+        // A tunnel is a connection too, whatever there is in it.
+        let _place = claim.take(Kind::Connection)?;
+        let arrivals = Arrivals::new(path, pod, peer.id().clone(), *client, *addressed, claim);
         let mut sweep = tokio::time::interval(SWEEP);
         // The version of the snapshot in which the peer was found at home.
         let mut found = None;
@@ -232,7 +248,10 @@ impl Arrived {
                 Ok(asked) => {
                     let (owned, pod, peer) = (Arc::clone(path), Arc::clone(pod), peer.id().clone());
                     let credentials = Arc::clone(&credentials);
-                    path.spawn(async move { serve_stream(&owned, &pod, asked, peer, credentials).await });
+                    let owned_claim = Arc::clone(claim);
+                    path.spawn(claim, async move {
+                        serve_stream(&owned, &pod, asked, peer, credentials, owned_claim).await;
+                    });
                 }
                 Err(error) => self.refused(&error),
             }
@@ -246,9 +265,13 @@ impl Arrived {
             pod,
             client,
             addressed,
+            ..
         } = self;
         path.registry.count_refused();
-        if let Some(left_out) = path.told.admit(Instant::now()) {
+        // What is beyond a limit was told by whoever keeps it.
+        if !matches!(error, MeshError::Limit(_))
+            && let Some(left_out) = path.told.admit(Instant::now())
+        {
             let workload = &pod.workload.key;
             tracing::warn!(%client, %workload, %error, left_out, "a connection of another agent is refused");
         }
@@ -310,10 +333,15 @@ async fn serve_stream(
     mut asked: Asked,
     peer: SpiffeId,
     credentials: Arc<Credentials>,
+    claim: Arc<Claim>,
 ) {
     let journey = journey::inbound(path, pod, asked.client, asked.target, Proof::Certificate(peer));
     let mut inspected = Inspected::of(&journey, Some(&credentials));
-    let entry = path.registry.open(journey.opening);
+    let mut entry = path.registry.open_as(journey.opening, claim);
+    if let Err(full) = entry.seat() {
+        asked.refuse(StatusCode::SERVICE_UNAVAILABLE, Refusal::Refused);
+        return serve::full(path, &entry, &full);
+    }
     if let Some(inspected) = inspected.take_if(|inspected| inspected.is_of_requests_only()) {
         return match asked.join(pod) {
             Ok(stream) => inspected.serve(path, &entry, stream, None).await,

@@ -41,12 +41,13 @@ use crate::{
     node::PodTable,
     state::Store,
     telemetry::{
-        AccessLog, Cause, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject, Registry,
-        Side, Throttle,
+        AccessLog, Cause, Claim, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject,
+        Full, Registry, Side, Throttle,
         metrics::{BROKEN, DRAINED, Metrics},
     },
     upstream::{
         self, Dialer, Ending, Refusal, Upstream,
+        fair::fair,
         tunnel::{self, pool::Pool},
     },
 };
@@ -168,11 +169,16 @@ impl DataPath {
         self.dialling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a connection as a task of the worker, counted in its load.
-    pub(super) fn spawn(self: &Arc<Self>, connection: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a connection as a task of the worker, counted in its load, in the turns of `claim`.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        claim: &Arc<Claim>,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
         let busy = Busy::new(Arc::clone(self));
         // An async block around it would hold it twice.
-        self.tasks.spawn(connection.map(move |()| drop(busy)));
+        let connection = connection.map(move |()| drop(busy));
+        self.tasks.spawn(fair(Some(Arc::clone(claim)), connection));
     }
 }
 
@@ -196,8 +202,11 @@ pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
-    let connection = async move { serve_held(path, held, journey, record.map(|record| record.cookie)).await };
-    serving.spawn(connection);
+    let claim = path.registry.claim(&journey.opening);
+    let owned = Arc::clone(&claim);
+    let cookie = record.map(|record| record.cookie);
+    let connection = async move { serve_held(path, held, journey, owned, cookie).await };
+    serving.spawn(&claim, connection);
 }
 
 /// Serves a connection that was let through at once: dials after the accept.
@@ -230,13 +239,27 @@ pub(super) fn accepted(
     };
     let path = Arc::clone(path);
     let serving = Arc::clone(&path);
-    serving.spawn(async move { serve_accepted(path, stream, journey).await });
+    let claim = path.registry.claim(&journey.opening);
+    let owned = Arc::clone(&claim);
+    serving.spawn(&claim, async move {
+        serve_accepted(path, stream, journey, owned).await;
+    });
 }
 
-async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey, cookie: Option<u64>) {
+async fn serve_held(
+    path: Arc<DataPath>,
+    mut held: HeldRequest,
+    journey: Journey,
+    claim: Arc<Claim>,
+    cookie: Option<u64>,
+) {
     let mut inspected = Inspected::of(&journey, None);
-    let entry = path.registry.open(journey.opening);
+    let mut entry = path.registry.open_as(journey.opening, claim);
     let _active = journey.active;
+    if let Err(full) = entry.seat() {
+        held.refuse(Refusal::Refused);
+        return self::full(&path, &entry, &full);
+    }
     let leg = match journey.leg {
         Ok(leg) => leg,
         Err(cause) => {
@@ -315,11 +338,20 @@ async fn serve_held(path: Arc<DataPath>, mut held: HeldRequest, journey: Journey
     }
 }
 
-pub(super) async fn serve_accepted(path: Arc<DataPath>, downstream: TcpStream, journey: Journey) {
+pub(super) async fn serve_accepted(
+    path: Arc<DataPath>,
+    downstream: TcpStream,
+    journey: Journey,
+    claim: Arc<Claim>,
+) {
     let mut inspected = Inspected::of(&journey, None);
-    let entry = path.registry.open(journey.opening);
+    let mut entry = path.registry.open_as(journey.opening, claim);
     entry.connection().set_state(ConnectionState::Connecting);
     let _active = journey.active;
+    if let Err(full) = entry.seat() {
+        upstream::abort(&downstream);
+        return self::full(&path, &entry, &full);
+    }
     let leg = match journey.leg {
         Ok(leg) => leg,
         Err(cause) => {
@@ -494,6 +526,11 @@ pub(super) fn denied(path: &DataPath, entry: &Entry, cause: Cause) {
         );
     }
     refused(path, entry, FlowKind::Refused, cause);
+}
+
+/// Records a connection for which its workload has no place. Whoever keeps the places has logged it.
+pub(super) fn full(path: &DataPath, entry: &Entry, full: &Full) {
+    refused(path, entry, FlowKind::Refused, Cause::of(full.word(), full));
 }
 
 pub(super) fn refused(path: &DataPath, entry: &Entry, kind: FlowKind, cause: Cause) {

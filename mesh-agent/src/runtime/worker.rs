@@ -33,11 +33,14 @@ use crate::{
     node::{Netns, Pod, PodTable, netns},
     state::Store,
     telemetry::{AccessLog, Budgets, FlowLog, Registry, metrics::Metrics},
-    upstream::Dialer,
+    upstream::{Dialer, fair},
 };
 
 /// How often tunnels that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
+
+/// Tasks that are polled before new events are looked for. Each may take a turn: see [`fair`].
+const EVENT_INTERVAL: u32 = 16;
 
 /// Why a data worker does not run.
 #[derive(Debug, Error)]
@@ -198,6 +201,8 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .event_interval(EVENT_INTERVAL)
+            .on_thread_park(fair::rest)
             .build()?;
         let serving = Serving {
             store: Arc::clone(&shared.store),
@@ -292,6 +297,7 @@ impl State {
         ring: aya::maps::RingBuf<aya::maps::MapData>,
     ) {
         let own = TaskTracker::new();
+        let rounds = own.spawn(fair::rounds(self.path.registry.worker() as usize));
         let held = held::run(ring, Arc::clone(&self.listeners), Arc::clone(&self.path));
         let held = own.spawn(async move {
             let Err(error) = held.await;
@@ -336,6 +342,7 @@ impl State {
             }
         }
         held.abort();
+        rounds.abort();
     }
 
     fn listen(

@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::telemetry::{
-        Budgets, ConnectionState, LIMIT, Opening, Registry,
+        Budgets, ConnectionState, Limits, Opening, Registry,
         metrics::{Outcome, Spent},
     };
 
@@ -249,7 +249,7 @@ mod tests {
             go_on,
         })
         .unwrap();
-        let entry = Registry::new(0, Budgets::new(LIMIT)).open(opening());
+        let entry = Registry::new(0, Budgets::new(Limits::default())).open(opening());
         // One batch is being written, as many lines wait, and there is room for no more.
         let told = 2 * WAITING as u64 + 1000;
         for _ in 0..told {

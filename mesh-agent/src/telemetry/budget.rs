@@ -1,48 +1,73 @@
-//! How many bytes the connections of one workload may make the agent hold.
+//! What one workload may take up in this agent: connections, requests, bytes held, time of the data workers.
 //!
-//! What a slow reader does not take is either held by the agent, and then counted here, or still at the other agent,
+//! [`Claim`] has places and time; this file has the bytes. What a slow reader does not take is either held by the agent, and then counted here, or still at the other agent,
 //! for want of room in the stream's window. The more streams a workload has, the smaller are their windows, so that all
 //! of them filled stay below the limit: an eighth of it at once at full size, then half as much for each
 //! doubling. Who is over the limit reads in small pieces, one at a time: slower, but never not at all.
 //!
 //! Invariant: no connection waits for another one's reader.
 
+mod claim;
+mod limits;
+mod mark;
+mod turn;
+
 use std::{
     collections::HashMap,
+    fmt::Display,
+    net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh_common::model::ObjectKey;
 use tokio::sync::watch;
+
+use self::{claim::Taken, mark::Mark};
+pub use self::{
+    claim::{Claim, Full, Guest, Kind, Place},
+    limits::{Limits, Resource},
+    mark::Limited,
+    turn::TURN,
+};
 
 /// The window of a stream whose workload has few of them, in bytes.
 pub const WINDOW_MOST: usize = 1 << 20;
 /// The window of a stream however many there are, in bytes.
 pub const WINDOW_LEAST: usize = 16 << 10;
 /// What one workload may make the agent hold unless somebody says otherwise, in bytes.
-pub const LIMIT: usize = 32 << 20;
+const LIMIT: usize = 32 << 20;
 /// The least that makes sense as a limit, in bytes: one full window, four times. See [`window`].
 pub const LIMIT_LEAST: usize = 4 * WINDOW_MOST;
 /// Read at once by a connection whose workload is over its limit, in bytes.
 const SMALL: usize = 4 << 10;
 
-/// The budgets of all workloads that have connections.
+/// Workloads that are remembered though they have nothing now, with what they were denied.
+const REMEMBERED: usize = 1024;
+
+/// The budgets of all workloads that have, or had, connections.
 #[derive(Debug)]
 pub struct Budgets {
-    limit: usize,
-    of: Mutex<HashMap<ObjectKey, Weak<Budget>>>,
+    limits: Limits,
+    of: Mutex<HashMap<ObjectKey, Arc<Budget>>>,
 }
 
-/// What the connections of one workload hold, and may hold.
+/// What one workload takes up, and may.
 #[derive(Debug)]
 pub struct Budget {
-    limit: usize,
+    workload: ObjectKey,
+    limits: Limits,
     streams: AtomicUsize,
     held: AtomicUsize,
     window: watch::Sender<usize>,
+    taken: Taken,
+    guests: Mutex<HashMap<IpAddr, Weak<Taken>>>,
+    /// Nanoseconds of data workers.
+    time: AtomicU64,
+    mark: Mark,
 }
 
 /// The place of one stream; leaving it gives the others more room.
@@ -50,53 +75,87 @@ pub struct Budget {
 pub struct Seat(Arc<Budget>);
 
 impl Budgets {
-    /// The same limit for each workload, in bytes.
-    pub fn new(limit: usize) -> Arc<Self> {
+    /// The same limits for each workload.
+    pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limits,
             of: Mutex::default(),
         })
     }
 
     /// The budget of a workload.
     pub fn of(&self, workload: &ObjectKey) -> Arc<Budget> {
-        let mut budgets = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = budgets.get(workload);
-        if let Some(budget) = known.and_then(Weak::upgrade) {
-            return budget;
+        let mut budgets = self.lock();
+        if let Some(budget) = budgets.get(workload) {
+            return Arc::clone(budget);
         }
-        if known.is_none() {
-            // A workload is new: a moment to forget those that are gone.
-            budgets.retain(|_, budget| budget.strong_count() > 0);
+        if budgets.len() >= REMEMBERED {
+            // A moment to forget those that have nothing.
+            budgets.retain(|_, budget| Arc::strong_count(budget) > 1);
         }
-        let budget = Arc::new(Budget::new(self.limit));
-        budgets.insert(workload.clone(), Arc::downgrade(&budget));
+        let budget = Arc::new(Budget::new(workload, self.limits));
+        budgets.insert(workload.clone(), Arc::clone(&budget));
         budget
     }
-}
 
-impl Default for Budgets {
-    fn default() -> Self {
-        Self {
-            limit: LIMIT,
-            of: Mutex::default(),
-        }
+    /// Who wants places and time on the side of `workload`: itself, or one who connects to it.
+    pub fn claim(self: &Arc<Self>, workload: &ObjectKey, guest: Option<Guest>) -> Arc<Claim> {
+        Claim::new(self, workload, guest)
+    }
+
+    /// Those of all workloads that are known.
+    pub fn all(&self) -> Vec<Arc<Budget>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Arc<Budget>>> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Budget {
-    fn new(limit: usize) -> Self {
+    fn new(workload: &ObjectKey, limits: Limits) -> Self {
         Self {
-            limit,
+            workload: workload.clone(),
+            limits,
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
-            window: watch::Sender::new(window(limit, 0)),
+            window: watch::Sender::new(window(limits.bytes, 0)),
+            taken: Taken::default(),
+            guests: Mutex::default(),
+            time: AtomicU64::new(0),
+            mark: Mark::default(),
         }
+    }
+
+    /// Whose it is.
+    pub fn workload(&self) -> &ObjectKey {
+        &self.workload
     }
 
     /// What may be held, in bytes.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limits.bytes
+    }
+
+    /// How many places are taken.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.taken.count(kind)
+    }
+
+    /// What its connections took of the data workers, but for the last millisecond of each.
+    pub fn worker_time(&self) -> Duration {
+        Duration::from_nanos(self.time.load(Ordering::Relaxed))
+    }
+
+    /// What it was denied since it is known.
+    pub fn limited(&self) -> Vec<Limited> {
+        self.mark.all()
+    }
+
+    /// What it was denied lately: a mark that goes by itself.
+    pub fn limited_lately(&self) -> Vec<Limited> {
+        self.mark.lately(SystemTime::now())
     }
 
     /// What is held now for readers that do not take it, in bytes; what lies in windows is not known.
@@ -106,7 +165,14 @@ impl Budget {
 
     /// Counts bytes that stay for a while.
     pub fn hold(&self, bytes: usize) {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        if before < self.limits.bytes && before + bytes >= self.limits.bytes {
+            let why = format!(
+                "slow readers made the agent hold {} bytes, more than one may (--buffer-limit)",
+                before + bytes
+            );
+            self.tell(Resource::Bytes, &why, Instant::now());
+        }
     }
 
     /// Counts bytes that are gone.
@@ -116,7 +182,7 @@ impl Budget {
 
     /// Whether no more should be held than is needed to go on.
     pub fn is_spent(&self) -> bool {
-        self.held() >= self.limit
+        self.held() >= self.limits.bytes
     }
 
     /// How much of `room` may be read at once.
@@ -131,18 +197,53 @@ impl Budget {
         Seat(Arc::clone(self))
     }
 
+    /// The window that each stream of the workload is to have now.
+    pub fn window(&self) -> usize {
+        *self.window.borrow()
+    }
+
     /// The window that each stream of the workload is to have, as it changes.
     pub fn windows(&self) -> watch::Receiver<usize> {
         self.window.subscribe()
     }
 
+    /// Tells that the workload wanted more than it may have.
+    fn tell(&self, resource: Resource, why: &dyn Display, now: Instant) {
+        self.mark.tell(&self.workload, resource, why, now);
+    }
+
+    fn count_time(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.time.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// What a guest from there has.
+    fn guest(&self, addr: IpAddr) -> Arc<Taken> {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = guests.get(&addr).and_then(Weak::upgrade) {
+            return taken;
+        }
+        if guests.len() == guests.capacity() {
+            // Before room is made for more: a moment to forget those that are gone.
+            guests.retain(|_, taken| taken.strong_count() > 0);
+        }
+        let taken = Arc::default();
+        guests.insert(addr, Arc::downgrade(&taken));
+        taken
+    }
+
+    #[cfg(test)]
+    fn guests(&self) -> usize {
+        self.guests.lock().unwrap().len()
+    }
+
     fn settle(&self) {
         let due = |now: usize| {
             let streams = self.streams.load(Ordering::Relaxed);
-            match window(self.limit, streams) {
+            match window(self.limits.bytes, streams) {
                 less if less < now => less,
                 // Given back only once half as many again would still have it: no back and forth.
-                _ => window(self.limit, streams * 2).max(now),
+                _ => window(self.limits.bytes, streams * 2).max(now),
             }
         };
         let now = *self.window.borrow();
@@ -179,7 +280,7 @@ mod tests {
 
     #[test]
     fn windows_shrink_with_the_streams_and_grow_again() {
-        let budgets = Budgets::new(LIMIT);
+        let budgets = Budgets::new(Limits::default());
         let budget = budgets.of(&ObjectKey::new("a", "b"));
         let windows = budget.windows();
         let mut seats: Vec<Seat> = (0..8).map(|_| budget.join()).collect();
@@ -196,24 +297,27 @@ mod tests {
 
     #[test]
     fn a_spent_budget_leaves_room_to_go_on() {
-        let budget = Budgets::new(LIMIT).of(&ObjectKey::new("a", "b"));
+        let budget = Budgets::new(Limits::default()).of(&ObjectKey::new("a", "b"));
         assert_eq!(budget.room(100_000), 100_000);
-        budget.hold(LIMIT);
+        budget.hold(LIMIT - 1);
+        assert_eq!(budget.limited(), []);
+        budget.hold(1);
         assert!(budget.is_spent());
+        assert_eq!(budget.limited()[0].resource, Resource::Bytes);
         assert_eq!(budget.room(100_000), SMALL);
         budget.release(1);
         assert_eq!(budget.room(100_000), 100_000);
     }
 
     #[test]
-    fn a_workload_has_one_budget_while_it_is_used() {
-        let budgets = Budgets::new(LIMIT);
-        let (a, b) = (ObjectKey::new("n", "a"), ObjectKey::new("n", "b"));
-        let first = budgets.of(&a);
-        assert!(Arc::ptr_eq(&first, &budgets.of(&a)));
-        drop(first);
-        budgets.of(&b);
-        assert_eq!(budgets.of.lock().unwrap().len(), 1);
+    fn a_workload_has_one_budget_and_many_are_forgotten() {
+        let budgets = Budgets::new(Limits::default());
+        let used = budgets.of(&ObjectKey::new("n", "used"));
+        for number in 0..2 * REMEMBERED {
+            budgets.of(&ObjectKey::new("n", number.to_string()));
+        }
+        assert!(Arc::ptr_eq(&used, &budgets.of(&ObjectKey::new("n", "used"))));
+        assert!(budgets.all().len() <= REMEMBERED);
     }
 
     proptest! {
@@ -224,7 +328,8 @@ mod tests {
             limit in LIMIT_LEAST..=64 * LIMIT,
             steps in proptest::collection::vec((any::<bool>(), 1_usize..200), 1..60),
         ) {
-            let budget = Budgets::new(limit).of(&ObjectKey::new("a", "b"));
+            let limits = Limits { bytes: limit, ..Limits::default() };
+            let budget = Budgets::new(limits).of(&ObjectKey::new("a", "b"));
             let windows = budget.windows();
             // Each with what it holds: a full window of when it came.
             let mut streams: Vec<(Seat, usize)> = Vec::new();

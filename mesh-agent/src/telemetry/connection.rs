@@ -12,7 +12,7 @@ use std::{
 use mesh_common::model::{ObjectKey, SpiffeId, Workload};
 
 use super::{
-    Budget, Ruling,
+    Budget, Claim, Guest, Ruling,
     metrics::{Flags, TcpMeter},
 };
 
@@ -114,6 +114,8 @@ pub struct Connection {
     pub opened_at: SystemTime,
     /// What its workload's connections may hold.
     pub budget: Arc<Budget>,
+    /// Whose places and time it takes.
+    pub claim: Arc<Claim>,
     upstream: OnceLock<SocketAddr>,
     peer: OnceLock<SpiffeId>,
     ruling: Mutex<Option<Ruling>>,
@@ -150,8 +152,18 @@ pub struct Opening {
     pub state: ConnectionState,
 }
 
+impl Opening {
+    /// Who connects to the workload from elsewhere; `None` where the workload itself begins.
+    pub(super) fn guest(&self) -> Option<Guest> {
+        (self.direction == Direction::Inbound).then(|| Guest {
+            addr: self.client.ip(),
+            workload: self.client_workload.clone(),
+        })
+    }
+}
+
 impl Connection {
-    pub(super) fn new(id: u64, worker: u32, budget: Arc<Budget>, opening: Opening) -> Self {
+    pub(super) fn new(id: u64, worker: u32, claim: Arc<Claim>, opening: Opening) -> Self {
         Self {
             id,
             direction: opening.direction,
@@ -165,7 +177,8 @@ impl Connection {
             ruling: Mutex::new(opening.ruling),
             worker,
             opened_at: SystemTime::now(),
-            budget,
+            budget: Arc::clone(claim.budget()),
+            claim,
             upstream: OnceLock::new(),
             state: AtomicU8::new(opening.state as u8),
             to_upstream: AtomicU64::new(0),

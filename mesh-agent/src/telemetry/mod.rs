@@ -16,7 +16,10 @@ mod ruling;
 mod throttle;
 
 pub use access::AccessLog;
-pub use budget::{Budget, Budgets, LIMIT, LIMIT_LEAST, Seat, WINDOW_LEAST, WINDOW_MOST};
+pub use budget::{
+    Budget, Budgets, Claim, Full, Guest, Kind, LIMIT_LEAST, Limited, Limits, Place, Resource, Seat, TURN,
+    WINDOW_LEAST, WINDOW_MOST,
+};
 pub use cause::Cause;
 pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};
 pub use flow::{Flow, FlowKind, FlowLog, FlowSubject};

@@ -10,7 +10,7 @@ use std::{
 
 use mesh_common::model::ObjectKey;
 
-use super::{Budget, Budgets, Connection, Opening, Side};
+use super::{Budgets, Claim, Connection, Full, Guest, Kind, Opening, Place, Side};
 
 /// Connection numbers are `worker << WORKER_SHIFT | count`: unique without a shared counter.
 const WORKER_SHIFT: u32 = 48;
@@ -30,6 +30,7 @@ pub struct Registry {
 pub struct Entry {
     registry: Arc<Registry>,
     connection: Arc<Connection>,
+    place: Option<Place>,
 }
 
 /// Sums since the worker started.
@@ -73,22 +74,34 @@ impl Registry {
         self.worker
     }
 
-    /// Enters a connection.
+    /// Whose places and time a connection takes.
+    pub fn claim(&self, opening: &Opening) -> Arc<Claim> {
+        self.claim_of(&opening.workload.key, opening.guest())
+    }
+
+    /// Whose places and time is taken on the side of `workload`.
+    pub fn claim_of(&self, workload: &ObjectKey, guest: Option<Guest>) -> Arc<Claim> {
+        self.budgets.claim(workload, guest)
+    }
+
+    /// Enters a connection, in a test that does not care for its claim.
+    #[cfg(test)]
     pub fn open(self: &Arc<Self>, opening: Opening) -> Entry {
+        let claim = self.claim(&opening);
+        self.open_as(opening, claim)
+    }
+
+    /// Enters a connection that takes places and time of `claim`.
+    pub fn open_as(self: &Arc<Self>, opening: Opening, claim: Arc<Claim>) -> Entry {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let id = u64::from(self.worker) << WORKER_SHIFT | count;
-        let budget = self.budget_of(&opening.workload.key);
-        let connection = Arc::new(Connection::new(id, self.worker, budget, opening));
+        let connection = Arc::new(Connection::new(id, self.worker, claim, opening));
         self.lock().insert(id, Arc::clone(&connection));
         Entry {
             registry: Arc::clone(self),
             connection,
+            place: None,
         }
-    }
-
-    /// What the connections of a workload may hold.
-    pub fn budget_of(&self, workload: &ObjectKey) -> Arc<Budget> {
-        self.budgets.of(workload)
     }
 
     /// The connections open now.
@@ -145,6 +158,12 @@ impl Registry {
 }
 
 impl Entry {
+    /// Takes a place for it among the connections of its workload.
+    pub fn seat(&mut self) -> Result<(), Full> {
+        self.place = Some(self.connection.claim.take(Kind::Connection)?);
+        Ok(())
+    }
+
     /// The connection entered.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection

@@ -4,6 +4,7 @@ pub(crate) use dial::{in_order, tune};
 
 mod buffer;
 mod dial;
+pub mod fair;
 pub mod incoming;
 mod relay;
 pub mod session;

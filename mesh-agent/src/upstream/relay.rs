@@ -23,8 +23,9 @@ use crate::{
 
 /// Bytes read at once, and the most that is kept for a slow reader.
 const BUFFER: usize = 128 * 1024;
-/// Reads in a row before other connections of the worker get their turn.
-const TURNS: usize = 16;
+/// Reads in a row before the other way, and then other connections of the worker, get their turn. How often this one comes
+/// again before others is up to [`fair`](super::fair).
+const TURNS: usize = 2;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());

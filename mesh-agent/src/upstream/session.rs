@@ -25,10 +25,11 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    fair::fair,
     in_order,
     tunnel::{Windows, keepalive, tuning},
 };
-use crate::telemetry::{Budget, Seat as Share};
+use crate::telemetry::{Budget, Claim, Seat as Share};
 
 /// Streams in one connection before another is established beside it.
 const STREAMS_MAX: usize = 100;
@@ -53,20 +54,21 @@ pub struct Room {
 
 impl Session {
     /// Speaks HTTP/2 over an established connection, which lives as a task of `tasks` until nobody uses it.
-    /// `budget` is what its streams may hold.
+    /// It works in the turns of `claim`, in whose budget is what its streams may hold.
     pub async fn over<T>(
         io: T,
         addr: SocketAddr,
-        budget: &Arc<Budget>,
+        claim: &Arc<Claim>,
         tasks: &TaskTracker,
     ) -> Result<Self, h2::Error>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let budget = claim.budget();
         let mut windows = Windows::of(budget);
         let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
         let pings = connection.ping_pong();
-        tasks.spawn(async move {
+        let carry = async move {
             let mut silent = pin!(keepalive::silent(pings));
             let ended = loop {
                 tokio::select! {
@@ -84,7 +86,8 @@ impl Session {
             if let Err(error) = ended {
                 tracing::debug!(%addr, %error, "an HTTP/2 connection broke");
             }
-        });
+        };
+        tasks.spawn(fair(Some(Arc::clone(claim)), carry));
         Ok(Self {
             requests,
             streams: Arc::default(),
@@ -96,11 +99,11 @@ impl Session {
     pub async fn plain(
         tcp: TcpStream,
         addr: SocketAddr,
-        budget: &Arc<Budget>,
+        claim: &Arc<Claim>,
         tasks: &TaskTracker,
     ) -> Result<Self, h2::Error> {
         in_order(&tcp);
-        Self::over(tcp, addr, budget, tasks).await
+        Self::over(tcp, addr, claim, tasks).await
     }
 
     /// Room for a stream, as soon as the peer allows one more.

@@ -15,6 +15,7 @@ mod clients;
 mod corners;
 mod direct;
 mod explained;
+mod fair;
 mod harness;
 mod http;
 mod mtls;

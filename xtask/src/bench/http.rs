@@ -3,6 +3,7 @@
 //! nginx answers, wrk (HTTP/1.1) and h2load (HTTP/2, prior knowledge) ask. Each connection has one request under way at a
 //! time: a closed loop, in which a client that waits asks no more. Invariant: [`load`] fails when any request did.
 
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,16 @@ use super::stage::Stage;
 pub(super) enum Version {
     Http1,
     Http2,
+}
+
+/// As the files of peers name it.
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+        })
+    }
 }
 
 /// What becomes of a connection when its request is answered.
@@ -47,6 +58,9 @@ pub(super) struct Answered {
 
 /// The length of `/big`.
 pub(super) const BIG: u64 = 100 << 20;
+
+/// Where the web server listens too, with no Service in front: agents see a stream of bytes there.
+pub(super) const IDLE_PORT: u16 = 7003;
 
 const SMALL: &str = "Hello from a pod.";
 const SOON: Duration = Duration::from_secs(20);
@@ -88,7 +102,7 @@ impl Version {
     }
 }
 
-/// Starts a web server in a pod, and waits until the client gets answers by both versions.
+/// Starts a web server in a pod, and waits until the client gets answers by both versions, or by that which a peer has.
 pub(super) fn serve(stage: &Stage, pod: &str) -> Result<Process> {
     let dir = scratch(stage, &format!("web-{pod}"))?;
     let big = fs::File::create(dir.join("big"))?;
@@ -97,9 +111,12 @@ pub(super) fn serve(stage: &Stage, pod: &str) -> Result<Process> {
     fs::write(&config, server_config(&dir.display().to_string()))?;
     let server = stage.pod(pod).command("nginx").arg("-c").arg(&config).spawn()?;
     for version in [Version::Http1, Version::Http2] {
+        if stage.entrance(pod, version).is_err() {
+            continue;
+        }
         await_answer(stage, pod, version)?;
         if stage.setup().has_policy() {
-            let status = ask(stage, pod, version, &["-X", "DELETE"])?.1;
+            let status = ask(stage, pod, version, "/", &["-X", "DELETE"])?.1;
             ensure!(status == "403", "the policy lets a DELETE through: {status:?}");
         }
     }
@@ -108,7 +125,12 @@ pub(super) fn serve(stage: &Stage, pod: &str) -> Result<Process> {
 
 /// Puts load on the server in a pod.
 pub(super) fn load(stage: &Stage, pod: &str, load: Load) -> Result<Answered> {
-    let url = stage.url(pod, load.version, "/");
+    load_at(stage, pod, "/", load)
+}
+
+/// Asks the server in a pod for one path again and again.
+pub(super) fn load_at(stage: &Stage, pod: &str, path: &str, load: Load) -> Result<Answered> {
+    let url = stage.url(pod, load.version, path)?;
     let client = stage.pod("client");
     match load.version {
         Version::Http1 => wrk(stage, client, &url, load),
@@ -118,7 +140,7 @@ pub(super) fn load(stage: &Stage, pod: &str, load: Load) -> Result<Answered> {
 
 /// Fetches `/big` whole.
 pub(super) fn fetch_big(stage: &Stage, pod: &str) -> Result<()> {
-    let url = stage.url(pod, Version::Http1, "/big");
+    let url = stage.url(pod, Version::Http1, "/big")?;
     let args = [
         "-sS",
         "--noproxy",
@@ -221,7 +243,7 @@ fn counted(text: &str, what: &str) -> Option<u64> {
 fn await_answer(stage: &Stage, pod: &str, version: Version) -> Result<()> {
     let mut last = Value::Null;
     wait_until(SOON, "an answer", || {
-        last = match ask(stage, pod, version, &[]) {
+        last = match ask(stage, pod, version, "/", &[]) {
             Ok((body, status)) if body == SMALL && status == "200" => return true,
             Ok((body, status)) => format!("{status}: {body}").into(),
             Err(error) => format!("{error:#}").into(),
@@ -232,8 +254,14 @@ fn await_answer(stage: &Stage, pod: &str, version: Version) -> Result<()> {
 }
 
 /// Body and status of one request.
-fn ask(stage: &Stage, pod: &str, version: Version, more: &[&str]) -> Result<(String, String)> {
-    let url = stage.url(pod, version, "/");
+pub(super) fn ask(
+    stage: &Stage,
+    pod: &str,
+    version: Version,
+    path: &str,
+    more: &[&str],
+) -> Result<(String, String)> {
+    let url = stage.url(pod, version, path)?;
     let how = match version {
         Version::Http1 => "--http1.1",
         Version::Http2 => "--http2-prior-knowledge",
@@ -271,11 +299,13 @@ fn server_config(dir: &str) -> String {
         "{}worker_processes 1;
 http {{
   access_log off;
+  keepalive_timeout 2h;
   keepalive_requests 1000000000;
   sendfile on;
   {}
   server {{
     listen {http1} backlog=4096;
+    listen {IDLE_PORT} backlog=4096;
     listen {http2} http2 backlog=4096;
     root {dir};
     location / {{ return 200 \"{SMALL}\"; }}
@@ -283,16 +313,16 @@ http {{
   }}
 }}
 ",
-        nginx_head(dir),
+        nginx_head(dir, 32_768),
         nginx_temporary(dir),
     )
 }
 
-/// How a configuration of nginx begins that leaves nothing outside a directory.
-pub(super) fn nginx_head(dir: &str) -> String {
+/// How a configuration of nginx begins that leaves nothing outside a directory. Room for connections is taken at the start.
+pub(super) fn nginx_head(dir: &str, connections: u32) -> String {
     format!(
         "daemon off;\nuser root;\npid {dir}/nginx.pid;\nerror_log stderr warn;\nworker_rlimit_nofile 65536;\n\
-         events {{ worker_connections 8192; }}\n"
+         events {{ worker_connections {connections}; }}\n"
     )
 }
 

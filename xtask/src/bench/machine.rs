@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::process;
+use crate::repo::Repo;
 
 /// What a reader has to know to compare.
 pub(super) struct Machine {
@@ -20,11 +21,15 @@ pub(super) struct Machine {
     /// Runnable programs when the run began, over one minute.
     load: String,
     agent: String,
+    /// When the run began, in UTC.
+    date: String,
+    /// The commit of the checkout, with `+` behind it when files differ from it; none outside of one.
+    revision: Option<String>,
 }
 
 impl Machine {
     /// Looks at this machine, and at the agent that is to be measured.
-    pub(super) fn look(agent: &Path) -> Result<Self> {
+    pub(super) fn look(repo: &Repo, agent: &Path) -> Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let meminfo = fs::read_to_string("/proc/meminfo")?;
         let kib: f64 = value(&meminfo, "MemTotal")?.trim_end_matches(" kB").parse()?;
@@ -39,6 +44,10 @@ impl Machine {
             memory_gib: kib / f64::from(1 << 20),
             load: load.split(' ').next().unwrap_or_default().to_owned(),
             agent: version.trim().to_owned(),
+            date: process::output_of(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]))?
+                .trim()
+                .to_owned(),
+            revision: revision(repo),
         })
     }
 
@@ -50,6 +59,8 @@ impl Machine {
             "memory_gib": (self.memory_gib * 10.0).round() / 10.0,
             "load_at_start": self.load,
             "agent": self.agent,
+            "date": self.date,
+            "revision": self.revision,
             "bench": env!("CARGO_PKG_VERSION"),
         })
     }
@@ -64,12 +75,24 @@ impl fmt::Display for Machine {
             memory_gib,
             load,
             agent,
+            date,
+            revision,
         } = self;
+        let revision = revision.as_deref().unwrap_or("no commit");
         write!(
             f,
-            "{agent} on {cores} cores of {cpu}, {memory_gib:.0} GiB, Linux {kernel}, load {load}"
+            "{agent} ({revision}) on {cores} cores of {cpu}, {memory_gib:.0} GiB, Linux {kernel}, load {load}, {date}"
         )
     }
+}
+
+fn revision(repo: &Repo) -> Option<String> {
+    let git =
+        |args: &[&str]| process::output_of(Command::new("git").current_dir(repo.root()).args(args)).ok();
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    let mark = if changed.is_empty() { "" } else { "+" };
+    Some(format!("{}{mark}", commit.trim()))
 }
 
 /// The first `name : value` of a file of /proc.

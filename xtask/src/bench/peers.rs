@@ -5,6 +5,7 @@
 //! no TLS. Their CPU is counted in the cgroups of their nodes, where that of agents is counted. Each has as many
 //! workers as an agent.
 
+mod described;
 mod envoy;
 mod nginx;
 
@@ -13,9 +14,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{Credentials, Mesh, Process};
 
+pub(super) use self::described::{Described, Policy};
 use super::http::Version;
 use super::stage::Setup;
 
@@ -29,6 +31,18 @@ struct Ground<'a> {
     workers: usize,
     /// Where files may be kept.
     dir: PathBuf,
+}
+
+/// Reads what files describe. They last as long as the program.
+pub(super) fn describe(files: &[PathBuf]) -> Result<Vec<Setup>> {
+    let mut setups: Vec<Setup> = Vec::new();
+    for file in files {
+        let setup = Setup::Described(Box::leak(Box::new(Described::read(file)?)));
+        let taken = setups.iter().any(|other| other.name() == setup.name());
+        ensure!(!taken, "two files describe {setup}");
+        setups.push(setup);
+    }
+    Ok(setups)
 }
 
 /// Starts the pair of a setup; nothing when it has none. Whether it works, the first request says.
@@ -49,11 +63,12 @@ pub(super) fn start(mesh: &Mesh, setup: Setup) -> Result<Vec<Process>> {
     };
     match setup {
         Setup::Nginx => nginx::start(mesh, &ground),
+        Setup::Described(described) => described.start(mesh, &ground),
         _ => envoy::start(mesh, &ground),
     }
 }
 
-/// Where a client finds the proxy beside it that leads to a pod.
+/// Where a client finds the proxy of a built-in pair beside it that leads to a pod.
 pub(super) fn entrance(pod: &str, version: Version) -> u16 {
     match (pod, version) {
         ("near", Version::Http1) => 15003,
@@ -75,6 +90,9 @@ const fn inbound(version: Version) -> u16 {
 fn workers() -> Result<usize> {
     Ok(thread::available_parallelism()?.get().min(4))
 }
+
+/// Paths of the gRPC calls that are measured begin with this.
+pub(super) const CALLS: &str = "/nodemesh.tests.Calls/";
 
 /// An identity of the authority, as agents write them.
 fn spiffe(account: &str) -> String {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
@@ -14,10 +13,11 @@ use super::stage::Setup;
 /// A whole run.
 pub(super) struct Report {
     pub(super) machine: Machine,
-    pub(super) agent: PathBuf,
     pub(super) rounds: u8,
     pub(super) seconds: u64,
     pub(super) results: Vec<Results>,
+    /// What could not be measured, and why.
+    pub(super) failures: Vec<(&'static Scenario, String)>,
 }
 
 /// What one scenario gave.
@@ -29,12 +29,23 @@ pub(super) struct Results {
 impl Report {
     pub(super) fn json(&self) -> Value {
         let scenarios: Vec<Value> = self.results.iter().map(Results::json).collect();
-        json!({ "machine": self.machine.json(), "rounds": self.rounds, "seconds": self.seconds, "scenarios": scenarios })
+        let failures = self.failures.iter();
+        let failures: Vec<Value> = failures
+            .map(|(scenario, error)| json!({ "name": scenario.name, "error": error }))
+            .collect();
+        json!({
+            "machine": self.machine.json(),
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "scenarios": scenarios,
+            "failed": failures,
+        })
     }
 }
 
 impl Results {
-    fn figures(&self) -> Vec<Figure> {
+    /// Every figure that any setup has.
+    pub(super) fn figures(&self) -> Vec<Figure> {
         let mut figures: Vec<Figure> = Vec::new();
         for figure in self.series.values().flat_map(Series::figures) {
             if !figures.contains(&figure) {
@@ -68,16 +79,21 @@ impl Results {
                     "least": summary.least,
                     "most": summary.most,
                     "against_direct": against,
+                    "noisy": summary.is_noisy(),
                     "rounds": series.values(figure),
                 });
                 setups.insert(setup.name().to_owned(), value);
             }
         }
-        json!({ "name": figure.to_string(), "unit": figure.unit, "setups": setups })
+        let at = figure
+            .at
+            .map(|step| json!({ "count": step.count(), "of": step.what() }));
+        json!({ "name": figure.to_string(), "unit": figure.unit, "at": at, "setups": setups })
     }
 }
 
-/// A row for each figure, a column for each setup: median, range, and ratio to plain networking.
+/// A row for each figure, a column for each setup: median, range, and ratio to plain networking. A `~` stands behind
+/// what varies too much.
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\n{}: {}", self.scenario.name, self.scenario.about)?;
@@ -96,8 +112,9 @@ impl fmt::Display for Results {
                         }
                         _ => String::new(),
                     };
+                    let noisy = if summary.is_noisy() { " ~" } else { "" };
                     format!(
-                        "{} ({}-{}){ratio}",
+                        "{} ({}-{}){ratio}{noisy}",
                         short(summary.median),
                         short(summary.least),
                         short(summary.most)

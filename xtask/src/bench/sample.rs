@@ -7,10 +7,20 @@ use super::stage::Setup;
 /// One figure's name and unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Figure {
-    name: &'static str,
-    /// Over how many connections it was measured, where that varies.
-    connections: Option<u16>,
+    pub(super) name: &'static str,
+    /// How much there was of what varies within the scenario.
+    pub(super) at: Option<Step>,
     pub(super) unit: &'static str,
+}
+
+/// How much there is of something that varies within a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Connections(u32),
+    /// Of the rate that every setup can answer, in percent.
+    Load(u32),
+    Routes(u32),
+    Policies(u32),
 }
 
 /// What was measured in one round.
@@ -19,6 +29,8 @@ pub(super) struct Sample {
     figures: Vec<(Figure, f64)>,
     /// What the CPU time of what stands between is divided by: how much work, and its unit.
     work: Option<(f64, &'static str)>,
+    /// Requests a second that a closed loop reached, where the next rounds are to know.
+    reached: Option<f64>,
 }
 
 /// The rounds of one scenario at one setup.
@@ -32,13 +44,49 @@ pub(super) struct Summary {
     pub(super) most: f64,
 }
 
+/// A range wider than this share of its median says little.
+pub(super) const NOISY: f64 = 0.3;
+
+impl Step {
+    /// How much.
+    pub(super) fn count(self) -> u32 {
+        match self {
+            Self::Connections(count) | Self::Load(count) | Self::Routes(count) | Self::Policies(count) => {
+                count
+            }
+        }
+    }
+
+    /// Of what.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Self::Connections(1) => "connection",
+            Self::Connections(_) => "connections",
+            Self::Load(_) => "% load",
+            Self::Routes(1) => "route",
+            Self::Routes(_) => "routes",
+            Self::Policies(1) => "policy",
+            Self::Policies(_) => "policies",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.count(), self.what())
+    }
+}
+
+impl Summary {
+    /// Whether the rounds differ too much to be compared with others.
+    pub(super) fn is_noisy(&self) -> bool {
+        self.most - self.least > NOISY * self.median.abs()
+    }
+}
+
 impl Figure {
     const fn new(name: &'static str, unit: &'static str) -> Self {
-        Self {
-            name,
-            connections: None,
-            unit,
-        }
+        Self { name, at: None, unit }
     }
 }
 
@@ -46,9 +94,8 @@ impl Figure {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
-        match self.connections {
-            Some(1) => f.write_str(", 1 connection"),
-            Some(connections) => write!(f, ", {connections} connections"),
+        match self.at {
+            Some(step) => write!(f, ", {step}"),
             None => Ok(()),
         }
     }
@@ -70,11 +117,29 @@ impl Sample {
         unit: &'static str,
         value: f64,
     ) -> Self {
+        self.with_at(Step::Connections(connections.into()), name, unit, value)
+    }
+
+    /// Adds a figure that was measured at one of several steps.
+    #[must_use]
+    pub(super) fn with_at(self, step: Step, name: &'static str, unit: &'static str, value: f64) -> Self {
         let figure = Figure {
-            connections: Some(connections),
+            at: Some(step),
             ..Figure::new(name, unit)
         };
         self.add(figure, value)
+    }
+
+    /// Says how many requests a second a closed loop reached; the warm-up's smallest is told to all rounds.
+    #[must_use]
+    pub(super) fn reaching(mut self, rate: f64) -> Self {
+        self.reached = Some(rate);
+        self
+    }
+
+    /// What [`Sample::reaching`] said.
+    pub(super) fn reached(&self) -> Option<f64> {
+        self.reached
     }
 
     fn add(mut self, figure: Figure, value: f64) -> Self {
@@ -178,6 +243,22 @@ mod tests {
         let summary = series.summary(figure).unwrap();
         assert_eq!((summary.median, summary.least, summary.most), (2.5, 1.0, 10.0));
         assert_eq!(series.values(figure), [3.0, 1.0, 2.0, 10.0]);
+    }
+
+    #[test]
+    fn a_wide_range_is_noisy() {
+        let noisy = |values: [f64; 3]| {
+            let mut series = Series::default();
+            for value in values {
+                series.push(Sample::default().with_at(Step::Load(50), "time", "s", value));
+            }
+            let figure = series.figures()[0];
+            assert_eq!(figure.to_string(), "time, 50 % load");
+            series.summary(figure).unwrap().is_noisy()
+        };
+        assert!(!noisy([1.0, 1.1, 1.29]));
+        assert!(noisy([1.0, 1.1, 1.5]));
+        assert!(!noisy([0.0, 0.0, 0.0]));
     }
 
     #[test]

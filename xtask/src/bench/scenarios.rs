@@ -3,12 +3,20 @@
 mod bulk;
 mod connect;
 mod connections;
+mod grpc;
 mod handshakes;
 mod http;
+mod idle;
 mod memory;
 mod near;
+mod noisy;
+mod open_loop;
 mod round_trips;
+mod rules;
 mod scale;
+
+use std::error::Error;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::Process;
@@ -60,7 +68,24 @@ pub(super) struct Round {
     pub(super) number: u8,
     /// How long what is measured by time lasts.
     pub(super) seconds: u64,
+    /// The smallest rate that any stage said it reached in the warm-up ([`Sample::reaching`]), or what the command line says.
+    pub(super) slowest: Option<f64>,
 }
+
+/// What a peer cannot do, because its file names no entrance for it.
+#[derive(Debug)]
+pub(super) struct NoEntrance {
+    pub(super) peer: &'static str,
+    pub(super) to: String,
+}
+
+impl fmt::Display for NoEntrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has no entrance `{}`", self.peer, self.to)
+    }
+}
+
+impl Error for NoEntrance {}
 
 /// Every scenario, in the order they run.
 pub(super) static SCENARIOS: &[Scenario] = &[
@@ -82,8 +107,17 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     http::TWO_NEAR,
     http::NEW,
     http::BIG,
-    memory::STREAMS,
-    memory::HTTP,
+    open_loop::SCENARIO,
+    grpc::UNARY,
+    grpc::STREAM,
+    rules::ROUTES,
+    rules::POLICIES,
+    idle::STREAMS,
+    idle::HTTP,
+    noisy::BULK,
+    noisy::CONNECTING,
+    noisy::ASKING,
+    noisy::ALL_AT_ONCE,
     memory::WORKLOADS,
     scale::SMALL,
     scale::MIDDLE,

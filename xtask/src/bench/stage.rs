@@ -15,7 +15,8 @@ use mesh_tests::{Agent, LivePod, Mesh, Pod, Process, Service, wait_until};
 use serde_json::Value;
 
 use super::http::Version;
-use super::peers;
+use super::peers::{self, CALLS, Described, Policy};
+use super::scenarios::NoEntrance;
 
 /// Which programs carry the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -39,6 +40,9 @@ pub(super) enum Setup {
     /// Other agents, under mTLS: those of `--against`.
     #[value(skip)]
     Against,
+    /// A pair that a file describes; `--peer-file` asks for it.
+    #[value(skip)]
+    Described(&'static Described),
     /// No pods at all: a program measures itself.
     #[value(skip)]
     Alone,
@@ -76,6 +80,7 @@ impl Setup {
             Self::Envoy => "envoy",
             Self::Nginx => "nginx",
             Self::Against => "mtls-against",
+            Self::Described(described) => &described.name,
             Self::Alone => "alone",
         }
     }
@@ -87,12 +92,16 @@ impl Setup {
 
     /// Whether others than agents stand there.
     pub(super) fn is_peer(self) -> bool {
-        matches!(self, Self::Envoy | Self::Nginx)
+        matches!(self, Self::Envoy | Self::Nginx | Self::Described(_))
     }
 
     /// Whether it denies requests that the policy does not allow.
     pub(super) fn has_policy(self) -> bool {
-        matches!(self, Self::Policy | Self::Envoy | Self::Nginx)
+        match self {
+            Self::Policy | Self::Envoy | Self::Nginx => true,
+            Self::Described(described) => described.policy == Policy::Enforced,
+            _ => false,
+        }
     }
 }
 
@@ -128,7 +137,7 @@ impl Stage {
             .outside("a", "other")
             .build()?;
         let agents = match setup {
-            Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx => Vec::new(),
+            Setup::Direct | Setup::Alone | Setup::Envoy | Setup::Nginx | Setup::Described(_) => Vec::new(),
             Setup::Clear => mesh.start_agents()?,
             Setup::Mtls | Setup::SameNode | Setup::Policy | Setup::Against => {
                 if setup == Setup::Policy {
@@ -150,7 +159,7 @@ impl Stage {
             mesh,
         };
         // A policy for requests lets nothing else through; what serves HTTP tries it out itself.
-        if !setup.has_policy() {
+        if !setup.has_policy() && !setup.is_peer() {
             stage.try_out()?;
         }
         Ok(stage)
@@ -182,19 +191,27 @@ impl Stage {
     }
 
     /// What a client asks for a path of the web server in a pod.
-    pub(super) fn url(&self, pod: &str, version: Version, path: &str) -> String {
-        format!("http://{}{path}", self.entrance(pod, version))
+    pub(super) fn url(&self, pod: &str, version: Version, path: &str) -> Result<String> {
+        Ok(format!("http://{}{path}", self.entrance(pod, version)?))
     }
 
-    /// Where a client reaches the web server in a pod. Agents are asked for its service.
-    pub(super) fn entrance(&self, pod: &str, version: Version) -> String {
-        match self.setup {
+    /// Where a client reaches the web server in a pod. Agents are asked for its service. [`NoEntrance`] where a peer of
+    /// a file leads nowhere.
+    pub(super) fn entrance(&self, pod: &str, version: Version) -> Result<String> {
+        Ok(match self.setup {
             Setup::Direct | Setup::Alone => self.target(pod, version.app_port()),
             Setup::Clear | Setup::Mtls | Setup::SameNode | Setup::Policy | Setup::Against => {
                 at(self.mesh.service(pod).v4(), version.service_port())
             }
             Setup::Envoy | Setup::Nginx => at(Ipv4Addr::LOCALHOST, peers::entrance(pod, version)),
-        }
+            Setup::Described(described) => {
+                let port = described.entrance(pod, version).ok_or_else(|| NoEntrance {
+                    peer: &described.name,
+                    to: format!("{pod}-{version}"),
+                })?;
+                at(Ipv4Addr::LOCALHOST, port)
+            }
+        })
     }
 
     /// User and system time that the programs between have taken so far.
@@ -249,8 +266,8 @@ fn policy(pod: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {pod}, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: {pod}}}}}\n  action: ALLOW\n  rules:\n  - from:\n    - source: \
-         {{principals: [cluster.local/ns/default/sa/client]}}\n    to:\n    - operation: {{methods: [GET, HEAD], paths: \
-         [/, /big]}}\n"
+         {{principals: [cluster.local/ns/default/sa/client]}}\n    to:\n    - operation: {{methods: [GET, HEAD, POST], \
+         paths: [/, /big, {CALLS}*]}}\n"
     )
 }
 

@@ -10,7 +10,7 @@ use http::{Method, Request, header};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::IDLE;
-use crate::upstream::incoming::Incoming;
+use crate::upstream::{fair::fair, incoming::Incoming};
 use crate::{
     http::{
         downstream::{Downstream, Respond, StreamPair},
@@ -23,11 +23,13 @@ use crate::{
         upstream::length,
         wire::{self, Spoken, Told},
     },
+    telemetry::Claim,
     upstream::Ending,
 };
 
 /// What one client's connection may take.
 mod tuning {
+    /// At most: all streams of a workload are to hold no more than its budget has.
     pub(super) const STREAM_WINDOW: u32 = 256 << 10;
     pub(super) const CONNECTION_WINDOW: u32 = 4 << 20;
     pub(super) const FRAME: u32 = 64 << 10;
@@ -48,8 +50,10 @@ pub(super) async fn serve<S: Steer + 'static>(
     leaving: &CancellationToken,
 ) -> Ending {
     stream.in_order();
+    let claim = steer.connection().map(|connection| Arc::clone(&connection.claim));
+    let mut announced = window(claim.as_deref());
     let handshake = h2::server::Builder::new()
-        .initial_window_size(tuning::STREAM_WINDOW)
+        .initial_window_size(announced)
         .initial_connection_window_size(tuning::CONNECTION_WINDOW)
         .max_frame_size(tuning::FRAME)
         .max_header_list_size(crate::upstream::tunnel::tuning::HEADER_LIST_KEPT)
@@ -81,7 +85,17 @@ pub(super) async fn serve<S: Steer + 'static>(
         match accepted {
             Ok(Some(Ok((request, respond)))) => {
                 let steer = Arc::clone(steer);
-                tasks.spawn(async move {
+                // Only bodies fill windows. Who comes with one when there are many gets less, and so do its others.
+                let share = match (request.body().is_end_stream(), &claim) {
+                    (false, Some(claim)) => Some(claim.budget().join()),
+                    _ => None,
+                };
+                let due = window(claim.as_deref());
+                if share.is_some() && due != announced && connection.set_initial_window_size(due).is_ok() {
+                    announced = due;
+                }
+                let serve = async move {
+                    let _share = share;
                     let (mut parts, recv) = request.into_parts();
                     wire::clean(&mut parts.headers);
                     // Only agents switch protocols over HTTP/2, so far.
@@ -90,7 +104,8 @@ pub(super) async fn serve<S: Steer + 'static>(
                     }
                     let message = message(parts, Spoken::Http2, Switch::Stay, &recv);
                     serve_message(&*steer, message, recv, respond).await;
-                });
+                };
+                tasks.spawn(fair(claim.clone(), serve));
             }
             Ok(Some(Err(error))) => return broken(error),
             Ok(None) => return Ending::Closed,
@@ -101,6 +116,12 @@ pub(super) async fn serve<S: Steer + 'static>(
             }
         }
     }
+}
+
+/// The window that each stream is to have.
+fn window(claim: Option<&Claim>) -> u32 {
+    let due = claim.map(|claim| u32::try_from(claim.budget().window()).unwrap_or(u32::MAX));
+    due.map_or(tuning::STREAM_WINDOW, |due| due.min(tuning::STREAM_WINDOW))
 }
 
 /// Serves a request that came from another agent, as a stream of a tunnel. `told` was taken from its headers.

@@ -403,7 +403,9 @@ impl Watch {
             ruling: checked.as_ref().ok().cloned(),
             state: ConnectionState::Open,
         };
-        let entry = self.registry.open(opening);
+        // Takes no place of the workload's share: nothing of the agent is held for it but this.
+        let claim = self.registry.claim(&opening);
+        let entry = self.registry.open_as(opening, claim);
         let connection = entry.connection();
         connection.set_direct();
         connection.set_upstream(addr);

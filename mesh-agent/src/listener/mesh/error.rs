@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use mesh_common::model::{ServiceAccountKey, SpiffeId, SpiffeIdError};
 use thiserror::Error;
 
-use crate::{identity, listener::admission::Full, upstream::tunnel::tuning};
+use crate::{identity, listener::admission::Full, telemetry, upstream::tunnel::tuning};
 
 /// Why a connection from another agent, or a stream in it, is refused.
 #[derive(Debug, Error)]
@@ -16,6 +16,8 @@ pub(super) enum MeshError {
     TimedOut,
     #[error("too many at once: {0}")]
     Full(#[from] Full),
+    #[error("{0}")]
+    Limit(#[from] telemetry::Full),
     #[error("the handshake agreed on no protocol that we know: offer ALPN h2 on port 15008")]
     NoProtocol,
     #[error("it is not TLS, and port 15008 takes nothing else")]
@@ -69,6 +71,7 @@ impl MeshError {
             Self::Unknown(_) => "unknown-workload",
             Self::Identity(_) => "no-identity",
             Self::Full(_) => "too-many-handshakes",
+            Self::Limit(full) => full.word(),
             Self::NotThisPod(_) => "unknown-target",
             Self::OwnListener => "own-listener",
             Self::NotConnect => "bad-request",

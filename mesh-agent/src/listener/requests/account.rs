@@ -119,6 +119,10 @@ impl Failure {
 }
 
 fn log(path: &DataPath, connection: &Connection, request: &RequestFlow, cause: &Cause) {
+    // What is beyond a limit was told by whoever keeps it.
+    if cause.word == Why::RequestLimit.label() {
+        return;
+    }
     let Some(left_out) = path.told.admit(Instant::now()) else {
         return;
     };

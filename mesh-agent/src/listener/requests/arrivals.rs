@@ -40,7 +40,8 @@ use crate::{
     node::Pod,
     state::Snapshot,
     telemetry::{
-        Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, RequestEnds, Ruling,
+        Claim, Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, RequestEnds,
+        Ruling,
     },
 };
 
@@ -54,6 +55,7 @@ pub(in crate::listener) struct Arrivals {
     ends: KnownEnds,
     shelf: Arc<Shelf>,
     signature: Signature,
+    claim: Arc<Claim>,
 }
 
 /// One of them.
@@ -70,6 +72,7 @@ impl Arrivals {
         peer: SpiffeId,
         client: SocketAddr,
         addressed: SocketAddr,
+        claim: &Arc<Claim>,
     ) -> Arc<Self> {
         Arc::new(Self {
             path: Arc::clone(path),
@@ -84,6 +87,7 @@ impl Arrivals {
             entry: OnceLock::new(),
             shelf: Arc::default(),
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Destination),
+            claim: Arc::clone(claim),
         })
     }
 
@@ -95,9 +99,8 @@ impl Arrivals {
     ) {
         self.enter();
         let arrivals = Arc::clone(self);
-        self.path.spawn(async move {
-            let budget = arrivals.path.registry.budget_of(&arrivals.pod.workload.key);
-            let _share = budget.join();
+        self.path.spawn(&self.claim, async move {
+            let _share = arrivals.claim.budget().join();
             let told = Told::take(request.headers_mut());
             // An agent speaks for the pod its connection comes from, and for no other address.
             let peer = arrivals.guard.client;
@@ -151,7 +154,7 @@ impl Arrivals {
                 ..
             } = &*self.guard;
             let client_workload = self.client_workload(&self.path.store.load());
-            let entry = self.path.registry.open(Opening {
+            let opening = Opening {
                 direction: Direction::Inbound,
                 workload: Arc::clone(&self.pod.workload),
                 client: *client,
@@ -162,7 +165,8 @@ impl Arrivals {
                 peer: proof.id().cloned(),
                 ruling: Some(Ruling::plain("each request is judged by itself")),
                 state: ConnectionState::Open,
-            });
+            };
+            let entry = self.path.registry.open_as(opening, Arc::clone(&self.claim));
             entry.connection().set_upstream(*addressed);
             self.path.registry.count_accepted();
             serve::record(&self.path, &entry, FlowKind::Opened, None, None);
@@ -203,6 +207,7 @@ impl Steer for Arrival<'_> {
             pod,
             guard,
             shelf,
+            claim,
             ..
         } = self.arrivals;
         if !pod.has_address(guard.addressed.ip()) || pod.is_own_listener(guard.addressed) {
@@ -233,6 +238,7 @@ impl Steer for Arrival<'_> {
                 client: self.client,
                 inbound: true,
             },
+            claim: Arc::clone(claim),
         });
         Ok(Course::Onward(Onward {
             hop,

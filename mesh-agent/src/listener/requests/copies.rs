@@ -88,9 +88,10 @@ impl<'w> Copies<'w> {
     /// Sends them, each as a task of the worker.
     pub(super) fn send(self) {
         for (copying, copy) in self.ready {
-            self.ways
-                .path
-                .spawn(async move { mirror::serve(&copying, copy).await });
+            self.ways.path.spawn(
+                &self.ways.claim,
+                async move { mirror::serve(&copying, copy).await },
+            );
         }
     }
 }

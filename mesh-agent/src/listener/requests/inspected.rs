@@ -289,6 +289,7 @@ impl Steer for Inspecting {
             path: Arc::clone(&self.path),
             shelf: Arc::clone(&self.shelf),
             leg: self.leg.clone(),
+            claim: Arc::clone(&self.connection.claim),
         });
         Ok(Course::Onward(Onward {
             hop,

@@ -46,13 +46,14 @@ use crate::{
     node::Pod,
     outbound::speaks_http,
     state::{Endpoint, Resolution},
-    telemetry::{ConnectionState, Destination, Direction, FlowKind, Opening, Process},
+    telemetry::{Claim, ConnectionState, Destination, Direction, FlowKind, Opening, Process},
     upstream,
 };
 
 /// A connection whose requests are led one by one.
 pub(super) struct Routed {
     opening: Opening,
+    claim: Arc<Claim>,
     steer: Outbound,
 }
 
@@ -98,14 +99,23 @@ pub(super) fn routed(
         state: ConnectionState::Held,
     };
     let steer = Outbound::new(path, pod, client, dialled);
-    Some(Routed { opening, steer })
+    Some(Routed {
+        opening,
+        claim: steer.claim(),
+        steer,
+    })
 }
 
 /// Serves a held connection: lets it in at once. Its destination is there; whether an endpoint is, each request learns.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) {
     let owned = Arc::clone(path);
-    path.spawn(async move {
-        let entry = owned.registry.open(routed.opening);
+    let claim = Arc::clone(&routed.claim);
+    path.spawn(&claim, async move {
+        let mut entry = owned.registry.open_as(routed.opening, routed.claim);
+        if let Err(full) = entry.seat() {
+            held.refuse(upstream::Refusal::Refused);
+            return serve::full(&owned, &entry, &full);
+        }
         match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
             Ok(Some(stream)) => {
                 drop(held);
@@ -122,8 +132,13 @@ pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) 
 /// Serves a connection that was let through at once.
 pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) {
     let owned = Arc::clone(path);
-    path.spawn(async move {
-        let entry = owned.registry.open(routed.opening);
+    let claim = Arc::clone(&routed.claim);
+    path.spawn(&claim, async move {
+        let mut entry = owned.registry.open_as(routed.opening, routed.claim);
+        if let Err(full) = entry.seat() {
+            upstream::abort(&stream);
+            return serve::full(&owned, &entry, &full);
+        }
         serve_routed(&owned, &entry, stream, routed.steer).await;
     });
 }

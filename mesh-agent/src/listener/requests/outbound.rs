@@ -27,7 +27,7 @@ use crate::{
     outbound::{self, Chosen},
     routing::{BackendPort, FilterFailure, RouteTable, Rule},
     state::{Family, Resolution, ServiceBackend, Snapshot},
-    telemetry::Connection,
+    telemetry::{Claim, Connection},
 };
 
 /// Steers the requests of one connection.
@@ -59,6 +59,11 @@ impl Outbound {
             signature: Signature::new(pod.workload.node.as_str().into(), Side::Source),
             connection: None,
         }
+    }
+
+    /// Whose places and time its requests take.
+    pub(super) fn claim(&self) -> Arc<Claim> {
+        Arc::clone(&self.ways.claim)
     }
 
     fn plan(&self, message: &mut Message) -> Result<Plan, Fault> {

@@ -14,7 +14,7 @@ use crate::{
         pool::Shelf,
     },
     listener::{journey::Leg, serve::DataPath},
-    telemetry::Budget,
+    telemetry::Claim,
     upstream::{Upstream, tunnel::tuning},
 };
 
@@ -34,6 +34,7 @@ pub(in crate::listener) struct Target {
     pub(super) path: Arc<DataPath>,
     pub(super) shelf: Arc<Shelf>,
     pub(super) leg: Leg,
+    pub(super) claim: Arc<Claim>,
 }
 
 impl Server for Target {
@@ -45,8 +46,8 @@ impl Server for Target {
         &self.path.tunnels
     }
 
-    fn budget(&self) -> Arc<Budget> {
-        self.path.registry.budget_of(&self.leg.pod().workload.key)
+    fn claim(&self) -> Arc<Claim> {
+        Arc::clone(&self.claim)
     }
 
     async fn connect(&self) -> Result<TcpStream, Fault> {

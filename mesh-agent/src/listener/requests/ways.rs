@@ -34,7 +34,7 @@ use crate::{
     node::Pod,
     outbound::Way,
     state::{Resolution, Snapshot},
-    telemetry::{Destination, Direction, RequestEnds},
+    telemetry::{Claim, Destination, Direction, RequestEnds},
     upstream::{
         session::{Room, Session},
         tunnel::{client::Tunnel, pool::Seated},
@@ -54,6 +54,7 @@ pub(super) struct Ways {
     /// The client as the application knows itself, and as other agents are told.
     client: SocketAddr,
     told: HeaderValue,
+    pub(super) claim: Arc<Claim>,
     tunnels: Mutex<Vec<Remembered>>,
     ends: Mutex<KnownEnds>,
 }
@@ -97,6 +98,7 @@ impl Ways {
             pod: Arc::clone(pod),
             client,
             told: client_value(client),
+            claim: path.registry.claim_of(&pod.workload.key, None),
             tunnels: Mutex::default(),
             ends: Mutex::default(),
         }
@@ -157,6 +159,7 @@ impl Ways {
                     path: Arc::clone(&self.path),
                     shelf: self.path.shelves.shelf(key),
                     leg,
+                    claim: Arc::clone(&self.claim),
                 }))
             }
         }

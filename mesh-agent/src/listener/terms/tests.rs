@@ -32,7 +32,11 @@ fn web(account: &str) -> Workload {
 
 /// A connection in the view of the agent of `workload`.
 fn connection(direction: Direction, workload: Workload, peer: Option<&str>) -> crate::telemetry::Entry {
-    let entry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT)).open(Opening {
+    let entry = Registry::new(
+        0,
+        crate::telemetry::Budgets::new(crate::telemetry::Limits::default()),
+    )
+    .open(Opening {
         direction,
         workload: Arc::new(workload),
         client: "10.0.0.1:1000".parse().unwrap(),

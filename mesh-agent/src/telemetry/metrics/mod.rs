@@ -30,7 +30,7 @@ use mesh_common::model::ObjectKey;
 use super::{Direction, Flow, FlowKind};
 pub use labels::{Party, Protocol, Reporter, Security, Traffic};
 use node::Node;
-pub use node::{CertificateFacts, DirectFacts, NodeFacts};
+pub use node::{CertificateFacts, DirectFacts, NodeFacts, ShareFacts};
 use policy::{MatchLabels, RehearsalLabels};
 pub use request::{Outcome, RequestMeter, Spent};
 pub use tcp::{Flags, TcpMeter};

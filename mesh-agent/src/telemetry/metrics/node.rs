@@ -3,14 +3,17 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use mesh_common::model::ObjectKey;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
+
+use crate::telemetry::Budget;
 
 /// The node at one moment.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +22,8 @@ pub struct NodeFacts {
     pub pods: Vec<(&'static str, usize)>,
     /// Open connections.
     pub connections: usize,
+    /// What workloads take up, and were denied.
+    pub shares: Vec<ShareFacts>,
     /// Objects of the configuration that are not in force as they are written.
     pub rejected: usize,
     /// The certificate of each service account, where there has been one.
@@ -42,6 +47,17 @@ pub struct DirectFacts {
     pub carried: [(&'static str, u64); 2],
 }
 
+/// A workload's share of the agent.
+#[derive(Clone, Debug)]
+pub struct ShareFacts {
+    /// Whose.
+    pub workload: ObjectKey,
+    /// What its connections took of the data workers.
+    pub worker_time: Duration,
+    /// What it wanted more of than it may have, and how often.
+    pub limited: Vec<(&'static str, u64)>,
+}
+
 /// A service account's certificate.
 #[derive(Clone, Debug)]
 pub struct CertificateFacts {
@@ -51,6 +67,19 @@ pub struct CertificateFacts {
     pub until: Option<SystemTime>,
     /// Renewals that failed.
     pub failures: u64,
+}
+
+impl From<&Budget> for ShareFacts {
+    fn from(budget: &Budget) -> Self {
+        let limited = budget.limited().into_iter();
+        Self {
+            workload: budget.workload().clone(),
+            worker_time: budget.worker_time(),
+            limited: limited
+                .map(|limited| (limited.resource.word(), limited.times))
+                .collect(),
+        }
+    }
 }
 
 /// The facts that are told the next time.
@@ -132,6 +161,41 @@ impl Collector for Node {
                 carried
                     .encode_family(&[("full", full)])?
                     .encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+            }
+        }
+        let labels = |share: &ShareFacts| {
+            [
+                ("workload", Arc::clone(&share.workload.name)),
+                ("workload_namespace", Arc::clone(&share.workload.namespace)),
+            ]
+        };
+        let mut time = encoder.encode_descriptor(
+            "nodemesh_workload_worker_seconds",
+            "Time of data workers that the connections of a workload took",
+            None,
+            MetricType::Counter,
+        )?;
+        for share in &facts.shares {
+            time.encode_family(&labels(share))?
+                .encode_counter::<NoLabelSet, f64, f64>(&share.worker_time.as_secs_f64(), None)?;
+        }
+        let mut limited = encoder.encode_descriptor(
+            "nodemesh_workload_limited",
+            "How often a workload wanted more of something than it may have",
+            None,
+            MetricType::Counter,
+        )?;
+        for share in &facts.shares {
+            let [name, namespace] = labels(share);
+            for (resource, times) in &share.limited {
+                let labels = [
+                    name.clone(),
+                    namespace.clone(),
+                    ("resource", Arc::from(*resource)),
+                ];
+                limited
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, f64>(times, None)?;
             }
         }
         let mut expiry = encoder.encode_descriptor(

@@ -120,7 +120,10 @@ fn value(text: &str, name: &str, label: &str) -> Option<f64> {
 #[test]
 fn labels_are_those_that_dashboards_know() {
     let metrics = Arc::new(Metrics::new());
-    let registry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT));
+    let registry = Registry::new(
+        0,
+        crate::telemetry::Budgets::new(crate::telemetry::Limits::default()),
+    );
     let entry = registry.open(opening());
     let meter = metrics.tcp(vec![traffic(Reporter::Source)]);
     entry.connection().measure(Arc::new(meter));
@@ -143,7 +146,10 @@ fn labels_are_those_that_dashboards_know() {
 #[test]
 fn bytes_are_told_while_a_connection_is_open_and_once() {
     let metrics = Arc::new(Metrics::new());
-    let registry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT));
+    let registry = Registry::new(
+        0,
+        crate::telemetry::Budgets::new(crate::telemetry::Limits::default()),
+    );
     let entry = registry.open(opening());
     let connection = entry.connection();
     let both = vec![traffic(Reporter::Source), traffic(Reporter::Destination)];
@@ -171,7 +177,11 @@ fn bytes_are_told_while_a_connection_is_open_and_once() {
 #[test]
 fn a_connection_that_is_not_permitted_any_more_is_marked() {
     let metrics = Arc::new(Metrics::new());
-    let entry = Registry::new(0, crate::telemetry::Budgets::new(crate::telemetry::LIMIT)).open(opening());
+    let entry = Registry::new(
+        0,
+        crate::telemetry::Budgets::new(crate::telemetry::Limits::default()),
+    )
+    .open(opening());
     let meter = metrics.tcp(vec![traffic(Reporter::Source)]);
     entry.connection().measure(Arc::new(meter));
     entry.connection().set_unauthorized();
@@ -245,10 +255,22 @@ fn the_node_is_told_as_it_is() {
             until: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
             failures: 2,
         }],
+        shares: vec![ShareFacts {
+            workload: ObjectKey::new("shop", "client"),
+            worker_time: Duration::from_millis(1500),
+            limited: vec![("connections", 7)],
+        }],
         ..NodeFacts::default()
     };
     let text = metrics.text(Instant::now(), facts).unwrap();
     assert_eq!(value(&text, "nodemesh_pods", "state=\"enrolled\""), Some(3.0));
+    let workload = "workload=\"client\",workload_namespace=\"shop\"";
+    assert_eq!(
+        value(&text, "nodemesh_workload_worker_seconds_total", workload),
+        Some(1.5)
+    );
+    let denied = "workload=\"client\",workload_namespace=\"shop\",resource=\"connections\"";
+    assert_eq!(value(&text, "nodemesh_workload_limited_total", denied), Some(7.0));
     let account = "service_account=\"shop/client\"";
     assert_eq!(
         value(&text, "nodemesh_certificate_expiry_seconds", account),

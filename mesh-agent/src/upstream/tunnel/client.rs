@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::{Stream, Wire, baggage, protocol, read_refusal, tuning, write_forwarded};
 use crate::{
     identity::{self, Credentials, Identity, server_name},
-    telemetry::Budget,
+    telemetry::Claim,
     upstream::{
         Refusal, in_order,
         incoming::Incoming,
@@ -37,8 +37,8 @@ pub struct Footing<'a> {
     pub identity: &'a Identity,
     /// As whom, and whom we expect there.
     pub config: Arc<ClientConfig>,
-    /// What the streams of our workload may hold.
-    pub budget: &'a Arc<Budget>,
+    /// In whose turns it works, and what its streams may hold.
+    pub claim: &'a Arc<Claim>,
 }
 
 /// What a stream is asked for with.
@@ -123,7 +123,7 @@ impl Tunnel {
             protocol,
             identity,
             config,
-            budget,
+            claim,
         } = footing;
         // A tunnel that ends tells so itself, with a GOAWAY.
         in_order(&tcp);
@@ -138,7 +138,7 @@ impl Tunnel {
             }
             let credentials = Credentials::of_server(tls.get_ref().1, identity)
                 .map_err(|source| TunnelError::Peer { addr, source })?;
-            let session = Session::over(tls, addr, budget, tasks)
+            let session = Session::over(tls, addr, claim, tasks)
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })?;
             Ok(Self {

@@ -1,7 +1,8 @@
 //! The TCP connection below a tunnel's TLS, read in large pieces.
 //!
 //! rustls asks for 4 KiB at a time. Here each system call takes what has come, and rustls is served from that. Nothing
-//! is held once it was served.
+//! is held once it was served. A tunnel's task reads and writes as long as there is something; here it is stopped when it
+//! has had its turn, reading before writing.
 
 use std::{
     io,
@@ -14,7 +15,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::upstream::buffer::Buffer;
+use crate::upstream::{
+    buffer::Buffer,
+    fair::{Part, poll_turn},
+};
 
 /// A TCP connection that is to carry a tunnel.
 pub(crate) struct Wire {
@@ -39,6 +43,7 @@ impl AsyncRead for Wire {
         let mut ahead = match this.ahead.take() {
             Some(ahead) => ahead,
             None => {
+                ready!(poll_turn(cx, Part::Half));
                 ready!(this.tcp.poll_read_ready(cx))?;
                 let mut ahead = Buffer::take();
                 let mut read = ReadBuf::new(ahead.room());
@@ -58,6 +63,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(poll_turn(cx, Part::Whole));
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
@@ -66,6 +72,7 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(poll_turn(cx, Part::Whole));
         Pin::new(&mut self.tcp).poll_write_vectored(cx, pieces)
     }
 

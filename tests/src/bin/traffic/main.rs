@@ -7,6 +7,7 @@
 mod churn;
 mod data;
 mod hold;
+mod pace;
 mod report;
 mod serve;
 mod single;
@@ -47,6 +48,8 @@ enum Traffic {
     Ping(single::Ping),
     /// Hold connections to `serve echo`, then use and close each.
     Hold(hold::Hold),
+    /// Send requests by HTTP/1.1 at a fixed rate, and time each from when it was due.
+    Pace(pace::Pace),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -63,5 +66,6 @@ fn main() -> anyhow::Result<()> {
         Traffic::Banner(args) => args.run(),
         Traffic::Ping(args) => args.run(),
         Traffic::Hold(args) => args.run(),
+        Traffic::Pace(args) => args.run(),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Count, median, 99th percentile and maximum.
+/// Count, median, 99th and 99.9th percentile and maximum.
 pub(crate) fn distribution(mut times: Vec<Duration>) -> Value {
     times.sort_unstable();
     let micros = |time: Option<&Duration>| time.map(|time| time.as_nanos() as f64 / 1000.0);
@@ -32,6 +32,7 @@ pub(crate) fn distribution(mut times: Vec<Duration>) -> Value {
         "count": times.len(),
         "p50_us": micros(times.get(times.len() / 2)),
         "p99_us": micros(times.get(times.len() * 99 / 100)),
+        "p999_us": micros(times.get(times.len() * 999 / 1000)),
         "max_us": micros(times.last()),
     })
 }

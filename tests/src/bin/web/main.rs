@@ -38,6 +38,8 @@ enum Web {
     GrpcServe(grpc::serve::Serve),
     /// Call the gRPC service in every form.
     Grpc(grpc::call::Call),
+    /// Call the gRPC service without a pause, and time each call.
+    GrpcLoad(grpc::load::Load),
     /// Serve WebSockets, and send back what comes.
     WebsocketServe(websocket::Serve),
     /// Talk over WebSockets to that server.
@@ -73,6 +75,7 @@ fn run() -> Result<()> {
             Web::Load(args) => args.run().await,
             Web::GrpcServe(args) => args.run().await,
             Web::Grpc(args) => args.run().await,
+            Web::GrpcLoad(args) => args.run().await,
             Web::WebsocketServe(args) => args.run().await,
             Web::Websocket(args) => args.run().await,
         }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use mesh_tests::{Credentials, Mesh, Process, programs};
 use serde_json::{Value, json};
 
-use super::{Ground, entrance, inbound, spiffe, write};
+use super::{CALLS, Ground, entrance, inbound, spiffe, write};
 use crate::bench::http::Version;
 
 const VERSIONS: [Version; 2] = [Version::Http1, Version::Http2];
@@ -117,9 +117,10 @@ fn rbac(principal: &Value) -> Value {
     let method =
         |method: &str| json!({ "header": { "name": ":method", "string_match": { "exact": method } } });
     let path = |path: &str| json!({ "url_path": { "path": { "exact": path } } });
+    let calls = json!({ "url_path": { "path": { "prefix": CALLS } } });
     let permission = json!({ "and_rules": { "rules": [
-        { "or_rules": { "rules": [method("GET"), method("HEAD")] } },
-        { "or_rules": { "rules": [path("/"), path("/big")] } },
+        { "or_rules": { "rules": [method("GET"), method("HEAD"), method("POST")] } },
+        { "or_rules": { "rules": [path("/"), path("/big"), calls] } },
     ] } });
     json!({
         "name": "rbac",

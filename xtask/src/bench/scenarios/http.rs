@@ -8,7 +8,7 @@ use crate::bench::http::{self, Load, Reuse, Version};
 use crate::bench::sample::Sample;
 use crate::bench::stage::{Setup, Stage};
 
-const HTTP: &[Setup] = &[
+pub(super) const HTTP: &[Setup] = &[
     Setup::Direct,
     Setup::Mtls,
     Setup::Policy,
@@ -27,7 +27,7 @@ pub(super) const ONE: Scenario = Scenario {
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: HTTP,
-        prepare: |stage, _| serve(stage, "web"),
+        prepare: |stage, _| serve(stage, "web", Version::Http1),
         measure: |stage, round| steps(stage, "web", Version::Http1, round),
     },
 };
@@ -38,7 +38,7 @@ pub(super) const TWO: Scenario = Scenario {
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: HTTP,
-        prepare: |stage, _| serve(stage, "web"),
+        prepare: |stage, _| serve(stage, "web", Version::Http2),
         measure: |stage, round| steps(stage, "web", Version::Http2, round),
     },
 };
@@ -49,7 +49,7 @@ pub(super) const ONE_NEAR: Scenario = Scenario {
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: HTTP,
-        prepare: |stage, _| serve(stage, "near"),
+        prepare: |stage, _| serve(stage, "near", Version::Http1),
         measure: |stage, round| steps(stage, "near", Version::Http1, round),
     },
 };
@@ -60,7 +60,7 @@ pub(super) const TWO_NEAR: Scenario = Scenario {
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: HTTP,
-        prepare: |stage, _| serve(stage, "near"),
+        prepare: |stage, _| serve(stage, "near", Version::Http2),
         measure: |stage, round| steps(stage, "near", Version::Http2, round),
     },
 };
@@ -71,7 +71,7 @@ pub(super) const NEW: Scenario = Scenario {
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: HTTP,
-        prepare: |stage, _| serve(stage, "web"),
+        prepare: |stage, _| serve(stage, "web", Version::Http1),
         measure: |stage, round| {
             let load = Load {
                 version: Version::Http1,
@@ -90,12 +90,14 @@ pub(super) const BIG: Scenario = Scenario {
     rounds: Rounds::AsAsked,
     body: Body::Between {
         setups: HTTP,
-        prepare: |stage, _| serve(stage, "web"),
+        prepare: |stage, _| serve(stage, "web", Version::Http1),
         measure: big,
     },
 };
 
-fn serve(stage: &Stage, pod: &str) -> Result<Vec<Process>> {
+/// Starts the web server in a pod, where it can be reached by this version.
+pub(super) fn serve(stage: &Stage, pod: &str, version: Version) -> Result<Vec<Process>> {
+    stage.entrance(pod, version)?;
     Ok(vec![http::serve(stage, pod)?])
 }
 

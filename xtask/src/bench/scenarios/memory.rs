@@ -1,33 +1,18 @@
-//! Resident memory on a node: idle, with connections open, and with a large mesh in the agent's model.
+//! Resident memory of an agent with a large mesh in its model.
 
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use mesh_tests::{Process, traffic, wait_until};
+use anyhow::Result;
+use mesh_tests::{Process, wait_until};
 
 use super::{Body, Round, Rounds, Scenario};
-use crate::bench::http::{self, Version};
 use crate::bench::sample::Sample;
 use crate::bench::stage::{Setup, Stage};
 
-const PORT: u16 = 7001;
-const STREAMS_OPEN: usize = 1000;
 const WORKLOADS_KNOWN: usize = 10_000;
 const ROUTES_KNOWN: usize = 1000;
 const SOON: Duration = Duration::from_secs(120);
 const KIB: f64 = 1024.0;
-
-pub(super) const STREAMS: Scenario = Scenario {
-    name: "memory-streams",
-    about: "resident memory on a node, idle and with 1,000 idle connections",
-    rounds: Rounds::Once,
-    body: Body::Between {
-        setups: AGENTS,
-        prepare: |stage, _| Ok(vec![traffic::serve(stage.pod("web"), "echo", PORT)?]),
-        measure: streams,
-    },
-};
 
 pub(super) const WORKLOADS: Scenario = Scenario {
     name: "memory-workloads",
@@ -37,17 +22,6 @@ pub(super) const WORKLOADS: Scenario = Scenario {
         setups: AGENTS,
         prepare: |_, _| Ok(Vec::<Process>::new()),
         measure: workloads,
-    },
-};
-
-pub(super) const HTTP: Scenario = Scenario {
-    name: "memory-http",
-    about: "resident memory on a node, idle and with 1,000 idle HTTP/1.1 connections that had a request each",
-    rounds: Rounds::Once,
-    body: Body::Between {
-        setups: &[Setup::Mtls, Setup::Policy, Setup::Envoy, Setup::Nginx],
-        prepare: |stage, _| Ok(vec![http::serve(stage, "web")?]),
-        measure: http_connections,
     },
 };
 
@@ -63,43 +37,6 @@ pub(super) const ROUTES: Scenario = Scenario {
 };
 
 const AGENTS: &[Setup] = &[Setup::Clear, Setup::Mtls];
-
-fn streams(stage: &Stage, _: Round) -> Result<Sample> {
-    held(stage, &stage.target("web", PORT), "echo")
-}
-
-fn http_connections(stage: &Stage, _: Round) -> Result<Sample> {
-    held(stage, &stage.entrance("web", Version::Http1), "http")
-}
-
-/// Memory without and with connections, which are used at their ends to see that they stood.
-fn held(stage: &Stage, to: &str, speak: &str) -> Result<Sample> {
-    let idle = stage.resident_by_node()?;
-    let release = stage.mesh().dir().join("release");
-    let (count, until) = (STREAMS_OPEN.to_string(), release.display().to_string());
-    let args = [
-        "hold", "--to", to, "--count", &count, "--until", &until, "--speak", speak,
-    ];
-    let mut client = traffic::start(stage.pod("client"), &args)?;
-    let holding = client.wait_line(SOON, |line| line.contains("holding"))?;
-    ensure!(
-        holding.contains(&format!("\"holding\":{STREAMS_OPEN}")),
-        "{holding}"
-    );
-    let with = stage.resident_by_node()?;
-    fs::write(&release, "")?;
-    let report = client.wait(SOON)?.ok()?.report()?;
-    ensure!(report["good"] == STREAMS_OPEN, "connections broke: {report}");
-    let sample = Sample::default().with("idle, source", "KiB", idle[0] / KIB).with(
-        "idle, destination",
-        "KiB",
-        idle[1] / KIB,
-    );
-    let each = |node: usize| (with[node] - idle[node]) / KIB / STREAMS_OPEN as f64;
-    Ok(sample
-        .with("a connection, source", "KiB", each(0))
-        .with("a connection, destination", "KiB", each(1)))
-}
 
 fn routes(stage: &Stage, _: Round) -> Result<Sample> {
     let idle = stage.resident_bytes()?;

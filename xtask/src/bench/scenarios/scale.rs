@@ -84,6 +84,7 @@ fn measure(stage: &Stage, size: Size, layout: Layout) -> Result<Sample> {
 
     size.write(node, layout, 0)?;
     let Started { agent, seconds, cpu } = start(node, size.0 + 1)?;
+    size.ensure_known(&agent)?;
     let with = agent.resident_bytes()? as f64;
 
     // What was written just before the start is read once more.
@@ -156,6 +157,20 @@ impl Size {
 
     fn policies(self) -> usize {
         self.0 * 5 / 24
+    }
+
+    /// What is in the agent's model besides the workloads.
+    fn ensure_known(self, agent: &Agent) -> Result<()> {
+        let status = agent.ask(&["status"])?;
+        ensure!(status["counts"]["services"] == self.services(), "{status}");
+        let policies = agent.ask(&["policies"])?;
+        let known = policies["policies"].as_array().map_or(0, Vec::len);
+        ensure!(
+            known == self.policies(),
+            "the agent knows {known} policies, not {}",
+            self.policies()
+        );
+        Ok(())
     }
 
     /// All documents, each with its file's name. The first is the workload that changes.

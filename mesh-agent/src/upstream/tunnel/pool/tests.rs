@@ -19,7 +19,7 @@ use crate::{
         Expected, Identity,
         tests::kit::{Hand, Mesh, id},
     },
-    telemetry::{Budgets, LIMIT},
+    telemetry::{Budgets, Limits},
     upstream::tunnel::{client::Footing, protocol},
 };
 
@@ -97,7 +97,7 @@ impl Other {
 
     async fn open(&self, pool: &Pool, identity: &Identity, tasks: &TaskTracker) -> (Stream, Place) {
         let workload = workload();
-        let budget = Budgets::new(LIMIT).of(&workload.key);
+        let claim = Budgets::new(Limits::default()).claim(&workload.key, None);
         let config = identity
             .client_config(
                 Expected::one_of([id(SERVER)]),
@@ -114,7 +114,7 @@ impl Other {
                 protocol: TunnelProtocol::Nodemesh,
                 identity,
                 config: Arc::clone(&config),
-                budget: &budget,
+                claim: &claim,
             };
             let tcp = TcpSocket::new_v4().unwrap().connect(self.addr).await.unwrap();
             Tunnel::establish(tcp, self.addr, footing, tasks).await

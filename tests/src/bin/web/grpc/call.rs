@@ -30,7 +30,7 @@ pub(crate) struct Call {
     load: Option<usize>,
 }
 
-type Client = CallsClient<Channel>;
+pub(super) type Client = CallsClient<Channel>;
 
 impl Call {
     pub(crate) async fn run(self) -> Result<()> {
@@ -50,14 +50,14 @@ impl Call {
     }
 }
 
-async fn connect(to: SocketAddr) -> Result<Client> {
+pub(super) async fn connect(to: SocketAddr) -> Result<Client> {
     let channel = Endpoint::from_shared(format!("http://{to}"))?.connect().await?;
     Ok(CallsClient::new(channel)
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX))
 }
 
-fn piece(bytes: usize) -> Piece {
+pub(super) fn piece(bytes: usize) -> Piece {
     Piece {
         payload: (0..bytes).map(|at| (at % 251) as u8).collect(),
         ..Piece::default()

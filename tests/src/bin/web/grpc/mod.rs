@@ -1,6 +1,7 @@
 //! A gRPC service and its client, by another implementation than the engine's.
 
 pub(crate) mod call;
+pub(crate) mod load;
 pub(crate) mod serve;
 
 #[allow(

@@ -1,0 +1,186 @@
+//! Runs scenarios: builds their stages, and alternates between them round by round.
+//!
+//! Handed scenarios by the command, hands back what each gave. Invariant: the stages of one scenario are measured by
+//! turns, so that what else the machine does meets all of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use mesh_tests::Process;
+
+use super::Options;
+use super::progress::Progress;
+use super::report::Results;
+use super::sample::{Sample, Series};
+use super::scenarios::{Body, NoEntrance, Round, Rounds, Scenario};
+use super::stage::{Setup, Stage};
+use crate::repo::Repo;
+
+/// What all scenarios of a run share.
+pub(super) struct Runner<'a> {
+    repo: &'a Repo,
+    options: &'a Options,
+    agent: &'a Path,
+    /// Peers that files describe.
+    described: &'a [Setup],
+    progress: Progress,
+}
+
+impl<'a> Runner<'a> {
+    pub(super) fn new(
+        repo: &'a Repo,
+        options: &'a Options,
+        agent: &'a Path,
+        described: &'a [Setup],
+        chosen: &[&Scenario],
+    ) -> Self {
+        let mut runner = Self {
+            repo,
+            options,
+            agent,
+            described,
+            progress: Progress::new(0),
+        };
+        runner.progress = Progress::new(chosen.iter().map(|scenario| runner.measurements(scenario)).sum());
+        runner
+    }
+
+    /// One scenario, from its stages to its figures.
+    pub(super) fn run(&mut self, scenario: &'static Scenario) -> Result<Results> {
+        eprintln!("{}: {}", scenario.name, scenario.about);
+        let before = self.progress.done();
+        let series = match scenario.body {
+            Body::Between { prepare, measure, .. } => self.between(scenario, prepare, measure),
+            Body::Alone { prepare, measure } => self.alone(scenario, prepare, measure),
+        };
+        // Stages that were left out, and what an error cut short.
+        let counted = self.progress.done() - before;
+        self.progress.advance(self.measurements(scenario) - counted);
+        Ok(Results {
+            scenario,
+            series: series?,
+        })
+    }
+
+    fn between(
+        &mut self,
+        scenario: &Scenario,
+        prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
+        measure: fn(&Stage, Round) -> Result<Sample>,
+    ) -> Result<BTreeMap<Setup, Series>> {
+        let rounds = self.rounds(scenario);
+        let mut stages: Vec<(Stage, Vec<Process>)> = Vec::new();
+        for setup in self.setups(scenario) {
+            let agent = match (setup, &self.options.against) {
+                (Setup::Against, Some(against)) => against,
+                _ => self.agent,
+            };
+            let stage = Stage::build(setup, agent).with_context(|| setup.name())?;
+            match prepare(&stage, rounds) {
+                Ok(servers) => stages.push((stage, servers)),
+                Err(error) if error.is::<NoEntrance>() => eprintln!("  {error}: left out"),
+                Err(error) => return Err(error.context(setup.name())),
+            }
+        }
+        let mut series: BTreeMap<Setup, Series> = BTreeMap::new();
+        let mut slowest: Option<f64> = None;
+        for number in first_round(scenario)..=rounds {
+            let round = Round {
+                number,
+                seconds: if number == 0 { 1 } else { self.options.seconds },
+                slowest: self.options.rate.map(f64::from).or(slowest),
+            };
+            for (stage, _) in &stages {
+                let setup = stage.setup();
+                let before = stage.cpu_seconds()?;
+                let mut sample = measure(stage, round).with_context(|| setup.name())?;
+                sample.charge(stage.cpu_seconds()? - before, setup);
+                self.say(round.number, rounds, setup, &sample);
+                match number {
+                    0 => slowest = least(slowest, sample.reached()),
+                    _ => series.entry(setup).or_default().push(sample),
+                }
+            }
+        }
+        Ok(series)
+    }
+
+    fn alone(
+        &mut self,
+        scenario: &Scenario,
+        prepare: fn(&Repo) -> Result<()>,
+        measure: fn(&Repo) -> Result<Sample>,
+    ) -> Result<BTreeMap<Setup, Series>> {
+        prepare(self.repo)?;
+        let (mut series, rounds) = (Series::default(), self.rounds(scenario));
+        for number in 1..=rounds {
+            let sample = measure(self.repo)?;
+            self.say(number, rounds, Setup::Alone, &sample);
+            series.push(sample);
+        }
+        Ok(BTreeMap::from([(Setup::Alone, series)]))
+    }
+
+    /// What is to stand between the pods of a scenario.
+    fn setups(&self, scenario: &Scenario) -> Vec<Setup> {
+        let Body::Between { setups, .. } = scenario.body else {
+            return vec![Setup::Alone];
+        };
+        let options = self.options;
+        let mut wanted: Vec<Setup> = setups
+            .iter()
+            .copied()
+            .filter(|setup| options.wants(*setup))
+            .collect();
+        // Where any peer can stand, those of files can.
+        if setups.iter().any(|setup| setup.is_peer()) {
+            wanted.extend(self.described);
+        }
+        if options.against.is_some() {
+            wanted.push(Setup::Against);
+        }
+        wanted
+    }
+
+    fn measurements(&self, scenario: &Scenario) -> u32 {
+        let rounds = match scenario.body {
+            Body::Between { .. } => self.rounds(scenario) + 1 - first_round(scenario),
+            Body::Alone { .. } => self.rounds(scenario),
+        };
+        self.setups(scenario).iter().map(|_| u32::from(rounds)).sum()
+    }
+
+    fn rounds(&self, scenario: &Scenario) -> u8 {
+        match scenario.rounds {
+            Rounds::AsAsked => self.options.rounds,
+            Rounds::Once => 1,
+        }
+    }
+
+    fn say(&mut self, number: u8, rounds: u8, setup: Setup, sample: &Sample) {
+        self.progress.advance(1);
+        match number {
+            0 => eprintln!("  {} warm-up, {setup}: {sample}", self.progress),
+            _ => eprintln!(
+                "  {} round {number} of {rounds}, {setup}: {sample}",
+                self.progress
+            ),
+        }
+    }
+}
+
+/// Round 0 is the warm-up.
+fn first_round(scenario: &Scenario) -> u8 {
+    match scenario.rounds {
+        Rounds::AsAsked => 0,
+        Rounds::Once => 1,
+    }
+}
+
+fn least(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
