@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mesh_common::kernel::{
-    Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS,
-    PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
+    Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey,
+    MAX_WORKERS, PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
 };
 
 const MAX_PODS: usize = 1024;
