@@ -152,12 +152,10 @@ impl<'a> Terms<'a> {
             });
         }
         checked.map_err(|denied| Cause::of(denied.word(), &denied))?;
-        let reading = guard.admit(snapshot).map(|admitted| admitted.reading);
-        if manner == Manner::Unread && reading == Ok(Reading::Tokens) {
-            let text = "a RequestAuthentication came, and nobody knows whether these bytes are requests: connect again";
-            return Err(Cause::new("requests-unread", text));
+        match manner {
+            Manner::Unread => check_unread(guard, snapshot),
+            Manner::Requests | Manner::Bytes => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until a change breaks them.
@@ -191,6 +189,17 @@ impl<'a> Terms<'a> {
             }
         }
     }
+}
+
+/// Whether bytes may go on that nobody has looked at and that the policies allow as TCP.
+pub(super) fn check_unread(guard: &Guard, snapshot: &Snapshot) -> Result<(), Cause> {
+    let reading = guard.admit(snapshot).map(|admitted| admitted.reading);
+    if reading == Ok(Reading::Tokens) {
+        let text =
+            "a RequestAuthentication came, and nobody knows whether these bytes are requests: connect again";
+        return Err(Cause::new("requests-unread", text));
+    }
+    Ok(())
 }
 
 impl Party {

@@ -517,3 +517,37 @@ fn what_nobody_can_judge_any_more_is_ended() {
         Ok(())
     });
 }
+
+#[test]
+fn who_takes_another_pods_address_is_found_out() {
+    directly("same-imposter", |mesh, agent| {
+        let _servers = ["near", "other"].map(|pod| traffic::serve(mesh.pod(pod), "echo", ECHO).unwrap());
+        let near = at(mesh.pod("near").v4(), ECHO);
+        drop(hold_directly(mesh, &near)?);
+        wait_until(SOON, "all to be gone", || {
+            agent.map_entries("PASSAGES").is_ok_and(|entries| entries == 0)
+        })?;
+        // The network leads to another pod from now on, as on a bridge whose neighbours are believed.
+        mesh.pod("near").ip("link set eth0 down")?;
+        mesh.pod("other")
+            .ip(&format!("addr add {}/32 dev eth0", mesh.pod("near").v4()))?;
+        mesh.pod("client").ip("neigh flush all")?;
+        let release = mesh.dir().join("release").display().to_string();
+        let args = ["hold", "--to", &near, "--count", "3", "--until", &release];
+        let _held = traffic::start(mesh.pod("client"), &args)?;
+        wait_until(SOON, "the imposter to be found out", || {
+            flows(mesh, "reset").is_ok_and(|ended| {
+                ended.iter().any(|flow| {
+                    flow["channel"] == "direct"
+                        && flow["reason"]
+                            .as_str()
+                            .is_some_and(|why| why.contains("another pod"))
+                })
+            })
+        })
+        .with_context(|| format!("{:?}", flows(mesh, "reset")))?;
+        wait_until(SOON, "nothing to be left open", || {
+            open_directly(mesh).is_ok_and(|open| open.is_empty())
+        })
+    });
+}

@@ -28,7 +28,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::Notify;
 
 use self::ways::{Way, Ways};
-use super::journey::account_of;
+use super::{journey::account_of, terms};
 use crate::{
     inbound::{Guard, Proof},
     kernel::direct::Verdicts,
@@ -278,6 +278,7 @@ impl Passing {
             .guard
             .check(snapshot)
             .map_err(|denied| Cause::of(denied.word(), &denied))?;
+        terms::check_unread(&self.guard, snapshot)?;
         for pod in [&self.source, &self.target] {
             let before = account_of(&pod.workload);
             let entry = snapshot.workload(&pod.workload.key);

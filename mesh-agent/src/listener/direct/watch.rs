@@ -403,6 +403,7 @@ impl Watch {
             ruling: checked.as_ref().ok().cloned(),
             state: ConnectionState::Open,
         };
+        // Takes no place of the workload's share: nothing of the agent is held for it but this.
         let claim = self.registry.claim(&opening);
         let entry = self.registry.open_as(opening, claim);
         let connection = entry.connection();
