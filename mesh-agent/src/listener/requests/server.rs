@@ -33,12 +33,17 @@ pub(crate) struct ShelfKey {
 pub(in crate::listener) struct Target {
     pub(super) path: Arc<DataPath>,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) asker: SocketAddr,
     pub(super) leg: Leg,
 }
 
 impl Server for Target {
     fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+
+    fn asker(&self) -> SocketAddr {
+        self.asker
     }
 
     fn connections(&self) -> &TaskTracker {
