@@ -9,7 +9,7 @@ mod ask;
 mod hear;
 mod say;
 
-use std::{convert::Infallible, pin::pin, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -107,6 +107,9 @@ impl Agent for Infallible {
 pub trait Server: Send + Sync {
     /// Connections to it that may be used for this request.
     fn shelf(&self) -> &Arc<Shelf>;
+
+    /// The client's end of the connection that the request came on.
+    fn asker(&self) -> SocketAddr;
 
     /// Owns the tasks of HTTP/2 connections to it.
     fn connections(&self) -> &TaskTracker;

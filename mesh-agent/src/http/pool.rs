@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -21,9 +22,13 @@ use crate::upstream::session::Session;
 const IDLE: Duration = Duration::from_secs(60);
 /// A request that must not be sent twice takes only a connection used so recently that its server hardly closes it now.
 const FRESH: Duration = Duration::from_secs(1);
-/// A server whose clients give up requests is asked warily for so long: it may take them for an attack, and end a connection with
-/// everybody else's requests in it.
-const WARY: Duration = Duration::from_secs(10);
+/// Who gave up more requests than this of late gets HTTP/2 connections of its own. Servers may take what it does for an attack (the h2
+/// crate's do for 20 resets that they had not looked at) and end a connection, with everybody's requests in it.
+const GIVEN_UP_MAX: usize = 4;
+/// How long after the last one.
+const FICKLE: Duration = Duration::from_secs(10);
+/// Clients' connections of which that is remembered, on one shelf.
+const FICKLE_MAX: usize = 256;
 /// Unused connections kept on one shelf.
 const IDLE_MAX: usize = 128;
 
@@ -45,14 +50,30 @@ pub struct Shelf {
 #[derive(Default)]
 struct SharedOnes {
     connections: Vec<Shared>,
-    /// So long after a request was given up each connection has few that the server may not have looked at.
-    wary_until: Option<Instant>,
+    /// Those who give up requests, by the client's end of their connections.
+    fickle: HashMap<SocketAddr, Fickle>,
+}
+
+/// A client's connection on which requests were given up before their answers.
+struct Fickle {
+    count: usize,
+    until: Instant,
 }
 
 /// An HTTP/2 connection to a server.
 struct Shared {
     connection: Session,
     used: Instant,
+    /// Whose alone it is; of none, all others'.
+    of: Option<SocketAddr>,
+}
+
+impl SharedOnes {
+    /// Whose connections a client's connection uses: its own, or those of all.
+    fn apart(&self, asker: SocketAddr, now: Instant) -> Option<SocketAddr> {
+        let fickle = self.fickle.get(&asker)?;
+        (fickle.count >= GIVEN_UP_MAX && now < fickle.until).then_some(asker)
+    }
 }
 
 /// The shelves of one data worker, by key.
@@ -127,33 +148,42 @@ impl Shelf {
         self.put(Connection::new(stream, LIMITS), Instant::now());
     }
 
-    /// A shared connection with room for another request.
-    pub(super) fn shared(&self, now: Instant) -> Option<Session> {
-        let SharedOnes {
-            connections,
-            wary_until,
-        } = &mut *lock(&self.shared);
-        for one in &*connections {
-            if one.connection.take_gave_up() {
-                *wary_until = Some(now + WARY);
-            }
-        }
-        let is_wary = wary_until.is_some_and(|until| now < until);
-        let mut connections = connections.iter_mut();
-        let one = connections.find(|one| match is_wary {
-            true => one.connection.has_room_warily(),
-            false => one.connection.has_room(),
-        })?;
+    /// A shared connection with room for another request of `asker`, which is a client's connection.
+    pub(super) fn shared(&self, asker: SocketAddr, now: Instant) -> Option<Session> {
+        let mut shared = lock(&self.shared);
+        let whose = shared.apart(asker, now);
+        let one = shared
+            .connections
+            .iter_mut()
+            .find(|one| one.of == whose && one.connection.has_room())?;
         one.used = now;
         Some(one.connection.clone())
     }
 
-    /// Keeps a shared connection.
-    pub(super) fn share(&self, connection: Session, now: Instant) {
-        lock(&self.shared).connections.push(Shared {
+    /// Keeps a shared connection that was made for `asker`.
+    pub(super) fn share(&self, connection: Session, asker: SocketAddr, now: Instant) {
+        let mut shared = lock(&self.shared);
+        let of = shared.apart(asker, now);
+        shared.connections.push(Shared {
             connection,
             used: now,
+            of,
         });
+    }
+
+    /// A request was given up by `asker` before its answer.
+    pub(super) fn given_up(&self, asker: SocketAddr, now: Instant) {
+        let mut shared = lock(&self.shared);
+        shared.fickle.retain(|_, fickle| now < fickle.until);
+        if shared.fickle.len() >= FICKLE_MAX && !shared.fickle.contains_key(&asker) {
+            return;
+        }
+        let fickle = shared
+            .fickle
+            .entry(asker)
+            .or_insert(Fickle { count: 0, until: now });
+        fickle.count += 1;
+        fickle.until = now + FICKLE;
     }
 
     /// Gives up a shared connection that takes no requests any more.

@@ -34,6 +34,7 @@ struct Straight {
 #[derive(Clone)]
 struct There {
     server: SocketAddr,
+    asker: SocketAddr,
     shelf: Arc<Shelf>,
     tasks: TaskTracker,
 }
@@ -41,6 +42,10 @@ struct There {
 impl Server for There {
     fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+
+    fn asker(&self) -> SocketAddr {
+        self.asker
     }
 
     fn connections(&self) -> &TaskTracker {
@@ -71,9 +76,13 @@ impl Steer for Straight {
         if message.parts.uri.path() == "/denied" {
             return Err(Fault::new(Cause::Denied, "by the test"));
         }
+        // The tests' clients say who they are.
+        let port = message.parts.headers.get("x-port");
+        let port = port.map_or(1, |port| port.to_str().unwrap().parse().unwrap());
         Ok(Course::Onward(Onward {
             hop: Hop::Server(There {
                 server: self.server,
+                asker: ([127, 0, 0, 1], port).into(),
                 shelf: Arc::clone(&self.shelf),
                 tasks: self.tasks.clone(),
             }),

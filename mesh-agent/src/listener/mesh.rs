@@ -182,7 +182,7 @@ impl Arrived {
         let mut sweep = tokio::time::interval(SWEEP);
         // The version of the snapshot in which the peer was found at home.
         let mut found = None;
-        let mut silent = pin!(keepalive::silent(connection.ping_pong(), None));
+        let mut silent = pin!(keepalive::silent(connection.ping_pong()));
         let mut expiry = pin!(expired(&identity, &credentials));
         let terms = Terms::of_tunnel(Arc::clone(&credentials));
         let mut broken = pin!(terms.broken(path));

@@ -18,15 +18,11 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct Seats {
     taken: AtomicUsize,
-    /// Of those taken, the ones whose requests the other end may not have looked at.
-    unheard: AtomicUsize,
     /// Of those taken, the ones whose streams were given up.
     given_up: AtomicUsize,
     /// Told when a stream is given up.
     changed: Notify,
-    /// A stream was given up since this was asked last.
-    gave_up: AtomicBool,
-    /// The connection is over: nobody has to see anything any more.
+    /// Nobody asks the other end what it knows: the connection is over, or the other end does not take PINGs.
     gone: AtomicBool,
 }
 
@@ -48,9 +44,9 @@ enum Stage {
     Heard,
 }
 
-/// Held by whoever drives the connection.
+/// Held by whoever asks the other end what it knows.
 #[derive(Debug)]
-pub(super) struct Ending(Arc<Seats>);
+pub(crate) struct Asking(Arc<Seats>);
 
 impl Seats {
     /// A seat, however many are taken.
@@ -81,19 +77,9 @@ impl Seats {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// How many of them are for requests that the other end may not have looked at.
-    pub(super) fn unheard(&self) -> usize {
-        self.unheard.load(Ordering::Relaxed)
-    }
-
-    /// Whether a stream was given up since this was asked last.
-    pub(super) fn take_gave_up(&self) -> bool {
-        self.gave_up.swap(false, Ordering::Relaxed)
-    }
-
-    /// Ends with the connection.
-    pub(super) fn ending(self: &Arc<Self>) -> Ending {
-        Ending(Arc::clone(self))
+    /// Lives as long as the other end is asked.
+    pub(super) fn asking(self: &Arc<Self>) -> Asking {
+        Asking(Arc::clone(self))
     }
 
     /// Waits until a stream is given up.
@@ -111,18 +97,13 @@ impl Seats {
     /// The other end knows of so many of them.
     pub(crate) fn known(&self, count: usize) {
         self.given_up.fetch_sub(count, Ordering::Relaxed);
-        self.over(count);
+        self.taken.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Nobody is there to know of them.
     fn forget(&self) {
         let count = self.given_up.swap(0, Ordering::AcqRel);
-        self.over(count);
-    }
-
-    fn over(&self, given_up: usize) {
-        self.unheard.fetch_sub(given_up, Ordering::Relaxed);
-        self.taken.fetch_sub(given_up, Ordering::Relaxed);
+        self.taken.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
@@ -130,14 +111,11 @@ impl Seat {
     /// Its request was sent.
     pub(super) fn asked(&mut self) {
         self.stage = Stage::Asked;
-        self.seats.unheard.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The other end has looked at its request: it answered, refused it, or is gone.
     pub(crate) fn heard(&mut self) {
-        if std::mem::replace(&mut self.stage, Stage::Heard) == Stage::Asked {
-            self.seats.unheard.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.stage = Stage::Heard;
     }
 
     /// Those of its connection.
@@ -152,7 +130,6 @@ impl Drop for Seat {
             self.seats.taken.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        self.seats.gave_up.store(true, Ordering::Relaxed);
         self.seats.given_up.fetch_add(1, Ordering::AcqRel);
         if self.seats.gone.load(Ordering::Acquire) {
             self.seats.forget();
@@ -162,14 +139,14 @@ impl Drop for Seat {
     }
 }
 
-impl Ending {
+impl Asking {
     /// Those of its connection.
-    pub(super) fn seats(&self) -> &Seats {
+    pub(crate) fn seats(&self) -> &Seats {
         &self.0
     }
 }
 
-impl Drop for Ending {
+impl Drop for Asking {
     fn drop(&mut self) {
         self.0.gone.store(true, Ordering::Release);
         self.0.forget();

@@ -29,16 +29,21 @@ use crate::telemetry::{Budget, Claim, Seat as Share};
 /// Streams in one connection before another is established beside it.
 const STREAMS_MAX: usize = 100;
 
-/// Requests in one connection to a server that it may not have looked at, where clients give some up. The h2 crate's own
-/// servers end a connection when 20 of them were reset.
-const WARY_MAX: usize = 16;
-
 /// An established connection; streams are opened in it.
 #[derive(Clone)]
 pub struct Session {
     requests: SendRequest<Bytes>,
     seats: Arc<Seats>,
     budget: Arc<Budget>,
+}
+
+/// What the other end makes of PINGs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinging {
+    /// It answers them, as agents do.
+    Taken,
+    /// It may end the connection: servers of gRPC do for a few of them.
+    Resented,
 }
 
 /// Tells a connection from others.
@@ -60,6 +65,7 @@ impl Session {
         addr: SocketAddr,
         claim: &Arc<Claim>,
         tasks: &TaskTracker,
+        pinging: Pinging,
     ) -> Result<Self, h2::Error>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -67,15 +73,19 @@ impl Session {
         let budget = claim.budget();
         let mut windows = Windows::of(budget);
         let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
-        let pings = connection.ping_pong();
         let seats = Arc::<Seats>::default();
-        let ending = seats.ending();
+        let asking = seats.asking();
+        let pings = match pinging {
+            Pinging::Taken => connection.ping_pong().map(|pings| (pings, asking)),
+            Pinging::Resented => None,
+        };
+        let counted = Arc::clone(&seats);
         let carry = async move {
-            let mut silent = pin!(keepalive::silent(pings, Some(ending.seats())));
+            let mut silent = pin!(keepalive::silent_beside(pings));
             let ended = loop {
                 tokio::select! {
                     ended = &mut connection => break ended,
-                    window = windows.due(|| ending.seats().taken() > 0) => windows.apply(&mut connection, window),
+                    window = windows.due(|| counted.taken() > 0) => windows.apply(&mut connection, window),
                     () = &mut silent => {
                         tracing::warn!(
                             %addr,
@@ -105,7 +115,7 @@ impl Session {
         tasks: &TaskTracker,
     ) -> Result<Self, h2::Error> {
         in_order(&tcp);
-        Self::over(tcp, addr, claim, tasks).await
+        Self::over(tcp, addr, claim, tasks, Pinging::Resented).await
     }
 
     /// Room for a stream, as soon as the peer allows one more.
@@ -136,17 +146,6 @@ impl Session {
     /// Whether another stream would not have to wait for one that ends.
     pub fn has_room(&self) -> bool {
         self.streams() < self.limit()
-    }
-
-    /// The same for a server that ends a connection, with all that is in it, for few requests that were given up before it
-    /// looked at them.
-    pub fn has_room_warily(&self) -> bool {
-        self.has_room() && self.seats.unheard() < WARY_MAX
-    }
-
-    /// Whether a request was given up before it was answered, since this was asked last.
-    pub fn take_gave_up(&self) -> bool {
-        self.seats.take_gave_up()
     }
 
     /// True for a clone of this one.

@@ -30,6 +30,8 @@ use crate::{
 /// Where a request finds its place in an HTTP/2 connection, the first time and once more.
 trait Rooms {
     async fn room(&mut self) -> Result<Room, Fault>;
+    /// The client gave the request up before its answer.
+    fn given_up(&self) {}
 }
 
 /// In tunnels to the agent of the destination.
@@ -252,6 +254,10 @@ async fn ask_over(
                         return Ok((up, answered));
                     }
                     Err(Unheard::Server(broken)) if broken.is_unprocessed() => broken,
+                    Err(unheard @ Unheard::Client(_)) => {
+                        rooms.given_up();
+                        return Err(unheard.stop(&mut up));
+                    }
                     Err(unheard) => return Err(unheard.stop(&mut up)),
                 }
             }
@@ -287,11 +293,15 @@ impl<S: Server> Rooms for Straight<'_, S> {
     async fn room(&mut self) -> Result<Room, Fault> {
         room_at(self.0).await
     }
+
+    fn given_up(&self) {
+        self.0.shelf().given_up(self.0.asker(), Instant::now());
+    }
 }
 
 /// Room on an HTTP/2 connection to a server.
 async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
-    while let Some(shared) = server.shelf().shared(Instant::now()) {
+    while let Some(shared) = server.shelf().shared(server.asker(), Instant::now()) {
         match shared.room().await {
             Ok(room) => return Ok(room),
             // It ended, or is about to: requests on it go on, new ones go elsewhere.
@@ -304,7 +314,9 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
     let connection = Session::plain(stream, addr, &server.claim(), server.connections())
         .await
         .map_err(|error| unreached(error.to_string()))?;
-    server.shelf().share(connection.clone(), Instant::now());
+    server
+        .shelf()
+        .share(connection.clone(), server.asker(), Instant::now());
     connection
         .room()
         .await

@@ -290,3 +290,61 @@ async fn only_what_may_take_effect_twice_is_sent_again_where_a_kept_connection_e
         assert_eq!(asked.len(), expected, "{second:?} {asked:?}");
     }
 }
+
+#[tokio::test]
+async fn who_gives_up_requests_gets_connections_of_its_own() {
+    let (connections, unanswered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&unanswered);
+    let addr = server(move |stream| {
+        let number = connections.fetch_add(1, Ordering::Relaxed);
+        let unanswered = Arc::clone(&counted);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let mut held = Vec::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if request.uri().path() == "/never" {
+                    unanswered.fetch_add(1, Ordering::Relaxed);
+                    held.push(respond);
+                    continue;
+                }
+                let mut response = Response::new(());
+                response.headers_mut().insert("x-connection", number.into());
+                respond.send_response(response, true).unwrap();
+            }
+        }
+    })
+    .await;
+    let (engine, _leaving) = engine(addr).await;
+    let from = |port: u16, path: &str| {
+        let mut request = post(path);
+        request.headers_mut().insert("x-port", port.into());
+        request
+    };
+    let mut client = h2_client(engine).await;
+    for count in 1..=5 {
+        let (response, send) = client.send_request(from(1, "/never"), true).unwrap();
+        within(async {
+            while unanswered.load(Ordering::Relaxed) < count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop((response, send));
+    }
+    let mut connection_of = async |port| {
+        let (response, _send) = client.send_request(from(port, "/"), true).unwrap();
+        within(response).await.unwrap().headers()["x-connection"].clone()
+    };
+    // It is told a moment after the client gave up.
+    let own = within(async {
+        loop {
+            let own = connection_of(1).await;
+            if own != "0" {
+                break own;
+            }
+        }
+    })
+    .await;
+    assert_eq!(connection_of(2).await, "0", "others share one as before");
+    assert_eq!(connection_of(1).await, own);
+}

@@ -237,6 +237,7 @@ impl Steer for Arrival<'_> {
         let hop = Hop::Server(Target {
             path: Arc::clone(path),
             shelf: Arc::clone(shelf),
+            asker: self.client,
             leg: Leg::Deliver {
                 pod: Arc::clone(pod),
                 addr: guard.addressed,

@@ -295,6 +295,7 @@ impl Steer for Inspecting {
         let hop = Hop::Server(Target {
             path: Arc::clone(&self.path),
             shelf: Arc::clone(&self.shelf),
+            asker: self.connection.client,
             leg: self.leg.clone(),
             claim: Arc::clone(&self.connection.claim),
         });

@@ -33,6 +33,7 @@ pub(crate) struct ShelfKey {
 pub(in crate::listener) struct Target {
     pub(super) path: Arc<DataPath>,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) asker: SocketAddr,
     pub(super) leg: Leg,
     pub(super) claim: Arc<Claim>,
 }
@@ -40,6 +41,10 @@ pub(in crate::listener) struct Target {
 impl Server for Target {
     fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+
+    fn asker(&self) -> SocketAddr {
+        self.asker
     }
 
     fn connections(&self) -> &TaskTracker {

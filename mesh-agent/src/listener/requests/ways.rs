@@ -190,6 +190,7 @@ impl Ways {
                 Ok(Hop::Server(Target {
                     path: Arc::clone(&self.path),
                     shelf: self.path.shelves.shelf(key),
+                    asker: self.client,
                     leg,
                     claim: Arc::clone(&self.claim),
                 }))

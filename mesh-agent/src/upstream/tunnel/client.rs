@@ -17,7 +17,7 @@ use crate::{
     upstream::{
         Refusal, in_order,
         incoming::Incoming,
-        session::{Seat, Session},
+        session::{Pinging, Seat, Session},
     },
 };
 
@@ -140,7 +140,7 @@ impl Tunnel {
             }
             let credentials = Credentials::of_server(tls.get_ref().1, identity)
                 .map_err(|source| TunnelError::Peer { addr, source })?;
-            let session = Session::over(tls, addr, claim, tasks)
+            let session = Session::over(tls, addr, claim, tasks, Pinging::Taken)
                 .await
                 .map_err(|source| TunnelError::Http { addr, source })?;
             Ok(Self {

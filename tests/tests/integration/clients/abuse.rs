@@ -94,6 +94,39 @@ fn streams_that_are_reset_at_once_end_the_connection() {
 }
 
 #[test]
+fn a_client_that_gives_up_requests_all_the_time_hurts_no_other_connection_of_its_pod() {
+    each("abuse-bursts", |mesh, to, agents| {
+        let _echo = echo(mesh, to)?;
+        let stop = mesh.dir().join("calm").display().to_string();
+        let _ = std::fs::remove_file(&stop);
+        let at = at(mesh, to, port::ECHO_2);
+        let web = mesh.pod("client").command(programs::web()?);
+        let args = [
+            "load",
+            "--to",
+            &at,
+            "--version",
+            "http2",
+            "--workers",
+            "8",
+            "--until",
+            &stop,
+        ];
+        let calm = web.args(args).spawn()?;
+        let report = beside(mesh, to, agents, "bursts-of-resets")?;
+        ensure!(report["ended"].is_null(), "{report}");
+        std::fs::write(&stop, "")?;
+        let calm = calm.wait(SOON)?.ok()?.report()?;
+        println!("{calm}");
+        ensure!(
+            calm["failed"] == 0 && calm["good"].as_u64() > Some(0),
+            "{calm}: {report}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn heads_without_an_end_and_heads_that_grow_are_refused() {
     each("abuse-heads", |mesh, to, agents| {
         let _echo = echo(mesh, to)?;
