@@ -21,6 +21,7 @@ use super::{
 
 use crate::telemetry::{Budgets, Claim, Limits};
 
+mod hosts;
 mod repeats;
 
 /// Steers everything to one server, or refuses it.
