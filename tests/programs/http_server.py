@@ -144,6 +144,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path == "hints":
             self.send_response_only(103)
             self.send_header("Link", "</style.css>; rel=preload")
+            self.send_header("Connection", "keep-alive")
+            self.send_header("nodemesh-error", "forged")
             self.end_headers()
             self.answer(200, b"hinted\n")
         elif path == "close":

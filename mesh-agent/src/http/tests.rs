@@ -21,6 +21,7 @@ use super::{
 
 use crate::telemetry::{Budgets, Claim, Limits};
 
+mod heads;
 mod hosts;
 mod repeats;
 

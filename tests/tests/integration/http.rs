@@ -264,6 +264,7 @@ assert status == "HTTP/1.1 200 OK" and int(fields["content-length"]) > 10, field
 sock.sendall(get("/hints"))
 lines = head(file)
 assert lines[0].startswith("HTTP/1.1 103") and "Link: </style.css>; rel=preload" in lines, lines
+assert not any("connection" in line.lower() or "nodemesh" in line.lower() for line in lines), lines
 assert answer(file)[2] == b"hinted\n"
 # The application is asked to go on, and says so.
 sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")

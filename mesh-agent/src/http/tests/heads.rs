@@ -1,0 +1,71 @@
+//! Heads, trailers and ends that a client or a server may say otherwise than usual, on one node and between two.
+
+use super::{repeats::before_agent, *};
+use crate::http::{
+    server::serve_stream,
+    wire::{Spoken, Told},
+};
+
+/// The agent of the destination, before an HTTP/1 server: tunnels come in the clear.
+async fn destination(app: SocketAddr) -> SocketAddr {
+    server(move |stream| async move {
+        let steer = Arc::new(Straight {
+            server: app,
+            shelf: Arc::default(),
+            tasks: TaskTracker::new(),
+            signature: Signature::new("test".into(), Side::Destination),
+        });
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            let steer = Arc::clone(&steer);
+            tokio::spawn(async move {
+                let told = Told {
+                    spoken: Spoken::Http1,
+                    client: None,
+                };
+                serve_stream(&*steer, request, respond, told).await;
+            });
+        }
+    })
+    .await
+}
+
+/// An engine straight before the server, and one that reaches it through another agent.
+async fn ways(app: SocketAddr) -> [(&'static str, SocketAddr); 2] {
+    let (near, _) = engine(app).await;
+    let (far, _) = before_agent(destination(app).await).await;
+    [("near", near), ("far", far)]
+}
+
+/// Everything up to `end`.
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        match stream.read_u8().await {
+            Ok(byte) => read.push(byte),
+            Err(error) => panic!("{error} after {}", read.escape_ascii()),
+        }
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn an_interim_answer_passes_without_what_belongs_to_its_connection() {
+    let app = server(|mut stream| async move {
+        until(&mut stream, "\r\n\r\n").await;
+        let answer = "HTTP/1.1 103 Early Hints\r\nConnection: keep-alive, x-hop\r\nKeep-Alive: timeout=5\r\n\
+            X-Hop: 1\r\nNodemesh-Error: forged\r\nLink: </a>\r\n\r\n\
+            HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    for (way, addr) in ways(app).await {
+        let mut client = connect(addr).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let head = within(until(&mut client, "\r\n\r\n")).await;
+        assert_eq!(head, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", "{way}");
+        let answer = within(until(&mut client, "ok")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{way}: {answer}");
+    }
+}
