@@ -274,7 +274,7 @@ sock.sendall(b"hello")
 said = json.loads(answer(file)[2])
 assert said["bytes"] == 5, said
 # Trailers both ways.
-sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n")
+sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nNodemesh-Client: 9\r\nX-Sum: 7\r\n\r\n")
 said = json.loads(answer(file)[2])
 assert [line.lower() for line in said["trailers"]] == ["x-sum: 7"], said
 sock.sendall(get("/chunked/10", "TE: trailers"))
@@ -282,7 +282,7 @@ head(file)
 rest = b""
 while not rest.endswith(b"\r\n\r\n"):
     rest += file.readline()
-assert b"x-digest:" in rest.lower(), rest
+assert b"x-digest:" in rest.lower() and b"nodemesh" not in rest.lower(), rest
 # A proxy's form of the target, and OPTIONS of the whole server.
 sock.sendall(b"GET http://shop.example/a HTTP/1.1\r\nHost: other\r\n\r\n")
 said = json.loads(answer(file)[2])

@@ -69,3 +69,30 @@ async fn an_interim_answer_passes_without_what_belongs_to_its_connection() {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{way}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn trailers_say_nothing_in_the_name_of_the_mesh() {
+    // Tells in its answer how the request ended.
+    let app = server(|mut stream| async move {
+        let asked = until(&mut stream, "X-Sum: 7\r\n\r\n").await.to_ascii_lowercase();
+        let forged = asked.matches("nodemesh-").count() + asked.matches("x-forwarded-client-cert").count();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Forged: {forged}\r\n\r\n2\r\nok\r\n0\r\n\
+            Nodemesh-Error: a\r\nNodemesh-Switched: b\r\nX-Sum: 8\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    for (way, addr) in ways(app).await {
+        let mut client = connect(addr).await.unwrap();
+        let request = "POST / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\
+            Nodemesh-Client: 9\r\nNodemesh_Version: 1\r\nX-Forwarded-Client-Cert: By=me\r\nX-Sum: 7\r\n\r\n";
+        client.write_all(request.as_bytes()).await.unwrap();
+        let answer = within(until(&mut client, "X-Sum: 8\r\n\r\n")).await;
+        assert!(answer.contains("X-Forged: 0\r\n"), "{way}: {answer}");
+        assert!(
+            !answer.to_ascii_lowercase().contains("nodemesh"),
+            "{way}: {answer}"
+        );
+    }
+}
