@@ -343,20 +343,48 @@ assert status.startswith("HTTP/1.1 413"), (status, fields, body)
 }
 
 #[test]
-fn a_client_that_goes_takes_its_request_along() {
+fn a_client_that_resets_takes_its_request_along() {
     Mesh::scenario(http_mesh("http-gone"), |mesh| {
         let (_agents, mut servers) = start(mesh)?;
         for (to, server) in ["near", "far"].into_iter().zip(&mut servers) {
             python(
                 mesh,
                 to,
-                "sock, file = connect()\nsock.sendall(get(\"/wait/1\"))\ntime.sleep(0.5)\nsock.close()",
+                r#"
+sock, file = connect()
+sock.sendall(get("/wait/1"))
+time.sleep(0.5)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+file.close()
+sock.close()
+"#,
             )?;
             server
                 .wait_line(SOON, |line| line.contains("\"gone\": true"))
                 .with_context(|| format!("to {to}"))?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_ends_its_side_gets_its_answer() {
+    requests("http-half", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+for version in ("1.1", "1.0"):
+    for path in ("/", "/bytes/300000"):
+        sock, file = connect()
+        sock.sendall(("GET %s HTTP/%s\r\nHost: x\r\n\r\n" % (path, version)).encode())
+        sock.shutdown(socket.SHUT_WR)
+        status, fields, body = answer(file)
+        assert status == "HTTP/1.1 200 OK", (version, path, status)
+        assert len(body) == int(fields["content-length"]), (version, path, fields, len(body))
+        assert file.read() == b"", (version, path)
+"#,
+        )
     });
 }
 

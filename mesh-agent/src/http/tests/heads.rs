@@ -1,9 +1,14 @@
 //! Heads, trailers and ends that a client or a server may say otherwise than usual, on one node and between two.
 
+use tokio::sync::mpsc;
+
 use super::{repeats::before_agent, *};
-use crate::http::{
-    server::serve_stream,
-    wire::{Spoken, Told},
+use crate::{
+    http::{
+        server::serve_stream,
+        wire::{Spoken, Told},
+    },
+    upstream,
 };
 
 /// The agent of the destination, before an HTTP/1 server: tunnels come in the clear.
@@ -94,5 +99,61 @@ async fn trailers_say_nothing_in_the_name_of_the_mesh() {
             !answer.to_ascii_lowercase().contains("nodemesh"),
             "{way}: {answer}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_gets_its_answer() {
+    let app = server(|mut stream| async move {
+        until(&mut stream, "\r\n\r\n").await;
+        // The client's end is there by then.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        // Whoever broke it off needs none.
+        let _ = stream.write_all(answer).await;
+    })
+    .await;
+    for (way, addr) in ways(app).await {
+        for request in [
+            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.0\r\nHost: x\r\n\r\n",
+        ] {
+            let mut client = connect(addr).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut answer = String::new();
+            let read = within(client.read_to_string(&mut answer)).await;
+            assert!(read.is_ok(), "{way}: {request}: {read:?}");
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok"),
+                "{way}: {request}: {answer}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_resets_takes_its_request_along() {
+    let (heard, mut asked) = mpsc::unbounded_channel();
+    let (ended, mut gone) = mpsc::unbounded_channel();
+    let app = server(move |mut stream| {
+        let (heard, ended) = (heard.clone(), ended.clone());
+        async move {
+            until(&mut stream, "\r\n\r\n").await;
+            heard.send(()).unwrap();
+            // Nothing more comes but the end.
+            let _ = stream.read_u8().await;
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    for (_, addr) in ways(app).await {
+        let mut client = connect(addr).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        within(asked.recv()).await.unwrap();
+        upstream::abort(&client);
+        drop(client);
+        within(gone.recv()).await.unwrap();
     }
 }
