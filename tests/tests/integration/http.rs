@@ -389,6 +389,21 @@ for version in ("1.1", "1.0"):
 }
 
 #[test]
+fn a_handshake_of_tls_on_a_port_of_http_is_refused_at_once() {
+    requests("http-tls", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+sock, file = connect()
+sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))
+assert answer(file)[0].startswith("HTTP/1.1 400")
+"#,
+        )
+    });
+}
+
+#[test]
 fn a_kept_connection_that_its_application_closed_costs_no_request() {
     requests("http-stale", |mesh, to| {
         python(

@@ -157,3 +157,13 @@ async fn a_client_that_resets_takes_its_request_along() {
         within(gone.recv()).await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_cannot_begin_a_request_is_refused_without_waiting_for_its_line() {
+    let (addr, _leaving) = engine(server(h2_echo).await).await;
+    let mut client = connect(addr).await.unwrap();
+    let hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
+    client.write_all(hello).await.unwrap();
+    let head = within(until(&mut client, "\r\n\r\n")).await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+}
