@@ -119,7 +119,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for piece in pattern(int(argument)):
                 sent.update(piece)
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\nX-Digest: %s\r\n\r\n" % sent.hexdigest().encode())
+            self.wfile.write(b"0\r\nNodemesh-Error: forged\r\nX-Digest: %s\r\n\r\n" % sent.hexdigest().encode())
         elif path == "until-close":
             self.send_response(200)
             self.send_header("Connection", "close")
@@ -144,6 +144,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif path == "hints":
             self.send_response_only(103)
             self.send_header("Link", "</style.css>; rel=preload")
+            self.send_header("Connection", "keep-alive")
+            self.send_header("nodemesh-error", "forged")
             self.end_headers()
             self.answer(200, b"hinted\n")
         elif path == "close":

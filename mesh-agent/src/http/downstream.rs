@@ -140,11 +140,12 @@ impl Downstream<'_> {
         Ok(())
     }
 
-    /// Ready when whoever asked is gone. To be asked while nothing is read of the request.
+    /// Ready when whoever asked is gone. To be asked while nothing is read of the request. An HTTP/1 client that has ended its side
+    /// may be waiting for the answer: whether it is gone shows only when that is written.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         match self {
             Self::H1(turn) => match ready!(turn.reader.poll_closed(cx)) {
-                Ok(()) => Poll::Ready(Broken::Closed),
+                Ok(()) => Poll::Pending,
                 Err(error) => Poll::Ready(error.into()),
             },
             Self::H2(pair) => {

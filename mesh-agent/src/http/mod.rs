@@ -18,6 +18,7 @@ pub mod detect;
 pub mod exchange;
 pub mod fault;
 pub mod h1;
+pub mod host;
 pub mod mirror;
 pub mod pool;
 pub mod server;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::{Broken, mirror::Copies};
+use super::{Broken, mirror::Copies, wire};
 
 /// Where a body comes from.
 pub(super) trait Source {
@@ -238,7 +238,11 @@ impl Pump {
         }
     }
 
-    fn end(&mut self, to: &mut impl Sink, trailers: Option<HeaderMap>) -> Result<(), PumpError> {
+    fn end(&mut self, to: &mut impl Sink, mut trailers: Option<HeaderMap>) -> Result<(), PumpError> {
+        // Agents say nothing in trailers to each other, so whatever looks like it is an application's.
+        if let Some(trailers) = &mut trailers {
+            wire::clean(trailers);
+        }
         self.kept.end(trailers.as_ref());
         self.copies.end(trailers.as_ref());
         to.finish(trailers).map_err(PumpError::Sink)?;

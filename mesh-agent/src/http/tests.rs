@@ -21,6 +21,8 @@ use super::{
 
 use crate::telemetry::{Budgets, Claim, Limits};
 
+mod heads;
+mod hosts;
 mod repeats;
 
 /// Steers everything to one server, or refuses it.

@@ -264,6 +264,7 @@ assert status == "HTTP/1.1 200 OK" and int(fields["content-length"]) > 10, field
 sock.sendall(get("/hints"))
 lines = head(file)
 assert lines[0].startswith("HTTP/1.1 103") and "Link: </style.css>; rel=preload" in lines, lines
+assert not any("connection" in line.lower() or "nodemesh" in line.lower() for line in lines), lines
 assert answer(file)[2] == b"hinted\n"
 # The application is asked to go on, and says so.
 sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
@@ -273,7 +274,7 @@ sock.sendall(b"hello")
 said = json.loads(answer(file)[2])
 assert said["bytes"] == 5, said
 # Trailers both ways.
-sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n")
+sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nNodemesh-Client: 9\r\nX-Sum: 7\r\n\r\n")
 said = json.loads(answer(file)[2])
 assert [line.lower() for line in said["trailers"]] == ["x-sum: 7"], said
 sock.sendall(get("/chunked/10", "TE: trailers"))
@@ -281,7 +282,7 @@ head(file)
 rest = b""
 while not rest.endswith(b"\r\n\r\n"):
     rest += file.readline()
-assert b"x-digest:" in rest.lower(), rest
+assert b"x-digest:" in rest.lower() and b"nodemesh" not in rest.lower(), rest
 # A proxy's form of the target, and OPTIONS of the whole server.
 sock.sendall(b"GET http://shop.example/a HTTP/1.1\r\nHost: other\r\n\r\n")
 said = json.loads(answer(file)[2])
@@ -342,20 +343,63 @@ assert status.startswith("HTTP/1.1 413"), (status, fields, body)
 }
 
 #[test]
-fn a_client_that_goes_takes_its_request_along() {
+fn a_client_that_resets_takes_its_request_along() {
     Mesh::scenario(http_mesh("http-gone"), |mesh| {
         let (_agents, mut servers) = start(mesh)?;
         for (to, server) in ["near", "far"].into_iter().zip(&mut servers) {
             python(
                 mesh,
                 to,
-                "sock, file = connect()\nsock.sendall(get(\"/wait/1\"))\ntime.sleep(0.5)\nsock.close()",
+                r#"
+sock, file = connect()
+sock.sendall(get("/wait/1"))
+time.sleep(0.5)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+file.close()
+sock.close()
+"#,
             )?;
             server
                 .wait_line(SOON, |line| line.contains("\"gone\": true"))
                 .with_context(|| format!("to {to}"))?;
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_ends_its_side_gets_its_answer() {
+    requests("http-half", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+for version in ("1.1", "1.0"):
+    for path in ("/", "/bytes/300000"):
+        sock, file = connect()
+        sock.sendall(("GET %s HTTP/%s\r\nHost: x\r\n\r\n" % (path, version)).encode())
+        sock.shutdown(socket.SHUT_WR)
+        status, fields, body = answer(file)
+        assert status == "HTTP/1.1 200 OK", (version, path, status)
+        assert len(body) == int(fields["content-length"]), (version, path, fields, len(body))
+        assert file.read() == b"", (version, path)
+"#,
+        )
+    });
+}
+
+#[test]
+fn a_handshake_of_tls_on_a_port_of_http_is_refused_at_once() {
+    requests("http-tls", |mesh, to| {
+        python(
+            mesh,
+            to,
+            r#"
+sock, file = connect()
+sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))
+assert answer(file)[0].startswith("HTTP/1.1 400")
+"#,
+        )
     });
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use http::{HeaderValue, Method, Request, Uri, Version, header, request};
+use http::{HeaderValue, Method, Request, Version, header, request};
 
 use super::{
     Agent, Charge, Done, Hop, Message, Server, Stop,
@@ -18,6 +18,7 @@ use crate::{
         downstream::Downstream,
         fault::{Cause, Fault},
         h1::{Framing, Switch, hop_by_hop},
+        host,
         pool::{Connection, Repeat},
         pump::{Again, Pump, Source as _},
         streams::is_empty,
@@ -123,13 +124,8 @@ fn extend(parts: &mut request::Parts, protocol: &HeaderValue) -> Result<(), Faul
     parts.method = Method::CONNECT;
     parts.version = Version::HTTP_2;
     if parts.uri.authority().is_none() {
-        let host = parts.headers.remove(header::HOST);
-        let host = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
-        let mut uri = parts.uri.clone().into_parts();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
-        uri.authority =
-            Some(http::uri::Authority::try_from(host).map_err(|_| bad("the Host header is malformed"))?);
-        parts.uri = Uri::from_parts(uri).map_err(|_| bad("the request target is malformed"))?;
+        let named = parts.headers.remove(header::HOST);
+        host::into_target(parts, named.as_ref().map_or(&b""[..], HeaderValue::as_bytes))?;
     }
     Ok(())
 }

@@ -5,16 +5,18 @@
 use std::{future::poll_fn, pin::pin, task::Poll};
 
 use h2::Reason;
+use http::header;
 
 use super::{Charge, Done, Stage, Stop};
 use crate::http::{
     Broken,
     course::Escort,
     downstream::Downstream,
-    h1::{Framing, KeepAlive, Switch},
+    h1::{Framing, KeepAlive, Switch, hop_by_hop},
     pump::{Pump, PumpError, Sink as _},
     streams::is_empty,
     upstream::{Answered, Heard, Upstream},
+    wire,
 };
 
 /// Interim answers to one request that are passed on. Those who send several send a handful.
@@ -69,12 +71,16 @@ pub(super) async fn hear(
                 }
             }
             match up.poll_heard(cx) {
-                Poll::Ready(Ok(Heard::Interim(status, headers))) => {
+                Poll::Ready(Ok(Heard::Interim(status, mut headers))) => {
                     // They are queued whatever room there is, so there may not be any number of them.
                     interim += 1;
                     if interim > INTERIM_MAX {
                         return Poll::Ready(Err(Unheard::Server(Broken::Interim)));
                     }
+                    // What belongs to one connection, or to agents, passes no more than in the answer itself.
+                    hop_by_hop::strip(&mut headers, &Switch::Stay);
+                    headers.remove(header::CONTENT_LENGTH);
+                    wire::clean(&mut headers);
                     if let Err(broken) = down.interim(status, headers) {
                         return Poll::Ready(Err(Unheard::Client(broken)));
                     }

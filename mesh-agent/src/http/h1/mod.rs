@@ -146,6 +146,12 @@ impl Target {
     }
 }
 
+/// True for a host as a request may name it, with a port or without: no user, no space, nothing behind.
+#[must_use]
+pub fn is_host(text: &[u8]) -> bool {
+    target::is_host(text, target::Port::Optional)
+}
+
 /// A request head as read.
 #[derive(Debug)]
 pub struct RequestHead {

@@ -282,6 +282,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 *scan = Scan::default();
                 *empty_line = EmptyLine::Seen;
             }
+            // A handshake of TLS, for example, has no line whose end is worth waiting for.
+            if kind == Kind::Request && self.buffer.first().is_some_and(|first| !may_begin(*first)) {
+                return Poll::Ready(Err(ReadError::BadRequestLine));
+            }
             let visible = &self.buffer[..self.buffer.len().min(self.limits.head_bytes)];
             match scan.end(visible) {
                 Ok(Some(2)) => return Poll::Ready(Err(ReadError::LeadingSpace)),
@@ -359,6 +363,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 enum Kind {
     Request,
     Response,
+}
+
+/// True of what a method may begin with (RFC 9110, 5.6.2), and of blanks and line ends, which have rules of their own.
+fn may_begin(first: u8) -> bool {
+    first.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~ \t\r\n".contains(&first)
 }
 
 /// Takes at most `most` bytes, and all there are otherwise.

@@ -17,6 +17,7 @@ use crate::{
         exchange::{Done, Message, Steer, exchange, refuse},
         fault::{Cause, Dialect, Fault},
         h1::{Framing, Switch, Target},
+        host,
         io::Rewound,
         mirror::Copies,
         raw::{self, Raw},
@@ -153,17 +154,18 @@ pub async fn serve_stream<S: Steer>(
 
 async fn serve_message<S: Steer>(
     steer: &S,
-    message: Message,
+    mut message: Message,
     recv: RecvStream,
     respond: SendResponse<Bytes>,
 ) {
+    let settled = host::settle(&mut message.parts, message.spoken);
     let mut attended = Attended::new(steer, &message);
     let mut down = Downstream::H2(StreamPair {
         recv: Incoming::new(recv),
         respond: Respond::Unanswered(respond),
         trail: &mut attended.trail,
     });
-    let done = match too_large(&message.parts) {
+    let done = match too_large(&message.parts).or_else(|| settled.err()) {
         None => exchange(steer, message, &mut down).await,
         Some(fault) => {
             down.trail().faulted(fault.clone());

@@ -63,7 +63,7 @@ impl Steer for Relayed {
     }
 }
 
-async fn before_agent(addr: SocketAddr) -> (SocketAddr, CancellationToken) {
+pub(super) async fn before_agent(addr: SocketAddr) -> (SocketAddr, CancellationToken) {
     engine_of(Relayed {
         agent: Other {
             addr,

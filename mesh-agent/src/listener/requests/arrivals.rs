@@ -18,7 +18,7 @@ use mesh_common::model::{ObjectKey, SpiffeId};
 
 use super::{
     account::{self, KnownEnds},
-    authorize,
+    authorize, name_host,
     server::Target,
     standing::{Other, Standing},
 };
@@ -220,6 +220,7 @@ impl Steer for Arrival<'_> {
                 format!("{} is no port of workload {}", guard.addressed, pod.workload.key),
             ));
         }
+        name_host(message, guard.addressed)?;
         let version = path.store.load().version();
         let kept = authorize(path, guard, &mut message.parts).await?;
         let standing = Standing {

@@ -20,7 +20,6 @@ mod ways;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 
-use ::http::{HeaderValue, header};
 use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
 use tokio::net::TcpStream;
 
@@ -157,15 +156,11 @@ async fn serve_routed(
     serve::attend(path, entry, &terms, pin!(served), || {}).await;
 }
 
-/// Names what was dialled where a request names no host: HTTP/1.0 knows no Host, but the versions that are spoken from here do.
+/// Names what was dialled where a request names no host: HTTP/1.0 knows no Host and HTTP/2 wants none, but what goes on from
+/// here has one.
 fn name_host(message: &mut Message, dialled: SocketAddr) -> Result<(), Fault> {
-    let headers = &mut message.parts.headers;
-    if message.parts.uri.authority().is_none() && !headers.contains_key(header::HOST) {
-        let host = HeaderValue::try_from(dialled.to_string())
-            .map_err(|_| Fault::new(Cause::Internal, "an address that is no host"))?;
-        headers.insert(header::HOST, host);
-    }
-    Ok(())
+    let spoken = message.spoken;
+    http::host::name(&mut message.parts, spoken, dialled)
 }
 
 /// Judges a request, and changes it as the judgement wants. Says what to judge it by later on.

@@ -39,7 +39,7 @@ impl Place {
                 .query()
                 .into_iter()
                 .flat_map(|query| query.split('&'))
-                .filter_map(|pair| named(pair, name))
+                .filter_map(|pair| parameter(pair, name))
                 .for_each(found),
             Self::Cookie(name) => cookies(request)
                 .filter_map(|pair| named(pair, name))
@@ -80,14 +80,50 @@ impl Place {
     }
 }
 
+/// What stands behind a prefix. Where that ends in a blank it is a scheme, and whatever cannot be part of its name ends it:
+/// applications differ in what they take for white space.
 fn behind<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
-    let (head, rest) = value.split_at_checked(prefix.len())?;
-    head.eq_ignore_ascii_case(prefix.as_bytes()).then_some(rest)
+    let value = value.trim_ascii_start();
+    let scheme = prefix.trim_ascii_end();
+    let (head, rest) = value.split_at_checked(scheme.len())?;
+    let is_ended = scheme.len() == prefix.len()
+        || rest
+            .first()
+            .is_some_and(|next| !next.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(next));
+    (is_ended && head.eq_ignore_ascii_case(scheme.as_bytes())).then_some(rest)
 }
 
+/// The value of a cookie of this name.
 fn named<'p>(pair: &'p str, name: &str) -> Option<&'p str> {
     let (own, value) = pair.split_once('=')?;
     (own == name).then_some(value)
+}
+
+/// The value of a query parameter of this name, however that is spelled.
+fn parameter<'p>(pair: &'p str, name: &str) -> Option<&'p str> {
+    let (own, value) = pair.split_once('=')?;
+    plain(own).eq(name.bytes()).then_some(value)
+}
+
+/// A name in a query without its escapes (`application/x-www-form-urlencoded`).
+fn plain(text: &str) -> impl Iterator<Item = u8> {
+    let mut left = text.as_bytes();
+    std::iter::from_fn(move || {
+        let digit = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
+        if let [b'%', high, low, rest @ ..] = left
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+        {
+            left = rest;
+            return Some(high << 4 | low);
+        }
+        let (first, rest) = left.split_first()?;
+        left = rest;
+        Some(if *first == b'+' { b' ' } else { *first })
+    })
 }
 
 fn cookies(request: &Parts) -> impl Iterator<Item = &str> {
@@ -102,7 +138,7 @@ fn without_parameter(uri: &Uri, name: &str) -> Option<Uri> {
     let query = uri.query()?;
     let kept: Vec<&str> = query
         .split('&')
-        .filter(|pair| named(pair, name).is_none())
+        .filter(|pair| parameter(pair, name).is_none())
         .collect();
     let target = match kept.is_empty() {
         true => uri.path().to_owned(),

@@ -323,6 +323,26 @@ fn places() {
             request("/", &[("authorization", bearing), ("authorization", bearing)]),
             ME,
         ),
+        (
+            request("/", &[("authorization", &format!("Bearer\t{token}"))]),
+            ME,
+        ),
+        (
+            request("/", &[("authorization", &format!(" Bearer \t {token}"))]),
+            ME,
+        ),
+        (request(&format!("/?%61ccess_tok%65n={token}"), &[]), ME),
+        (request(&format!("/?access%5ftoken={token}"), &[]), ME),
+        (
+            request(&format!("/?access_token={token}&%61ccess_token={other}"), &[]),
+            several,
+        ),
+        (request(&format!("/?access%token={token}"), &[]), "no token"),
+        (
+            request("/", &[("authorization", &format!("Bearers {token}"))]),
+            "no token",
+        ),
+        (request("/", &[("authorization", "Bearer")]), "no token"),
         (request("/", &[("authorization", "Basic eDp5")]), "no token"),
         (request("/", &[("authorization", token)]), "no token"),
         (request("/", &[("x-token", token)]), "no token"),
