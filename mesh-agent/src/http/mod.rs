@@ -19,6 +19,7 @@ pub mod exchange;
 pub mod fault;
 pub mod h1;
 pub mod mirror;
+pub mod overhear;
 pub mod pool;
 pub mod server;
 pub mod trail;

@@ -20,7 +20,7 @@ use super::authorize::{Denied, Guard};
 use crate::{
     identity::Clock,
     policy::{
-        BadPath, BeforeRequests, ConnectionFacts, Decision, Headers, RequestFacts, Token, Verdict,
+        BadPath, BeforeRequests, ConnectionFacts, Decision, Headers, Reads, RequestFacts, Token, Verdict,
         WorkloadPolicy,
         jwt::{self, KeyCell, Proved, TokenCache, Unproved},
         normalize,
@@ -85,6 +85,8 @@ pub enum RequestDenied {
 pub struct Judged<'r> {
     request: &'r Parts,
     path: Cow<'r, str>,
+    /// What policies that decide nothing see in its place, if there are some; an error where they see nothing.
+    reported: Result<Cow<'r, str>, BadPath>,
     headers: Cow<'r, HeaderMap>,
     token: Option<&'r Token>,
 }
@@ -131,9 +133,15 @@ impl<'r> Judged<'r> {
         proved: Option<&'r Proved>,
         request: &'r Parts,
     ) -> Result<Self, BadPath> {
+        let path = judged_path(policy.reads(), &request.uri)?;
+        let reported = match policy.reads().paths {
+            true => Ok(path.clone()),
+            false => judged_path(policy.silent_reads(), &request.uri),
+        };
         Ok(Self {
             request,
-            path: judged_path(policy, &request.uri)?,
+            path,
+            reported,
             headers: judged_headers(policy, proved, &request.headers),
             token: proved.map(|proved| &proved.verified.token),
         })
@@ -141,10 +149,24 @@ impl<'r> Judged<'r> {
 
     /// The facts, of a request on that connection.
     pub fn facts<'s>(&'s self, connection: ConnectionFacts<'s>) -> RequestFacts<'s> {
+        self.facts_at(connection, &self.path)
+    }
+
+    /// The same for policies that decide nothing: those that decide find the same in it. An error if the path cannot be
+    /// judged, which only they wanted to know: then they say nothing, and the request is as good as any.
+    pub fn reported_facts<'s>(
+        &'s self,
+        connection: ConnectionFacts<'s>,
+    ) -> Result<RequestFacts<'s>, BadPath> {
+        let path = self.reported.as_ref().map_err(|bad| *bad)?;
+        Ok(self.facts_at(connection, path))
+    }
+
+    fn facts_at<'s>(&'s self, connection: ConnectionFacts<'s>, path: &'s str) -> RequestFacts<'s> {
         RequestFacts {
             connection,
             method: self.request.method.as_str(),
-            path: &self.path,
+            path,
             host: host_of(self.request),
             headers: Headers::Known(&self.headers),
             token: self.token,
@@ -286,11 +308,8 @@ impl Guard {
             false => jwt::authenticate(&policy, request, &gate.tokens, gate.clock.now())?,
         };
         let judged = Judged::of(&policy, proved.as_ref(), request).map_err(RequestDenied::from)?;
-        let facts = judged.facts(self.facts());
-        if policy.has_silent() && gate.reports.may(gate.clock.now()) {
-            self.report_request(&policy, &facts);
-        }
-        RequestDenied::unless_allowed(&policy.decide_request(&facts))?;
+        self.report_judged(gate, &policy, &judged);
+        RequestDenied::unless_allowed(&policy.decide_request(&judged.facts(self.facts())))?;
         let uri = match judged.path {
             Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
             Cow::Borrowed(_) => None,
@@ -331,7 +350,7 @@ impl Guard {
         };
         let policy = snapshot.policy_of(entry);
         // Paths are in their one spelling if some policy asked for them when the request came.
-        let path = judged_path(&policy, &kept.uri)?;
+        let path = judged_path(policy.reads(), &kept.uri)?;
         let decide = |headers| {
             policy.decide_request(&RequestFacts {
                 connection: self.facts(),
@@ -355,6 +374,27 @@ impl Guard {
                 policy: None,
                 rule: None,
             }),
+        }
+    }
+
+    /// Tells what policies that decide nothing would have said of a request that nobody judges: its bytes are carried as
+    /// they are.
+    pub fn report_unjudged(&self, snapshot: &Snapshot, gate: &Gate, request: &Parts) {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return;
+        };
+        let policy = snapshot.policy_of(entry);
+        if let Ok(judged) = Judged::of(&policy, None, request) {
+            self.report_judged(gate, &policy, &judged);
+        }
+    }
+
+    fn report_judged(&self, gate: &Gate, policy: &WorkloadPolicy, judged: &Judged<'_>) {
+        if policy.has_silent()
+            && let Ok(facts) = judged.reported_facts(self.facts())
+            && gate.reports.may(gate.clock.now())
+        {
+            self.report_request(policy, &facts);
         }
     }
 
@@ -385,11 +425,11 @@ impl Guard {
     }
 }
 
-/// The path to judge. It is brought to its one spelling only where a policy asks for it: an application without such
-/// policies gets its paths as they come.
-fn judged_path<'r>(policy: &WorkloadPolicy, uri: &'r Uri) -> Result<Cow<'r, str>, BadPath> {
+/// The path for policies that look at this in requests. It is brought to its one spelling only where one asks for it: an
+/// application without such policies gets its paths as they come.
+fn judged_path(reads: Reads, uri: &Uri) -> Result<Cow<'_, str>, BadPath> {
     let path = uri.path();
-    match policy.reads().paths && !path.is_empty() {
+    match reads.paths && !path.is_empty() {
         true => normalize(path),
         false => Ok(Cow::Borrowed(path)),
     }
@@ -401,7 +441,8 @@ fn judged_headers<'r>(
     proved: Option<&Proved>,
     headers: &'r HeaderMap,
 ) -> Cow<'r, HeaderMap> {
-    if !policy.reads().headers || !policy.writes_headers() {
+    let is_read = policy.reads().headers || policy.silent_reads().headers;
+    if !is_read || !policy.writes_headers() {
         return Cow::Borrowed(headers);
     }
     let mut headers = headers.clone();

@@ -179,9 +179,15 @@ pub(super) fn judge(
     };
     match Judged::of(policy, proved.as_ref(), parts) {
         Ok(judged) => {
-            let trace = policy.trace_request(judged.facts(connection));
+            let facts = judged.facts(connection);
+            let reported = judged.reported_facts(connection);
+            let trace = policy.trace_request(*reported.as_ref().unwrap_or(&facts));
             way.status = denied(&RequestDenied::unless_allowed(&trace.decision));
             fill(way, &trace);
+            if let Err(bad) = reported {
+                way.reporting.clear();
+                way.rehearsal = format!("policies that decide nothing see no such request: {bad}");
+            }
         }
         Err(bad) => refuse(&RequestDenied::from(bad)),
     }

@@ -123,6 +123,55 @@ fn the_application_gets_the_path_that_was_judged() {
     }
 }
 
+fn dry(policy: &str) -> String {
+    policy.replace(
+        "namespace: shop}",
+        "namespace: shop, annotations: {istio.io/dry-run: \"true\"}}",
+    )
+}
+
+#[test]
+fn policies_that_decide_nothing_change_no_path() {
+    let admin = "rules: [{to: [{operation: {paths: ['/admin*']}}]}]";
+    let deny = policy("AuthorizationPolicy", &format!("action: DENY, {admin}"));
+    let audit = policy("AuthorizationPolicy", &format!("action: AUDIT, {admin}"));
+    for policies in [dry(&deny), dry(&audit), audit.clone()] {
+        let mesh = Mesh::new(&policies);
+        assert!(!mesh.guard().needs_requests(&mesh.store.load()), "{policies}");
+        for uri in ["/a%zz", "/x/..;/y", "//x/../y", "/admin", "/%61dmin", "/%00"] {
+            assert_eq!(fate(&mesh, get(uri)), uri, "{policies}");
+        }
+    }
+    // Beside one that decides the path is that of all.
+    let beside = deny.replace("name: p,", "name: q,").replace("/admin*", "/shut*");
+    let mesh = Mesh::new(&(dry(&deny) + &beside));
+    assert_eq!(fate(&mesh, get("//x/../y")), "/y");
+    assert_eq!(fate(&mesh, get("/a%zz")), "400 bad-path");
+}
+
+#[test]
+fn policies_that_decide_nothing_see_paths_in_their_one_spelling() {
+    let mesh = Mesh::new(&dry(&policy(
+        "AuthorizationPolicy",
+        "action: DENY, rules: [{to: [{operation: {paths: ['/admin*']}}]}]",
+    )));
+    let (snapshot, guard) = (mesh.store.load(), mesh.guard());
+    let policy = snapshot.policy_of(snapshot.workload(&guard.workload.key).unwrap());
+    for (uri, expected) in [
+        ("/x/..//%61dmin", Ok(true)),
+        ("/x//../y", Ok(false)),
+        ("/a%zz", Err(BadPath::Escape)),
+        ("/..;/admin", Err(BadPath::Parameter)),
+    ] {
+        let request = get(uri);
+        let judged = Judged::of(&policy, None, &request).unwrap();
+        let matches = judged
+            .reported_facts(guard.facts())
+            .map(|facts| policy.reports_request(&facts).next().is_some());
+        assert_eq!(matches, expected, "{uri}");
+    }
+}
+
 #[test]
 fn who_denies_and_why() {
     let mesh = Mesh::new(&policy(

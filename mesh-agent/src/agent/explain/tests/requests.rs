@@ -284,6 +284,32 @@ fn what_no_request_could_change_is_said_of_the_connection() {
 }
 
 #[test]
+fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
+    let dry = "{kind: AuthorizationPolicy, metadata: {name: dry, namespace: shop, annotations: {istio.io/dry-run: 'true'}}, spec: {\
+        selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: ['/admin*']}}]}]}}";
+    let store = world(&[dry]);
+    for (path, rehearsal) in [
+        ("/x/..//%61dmin", "denied by DENY policy shop/dry, rule 0"),
+        ("/x", "allowed: no ALLOW policy concerns the workload"),
+        (
+            "/a%zz",
+            "policies that decide nothing see no such request: the path has a broken %-escape",
+        ),
+    ] {
+        for to in ["shop/web:80", "shop/web:90"] {
+            let reply = about(&store, "shop/cart", to, head("GET", path, &[]));
+            let way = &reply.ways[0];
+            assert_eq!(
+                (way.allowed, way.status, way.verdict.as_str()),
+                (true, 0, ALLOWED),
+                "{path}"
+            );
+            assert_eq!(way.rehearsal, rehearsal, "{path} {to}");
+        }
+    }
+}
+
+#[test]
 fn a_token_counts_where_its_keys_are_known() {
     let signer = Signer::ed("one");
     let inline = json!({"keys": [signer.jwk]});
