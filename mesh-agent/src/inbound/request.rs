@@ -26,6 +26,7 @@ use crate::{
         normalize,
     },
     state::{Snapshot, Store},
+    telemetry::metrics::Metrics,
 };
 
 /// What a worker keeps to judge requests: the tokens that it verified a moment ago.
@@ -275,14 +276,15 @@ impl Guard {
         &self,
         store: &Store,
         gate: &Gate,
+        metrics: &Metrics,
         request: &Parts,
     ) -> Result<Authorized, RequestDenied> {
-        let refused = match self.judge(&store.load(), gate, request) {
+        let refused = match self.judge(&store.load(), gate, metrics, request) {
             Ok(authorized) => return Ok(authorized),
             Err(refused) => refused,
         };
         match refused.keys {
-            Some(keys) if keys.renewed().await => self.check_request(&store.load(), gate, request),
+            Some(keys) if keys.renewed().await => self.check_request(&store.load(), gate, metrics, request),
             _ => Err(refused.denied),
         }
     }
@@ -292,13 +294,20 @@ impl Guard {
         &self,
         snapshot: &Snapshot,
         gate: &Gate,
+        metrics: &Metrics,
         request: &Parts,
     ) -> Result<Authorized, RequestDenied> {
-        self.judge(snapshot, gate, request)
+        self.judge(snapshot, gate, metrics, request)
             .map_err(|refused| refused.denied)
     }
 
-    fn judge(&self, snapshot: &Snapshot, gate: &Gate, request: &Parts) -> Result<Authorized, Refused> {
+    fn judge(
+        &self,
+        snapshot: &Snapshot,
+        gate: &Gate,
+        metrics: &Metrics,
+        request: &Parts,
+    ) -> Result<Authorized, Refused> {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return Err(RequestDenied::Unknown(self.workload.key.clone()).into());
         };
@@ -308,7 +317,7 @@ impl Guard {
             false => jwt::authenticate(&policy, request, &gate.tokens, gate.clock.now())?,
         };
         let judged = Judged::of(&policy, proved.as_ref(), request).map_err(RequestDenied::from)?;
-        self.report_judged(gate, &policy, &judged);
+        self.report_judged(gate, metrics, &policy, &judged);
         RequestDenied::unless_allowed(&policy.decide_request(&judged.facts(self.facts())))?;
         let uri = match judged.path {
             Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
@@ -379,41 +388,52 @@ impl Guard {
 
     /// Tells what policies that decide nothing would have said of a request that nobody judges: its bytes are carried as
     /// they are.
-    pub fn report_unjudged(&self, snapshot: &Snapshot, gate: &Gate, request: &Parts) {
+    pub fn report_unjudged(&self, snapshot: &Snapshot, gate: &Gate, metrics: &Metrics, request: &Parts) {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return;
         };
         let policy = snapshot.policy_of(entry);
         if let Ok(judged) = Judged::of(&policy, None, request) {
-            self.report_judged(gate, &policy, &judged);
+            self.report_judged(gate, metrics, &policy, &judged);
         }
     }
 
-    fn report_judged(&self, gate: &Gate, policy: &WorkloadPolicy, judged: &Judged<'_>) {
+    fn report_judged(&self, gate: &Gate, metrics: &Metrics, policy: &WorkloadPolicy, judged: &Judged<'_>) {
         if policy.has_silent()
             && let Ok(facts) = judged.reported_facts(self.facts())
-            && gate.reports.may(gate.clock.now())
         {
-            self.report_request(policy, &facts);
+            self.report_request(gate, metrics, policy, &facts);
         }
     }
 
-    /// Logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.
-    fn report_request(&self, policy: &WorkloadPolicy, facts: &RequestFacts<'_>) {
+    /// Counts and logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.
+    fn report_request(
+        &self,
+        gate: &Gate,
+        metrics: &Metrics,
+        policy: &WorkloadPolicy,
+        facts: &RequestFacts<'_>,
+    ) {
         for report in policy.reports_request(facts) {
-            tracing::info!(
-                workload = %self.workload.key,
-                client = %self.client,
-                method = facts.method,
-                path = facts.path,
-                policy = %report.policy.key,
-                rule = report.rule,
-                "a policy that decides nothing matches a request"
-            );
+            metrics.count_report(&report.policy.key);
+            if gate.reports.may(gate.clock.now()) {
+                tracing::info!(
+                    workload = %self.workload.key,
+                    client = %self.client,
+                    method = facts.method,
+                    path = facts.path,
+                    policy = %report.policy.key,
+                    rule = report.rule,
+                    "a policy that decides nothing matches a request"
+                );
+            }
         }
-        if let Some(rehearsed) = policy.rehearse_request(facts)
-            && rehearsed.verdict() != policy.decide_request(facts).verdict()
-        {
+        let Some(rehearsed) = policy.rehearse_request(facts) else {
+            return;
+        };
+        let enforced = policy.decide_request(facts).verdict();
+        metrics.count_rehearsal(&self.workload.key, rehearsed.verdict().word(), enforced.word());
+        if rehearsed.verdict() != enforced && gate.reports.may(gate.clock.now()) {
             tracing::info!(
                 workload = %self.workload.key,
                 client = %self.client,
@@ -513,10 +533,10 @@ impl RequestDenied {
     }
 }
 
-/// How many requests may be reported in a second: the log must not follow the load.
+/// How many reports about requests are logged in a second: the log must not follow the load.
 const REPORTS_A_SECOND: u32 = 50;
 
-/// Counts what was reported.
+/// Counts what was to be logged.
 #[derive(Debug, Default)]
 struct Reports {
     second: AtomicU64,
@@ -524,7 +544,7 @@ struct Reports {
 }
 
 impl Reports {
-    /// Whether one more request may be reported now.
+    /// Whether one more report may be logged now.
     fn may(&self, now: SystemTime) -> bool {
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if self.second.swap(second, Ordering::Relaxed) != second {
@@ -535,7 +555,7 @@ impl Reports {
             if left_out > 0 {
                 tracing::info!(
                     left_out,
-                    "requests that policies without effect were not asked about"
+                    "reports about requests that were counted, and not logged"
                 );
             }
         }

@@ -1,6 +1,7 @@
 //! Policies about requests, from the file to the answer: through the engine at the source and as bytes that the destination's
 //! agent reads, from another node and from the same.
 
+mod silent;
 mod tokens;
 
 use std::fs;

@@ -170,10 +170,13 @@ impl Inspected {
         serve::measure(path, entry);
         let (tap, overheard) = upstream::tap();
         let told = overhear(overheard, |heard| {
-            let snapshot = path.store.load();
+            let (snapshot, metrics) = (path.store.load(), path.meters.metrics());
             match heard {
-                Heard::Bytes => self.guard.report(&snapshot, path.meters.metrics()),
-                Heard::Request(request) => self.guard.report_unjudged(&snapshot, &path.gate, &request),
+                Heard::Bytes => self.guard.report(&snapshot, metrics),
+                Heard::Request(request) => {
+                    self.guard
+                        .report_unjudged(&snapshot, &path.gate, metrics, &request);
+                }
             }
         });
         let carried = async move {
