@@ -54,6 +54,8 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("agent", "runtime"),
     // A request ends on an upstream connection; the connection does not know of requests.
     ("http", "upstream"),
+    // What no path is like is told where it is written; how paths are spelt is the policies' matter.
+    ("config", "policy"),
     // Programs attach to the namespaces and cgroups that node opens.
     ("kernel", "node"),
     // For `kernel::raw`, the one module that may make unsafe system calls: a namespace's cookie takes one.

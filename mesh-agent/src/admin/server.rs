@@ -3,7 +3,12 @@
 //! The agent starts [`serve`] on its admin runtime; each call becomes one call of [`Inspect`]. Invariant: when
 //! told to stop it first leaves the socket's path, then ends every stream, then answers what is under way.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{Stream, stream};
 use thiserror::Error;
@@ -60,6 +65,38 @@ pub async fn serve(
 struct Api {
     inspect: Arc<dyn Inspect>,
     stop: CancellationToken,
+}
+
+impl Api {
+    /// Fails unless some workload of this node has this text in its key: what concerns others is decided elsewhere, and
+    /// not to know of them is not to have no policies.
+    fn decides_about(&self, text: &str) -> Result<(), Status> {
+        let mut nodes = BTreeSet::new();
+        for workload in self.inspect.workloads() {
+            if workload.key.contains(text) {
+                nodes.insert(workload.node);
+            }
+        }
+        if nodes.contains(&self.inspect.status().node) {
+            return Ok(());
+        }
+        let nodes: Vec<String> = nodes.into_iter().collect();
+        Err(match &*nodes {
+            [] => {
+                let text = format!("no workload is known whose namespace/name contains `{text}`");
+                Status::new(Code::NotFound, text)
+            }
+            [node] => {
+                let text = format!("`{text}` is on node {node}, whose agent decides about it: ask that one");
+                Status::new(Code::FailedPrecondition, text)
+            }
+            nodes => {
+                let nodes = nodes.join(", ");
+                let text = format!("`{text}` is on nodes {nodes}, whose agents decide about it: ask those");
+                Status::new(Code::FailedPrecondition, text)
+            }
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -124,6 +161,9 @@ impl Admin for Api {
         request: Request<proto::ListPoliciesRequest>,
     ) -> Result<Response<proto::ListPoliciesReply>, Status> {
         let wanted = request.into_inner();
+        if !wanted.workload.is_empty() {
+            self.decides_about(&wanted.workload)?;
+        }
         let mut policies = self.inspect.policies();
         policies.retain(|policy| {
             let concerns = |workload: &String| workload.contains(&wanted.workload);

@@ -227,6 +227,40 @@ async fn lists_are_filtered_and_in_order() {
 }
 
 #[tokio::test]
+async fn policies_of_a_workload_are_told_where_they_are_decided() {
+    let served = Served::start();
+    let mut client = dial(&served.path).await.unwrap();
+    let mut asked = async |workload: &str| {
+        let request = proto::ListPoliciesRequest {
+            workload: workload.into(),
+            ..Default::default()
+        };
+        let reply = client.list_policies(request).await;
+        reply.map(|reply| reply.into_inner().policies.len())
+    };
+    assert_eq!(asked("web-1").await.unwrap(), 3);
+    assert_eq!(asked("cart-1").await.unwrap(), 1);
+    // Some of these are here.
+    assert_eq!(asked("shop/").await.unwrap(), 3);
+    let elsewhere = asked("shop/db-0").await.unwrap_err();
+    assert_eq!(
+        (elsewhere.code(), elsewhere.message()),
+        (
+            tonic::Code::FailedPrecondition,
+            "`shop/db-0` is on node node-b, whose agent decides about it: ask that one"
+        )
+    );
+    let unknown = asked("shop/bd").await.unwrap_err();
+    assert_eq!(
+        (unknown.code(), unknown.message()),
+        (
+            tonic::Code::NotFound,
+            "no workload is known whose namespace/name contains `shop/bd`"
+        )
+    );
+}
+
+#[tokio::test]
 async fn connections_are_chosen_by_every_field() {
     let served = Served::start();
     let mut client = dial(&served.path).await.unwrap();

@@ -13,12 +13,15 @@ use std::{
     sync::Arc,
 };
 
-use http::request::Parts;
+use http::{Method, request::Parts};
 use mesh_common::model::{
-    Declared, Enforcement, ObjectKey, PeerMode, SpiffeId, TrustDomain, TunnelProtocol, Workload,
+    Declared, Enforcement, ObjectKey, PeerMode, RouteKind, SpiffeId, TrustDomain, TunnelProtocol, Workload,
 };
 
-use self::request::{Keys, Load};
+use self::{
+    request::{Keys, Load},
+    routes::{Answer, answered},
+};
 use crate::{
     admin::{
         ExplainError,
@@ -27,6 +30,7 @@ use crate::{
             ExplainedRule, ExplainedSource, ExplainedWay,
         },
     },
+    http::fault::Cause,
     listener::account_of,
     outbound::{Unroutable, speaks_http},
     policy::{Channel, ConnectionFacts, Peer, PolicyTrace, Trace, Verdict},
@@ -77,6 +81,7 @@ impl World<'_> {
             None => None,
         };
         let shown = request.as_ref().map(request::shown);
+        let request = request.map(request::received);
         let mut reply = self.ways(&source, SocketAddr::new(*dialled, port), request);
         reply.request = shown;
         reply.port = port.into();
@@ -198,10 +203,23 @@ impl World<'_> {
             let namespace = Some(&*client.key.namespace);
             self.snapshot.routes_of(key, backend.port.port, namespace)
         });
+        let reply = ExplainReply {
+            destination: Some(service(key)),
+            ..ExplainReply::default()
+        };
+        let led = source.workload.is_some() && leads_requests(backend);
+        let is_connect = |parts: &Parts| parts.method == Method::CONNECT;
+        if (led || table.is_some()) && request.as_ref().is_some_and(is_connect) {
+            let answer = Answer::by(Cause::Method, request::NO_CONNECT.to_owned());
+            return answered(reply, RouteKind::Http, answer);
+        }
         if let Some(table) = table {
             return self.by_routes(source, backend, table, request);
         }
-        let led = source.workload.is_some() && leads_requests(backend);
+        if led && backend.endpoints.is_empty() {
+            let answer = Answer::by(Cause::NoEndpoint, Unroutable::NoEndpoint.to_string());
+            return answered(reply, RouteKind::Http, answer);
+        }
         let (load, unread) = match (led, &request) {
             (true, Some(parts)) => (Load::Request(parts), ""),
             (true, None) => (Load::Requests, ""),
@@ -220,10 +238,9 @@ impl World<'_> {
             }
         };
         ExplainReply {
-            destination: Some(service(key)),
             route,
             ways: self.ways_to(source, backend, load),
-            ..ExplainReply::default()
+            ..reply
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) struct PoliciesArgs {
     /// Only policies whose namespace/name contains this text
     #[arg(value_name = "NAME", default_value = "", hide_default_value = true)]
     name: String,
-    /// Only those that concern a workload of this node whose namespace/name contains this text
+    /// Only those that concern a workload of this node whose namespace/name contains this text; fails if there is none
     #[arg(
         long,
         short,

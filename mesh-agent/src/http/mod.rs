@@ -20,6 +20,7 @@ pub mod fault;
 pub mod h1;
 pub mod host;
 pub mod mirror;
+pub mod overhear;
 pub mod pool;
 pub mod server;
 pub mod trail;

@@ -52,7 +52,7 @@ pub struct Admitted {
 pub enum Reading {
     /// Nothing: no policy has more to say of requests on it.
     Unread,
-    /// Requests, if there are any, to tell what policies say that decide nothing. Everything passes.
+    /// A copy, to tell what policies that decide nothing say of the requests in it. The bytes go on as they are.
     Reported,
     /// Requests, if there are any, to judge their tokens. Everything else passes.
     Tokens,

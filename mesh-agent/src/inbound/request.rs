@@ -20,12 +20,13 @@ use super::authorize::{Denied, Guard};
 use crate::{
     identity::Clock,
     policy::{
-        BadPath, BeforeRequests, ConnectionFacts, Decision, Headers, RequestFacts, Token, Verdict,
+        BadPath, BeforeRequests, ConnectionFacts, Decision, Headers, Reads, RequestFacts, Token, Verdict,
         WorkloadPolicy,
         jwt::{self, KeyCell, Proved, TokenCache, Unproved},
         normalize,
     },
     state::{Snapshot, Store},
+    telemetry::metrics::Metrics,
 };
 
 /// What a worker keeps to judge requests: the tokens that it verified a moment ago.
@@ -85,6 +86,8 @@ pub enum RequestDenied {
 pub struct Judged<'r> {
     request: &'r Parts,
     path: Cow<'r, str>,
+    /// What policies that decide nothing see in its place, if there are some; an error where they see nothing.
+    reported: Result<Cow<'r, str>, BadPath>,
     headers: Cow<'r, HeaderMap>,
     token: Option<&'r Token>,
 }
@@ -131,9 +134,15 @@ impl<'r> Judged<'r> {
         proved: Option<&'r Proved>,
         request: &'r Parts,
     ) -> Result<Self, BadPath> {
+        let path = judged_path(policy.reads(), &request.uri)?;
+        let reported = match policy.reads().paths {
+            true => Ok(path.clone()),
+            false => judged_path(policy.silent_reads(), &request.uri),
+        };
         Ok(Self {
             request,
-            path: judged_path(policy, &request.uri)?,
+            path,
+            reported,
             headers: judged_headers(policy, proved, &request.headers),
             token: proved.map(|proved| &proved.verified.token),
         })
@@ -141,10 +150,24 @@ impl<'r> Judged<'r> {
 
     /// The facts, of a request on that connection.
     pub fn facts<'s>(&'s self, connection: ConnectionFacts<'s>) -> RequestFacts<'s> {
+        self.facts_at(connection, &self.path)
+    }
+
+    /// The same for policies that decide nothing: those that decide find the same in it. An error if the path cannot be
+    /// judged, which only they wanted to know: then they say nothing, and the request is as good as any.
+    pub fn reported_facts<'s>(
+        &'s self,
+        connection: ConnectionFacts<'s>,
+    ) -> Result<RequestFacts<'s>, BadPath> {
+        let path = self.reported.as_ref().map_err(|bad| *bad)?;
+        Ok(self.facts_at(connection, path))
+    }
+
+    fn facts_at<'s>(&'s self, connection: ConnectionFacts<'s>, path: &'s str) -> RequestFacts<'s> {
         RequestFacts {
             connection,
             method: self.request.method.as_str(),
-            path: &self.path,
+            path,
             host: host_of(self.request),
             headers: Headers::Known(&self.headers),
             token: self.token,
@@ -253,14 +276,15 @@ impl Guard {
         &self,
         store: &Store,
         gate: &Gate,
+        metrics: &Metrics,
         request: &Parts,
     ) -> Result<Authorized, RequestDenied> {
-        let refused = match self.judge(&store.load(), gate, request) {
+        let refused = match self.judge(&store.load(), gate, metrics, request) {
             Ok(authorized) => return Ok(authorized),
             Err(refused) => refused,
         };
         match refused.keys {
-            Some(keys) if keys.renewed().await => self.check_request(&store.load(), gate, request),
+            Some(keys) if keys.renewed().await => self.check_request(&store.load(), gate, metrics, request),
             _ => Err(refused.denied),
         }
     }
@@ -270,13 +294,20 @@ impl Guard {
         &self,
         snapshot: &Snapshot,
         gate: &Gate,
+        metrics: &Metrics,
         request: &Parts,
     ) -> Result<Authorized, RequestDenied> {
-        self.judge(snapshot, gate, request)
+        self.judge(snapshot, gate, metrics, request)
             .map_err(|refused| refused.denied)
     }
 
-    fn judge(&self, snapshot: &Snapshot, gate: &Gate, request: &Parts) -> Result<Authorized, Refused> {
+    fn judge(
+        &self,
+        snapshot: &Snapshot,
+        gate: &Gate,
+        metrics: &Metrics,
+        request: &Parts,
+    ) -> Result<Authorized, Refused> {
         let Some(entry) = snapshot.workload(&self.workload.key) else {
             return Err(RequestDenied::Unknown(self.workload.key.clone()).into());
         };
@@ -286,11 +317,8 @@ impl Guard {
             false => jwt::authenticate(&policy, request, &gate.tokens, gate.clock.now())?,
         };
         let judged = Judged::of(&policy, proved.as_ref(), request).map_err(RequestDenied::from)?;
-        let facts = judged.facts(self.facts());
-        if policy.has_silent() && gate.reports.may(gate.clock.now()) {
-            self.report_request(&policy, &facts);
-        }
-        RequestDenied::unless_allowed(&policy.decide_request(&facts))?;
+        self.report_judged(gate, metrics, &policy, &judged);
+        RequestDenied::unless_allowed(&policy.decide_request(&judged.facts(self.facts())))?;
         let uri = match judged.path {
             Cow::Owned(path) => Some(with_path(&request.uri, &path).map_err(RequestDenied::from)?),
             Cow::Borrowed(_) => None,
@@ -331,7 +359,7 @@ impl Guard {
         };
         let policy = snapshot.policy_of(entry);
         // Paths are in their one spelling if some policy asked for them when the request came.
-        let path = judged_path(&policy, &kept.uri)?;
+        let path = judged_path(policy.reads(), &kept.uri)?;
         let decide = |headers| {
             policy.decide_request(&RequestFacts {
                 connection: self.facts(),
@@ -358,22 +386,54 @@ impl Guard {
         }
     }
 
-    /// Logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.
-    fn report_request(&self, policy: &WorkloadPolicy, facts: &RequestFacts<'_>) {
-        for report in policy.reports_request(facts) {
-            tracing::info!(
-                workload = %self.workload.key,
-                client = %self.client,
-                method = facts.method,
-                path = facts.path,
-                policy = %report.policy.key,
-                rule = report.rule,
-                "a policy that decides nothing matches a request"
-            );
+    /// Tells what policies that decide nothing would have said of a request that nobody judges: its bytes are carried as
+    /// they are.
+    pub fn report_unjudged(&self, snapshot: &Snapshot, gate: &Gate, metrics: &Metrics, request: &Parts) {
+        let Some(entry) = snapshot.workload(&self.workload.key) else {
+            return;
+        };
+        let policy = snapshot.policy_of(entry);
+        if let Ok(judged) = Judged::of(&policy, None, request) {
+            self.report_judged(gate, metrics, &policy, &judged);
         }
-        if let Some(rehearsed) = policy.rehearse_request(facts)
-            && rehearsed.verdict() != policy.decide_request(facts).verdict()
+    }
+
+    fn report_judged(&self, gate: &Gate, metrics: &Metrics, policy: &WorkloadPolicy, judged: &Judged<'_>) {
+        if policy.has_silent()
+            && let Ok(facts) = judged.reported_facts(self.facts())
         {
+            self.report_request(gate, metrics, policy, &facts);
+        }
+    }
+
+    /// Counts and logs what policies that decide nothing would have said of the request: AUDIT, and those in dry run.
+    fn report_request(
+        &self,
+        gate: &Gate,
+        metrics: &Metrics,
+        policy: &WorkloadPolicy,
+        facts: &RequestFacts<'_>,
+    ) {
+        for report in policy.reports_request(facts) {
+            metrics.count_report(&report.policy.key);
+            if gate.reports.may(gate.clock.now()) {
+                tracing::info!(
+                    workload = %self.workload.key,
+                    client = %self.client,
+                    method = facts.method,
+                    path = facts.path,
+                    policy = %report.policy.key,
+                    rule = report.rule,
+                    "a policy that decides nothing matches a request"
+                );
+            }
+        }
+        let Some(rehearsed) = policy.rehearse_request(facts) else {
+            return;
+        };
+        let enforced = policy.decide_request(facts).verdict();
+        metrics.count_rehearsal(&self.workload.key, rehearsed.verdict().word(), enforced.word());
+        if rehearsed.verdict() != enforced && gate.reports.may(gate.clock.now()) {
             tracing::info!(
                 workload = %self.workload.key,
                 client = %self.client,
@@ -385,11 +445,11 @@ impl Guard {
     }
 }
 
-/// The path to judge. It is brought to its one spelling only where a policy asks for it: an application without such
-/// policies gets its paths as they come.
-fn judged_path<'r>(policy: &WorkloadPolicy, uri: &'r Uri) -> Result<Cow<'r, str>, BadPath> {
+/// The path for policies that look at this in requests. It is brought to its one spelling only where one asks for it: an
+/// application without such policies gets its paths as they come.
+fn judged_path(reads: Reads, uri: &Uri) -> Result<Cow<'_, str>, BadPath> {
     let path = uri.path();
-    match policy.reads().paths && !path.is_empty() {
+    match reads.paths && !path.is_empty() {
         true => normalize(path),
         false => Ok(Cow::Borrowed(path)),
     }
@@ -401,7 +461,8 @@ fn judged_headers<'r>(
     proved: Option<&Proved>,
     headers: &'r HeaderMap,
 ) -> Cow<'r, HeaderMap> {
-    if !policy.reads().headers || !policy.writes_headers() {
+    let is_read = policy.reads().headers || policy.silent_reads().headers;
+    if !is_read || !policy.writes_headers() {
         return Cow::Borrowed(headers);
     }
     let mut headers = headers.clone();
@@ -472,10 +533,10 @@ impl RequestDenied {
     }
 }
 
-/// How many requests may be reported in a second: the log must not follow the load.
+/// How many reports about requests are logged in a second: the log must not follow the load.
 const REPORTS_A_SECOND: u32 = 50;
 
-/// Counts what was reported.
+/// Counts what was to be logged.
 #[derive(Debug, Default)]
 struct Reports {
     second: AtomicU64,
@@ -483,7 +544,7 @@ struct Reports {
 }
 
 impl Reports {
-    /// Whether one more request may be reported now.
+    /// Whether one more report may be logged now.
     fn may(&self, now: SystemTime) -> bool {
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if self.second.swap(second, Ordering::Relaxed) != second {
@@ -494,7 +555,7 @@ impl Reports {
             if left_out > 0 {
                 tracing::info!(
                     left_out,
-                    "requests that policies without effect were not asked about"
+                    "reports about requests that were counted, and not logged"
                 );
             }
         }

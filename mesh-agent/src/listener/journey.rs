@@ -59,9 +59,7 @@ impl Journey {
                 Ok(Admitted { ruling, reading }) => {
                     self.reading = match reading {
                         // What comes is not looked at where somebody declared that it is requests: nothing else passes.
-                        Reading::Reported | Reading::Tokens if speaks_http(&snapshot, guard) => {
-                            Reading::RequestsOnly
-                        }
+                        Reading::Tokens if speaks_http(&snapshot, guard) => Reading::RequestsOnly,
                         reading => reading,
                     };
                     ruling

@@ -36,6 +36,15 @@ pub struct Reads {
     pub headers: bool,
 }
 
+impl Reads {
+    /// As well as `other`.
+    pub(super) fn add(&mut self, other: Self) {
+        self.requests |= other.requests;
+        self.paths |= other.paths;
+        self.headers |= other.headers;
+    }
+}
+
 #[derive(Debug)]
 struct CompiledRule {
     effect: Effect,

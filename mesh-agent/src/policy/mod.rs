@@ -23,6 +23,7 @@ pub mod jwt;
 mod mode;
 mod networks;
 mod path;
+pub mod pattern;
 mod request;
 mod scope;
 mod template;

@@ -98,7 +98,7 @@ fn stands_for_itself(byte: u8) -> bool {
 }
 
 /// Writes each character as it is compared.
-fn respell(path: &str, spelt: &mut String) -> Result<(), BadPath> {
+pub(super) fn respell(path: &str, spelt: &mut String) -> Result<(), BadPath> {
     let bytes = path.as_bytes();
     let mut raw = Vec::new();
     let mut at = 0;
@@ -133,7 +133,7 @@ fn respell(path: &str, spelt: &mut String) -> Result<(), BadPath> {
 }
 
 /// Merges slashes and resolves dot segments.
-fn resolve(spelt: &str) -> Result<String, BadPath> {
+pub(super) fn resolve(spelt: &str) -> Result<String, BadPath> {
     if spelt == "*" {
         return Ok("*".to_owned());
     }

@@ -24,9 +24,10 @@ pub struct WorkloadPolicy {
     allow: Vec<Arc<CompiledPolicy>>,
     audit: Vec<Arc<CompiledPolicy>>,
     authentications: Vec<Arc<CompiledAuthentication>>,
+    /// What those look at that decide.
     reads: Reads,
-    /// Whether some policy decides nothing.
-    silent: bool,
+    /// What those look at that decide nothing; `None` if there are none.
+    silent: Option<Reads>,
 }
 
 /// What can be said of a connection before its first request.
@@ -86,14 +87,14 @@ impl WorkloadPolicy {
             audit: Vec::new(),
             authentications: Vec::new(),
             reads: Reads::default(),
-            silent: false,
+            silent: None,
         };
         for policy in policies {
-            let reads = policy.reads();
-            all.reads.requests |= reads.requests;
-            all.reads.paths |= reads.paths;
-            all.reads.headers |= reads.headers;
-            all.silent |= policy.is_silent();
+            let reads = match policy.is_silent() {
+                true => all.silent.get_or_insert_default(),
+                false => &mut all.reads,
+            };
+            reads.add(policy.reads());
             let list = match policy.policy().action {
                 Action::Custom => &mut all.custom,
                 Action::Deny => &mut all.deny,
@@ -145,21 +146,26 @@ impl WorkloadPolicy {
             || lists.into_iter().flatten().any(|policy| policy.is_enforced())
     }
 
-    /// Whether the requests of a connection must be looked at to judge them: some policy, be it one that decides
-    /// nothing, asks for something that only a request has, or a RequestAuthentication looks at tokens.
+    /// Whether the requests of a connection must be looked at to judge them: some policy that decides asks for something
+    /// that only a request has, or a RequestAuthentication looks at tokens.
     pub fn needs_requests(&self) -> bool {
         self.reads.requests || !self.authentications.is_empty()
     }
 
-    /// What the policies look at in requests.
+    /// What the policies that decide look at in requests. For the others nothing about a request changes.
     pub fn reads(&self) -> Reads {
         self.reads
+    }
+
+    /// What the policies that decide nothing look at in requests.
+    pub fn silent_reads(&self) -> Reads {
+        self.silent.unwrap_or_default()
     }
 
     /// Whether there is any policy that decides nothing, so that [`Self::reports`] or [`Self::rehearse`] have
     /// something to say.
     pub fn has_silent(&self) -> bool {
-        self.silent
+        self.silent.is_some()
     }
 
     /// Decides on a connection as TCP, whose bytes nobody reads: see [`BeforeRequests`] for one with requests.

@@ -9,10 +9,12 @@ pub mod incoming;
 mod relay;
 mod seats;
 pub mod session;
+mod tap;
 pub mod tunnel;
 
 pub use dial::{DialError, Dialer, Refusal, Source};
-pub use relay::{Ending, abort, relay};
+pub use relay::{Ending, abort, relay, relay_tapped};
+pub use tap::{Overheard, Tap, tap};
 
 /// The agent's own side of a connection, established.
 pub enum Upstream {

@@ -15,7 +15,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
-use super::in_order;
+use super::{in_order, tap::Tap};
 use crate::{
     kernel::raw,
     telemetry::{Connection, ConnectionState, Side},
@@ -42,7 +42,27 @@ pub enum Ending {
 
 /// Carries bytes both ways until both have ended or one side breaks off.
 pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Connection) -> Ending {
+    carry(downstream, upstream, connection, None).await
+}
+
+/// The same, with a copy of what the downstream sends for `tap`.
+pub async fn relay_tapped(
+    downstream: &TcpStream,
+    upstream: &TcpStream,
+    connection: &Connection,
+    tap: &Tap,
+) -> Ending {
+    carry(downstream, upstream, connection, Some(tap)).await
+}
+
+async fn carry(
+    downstream: &TcpStream,
+    upstream: &TcpStream,
+    connection: &Connection,
+    tap: Option<&Tap>,
+) -> Ending {
     let mut to_upstream = Way::new(downstream, upstream, Side::ToUpstream, connection);
+    to_upstream.tap = tap;
     let mut to_downstream = Way::new(upstream, downstream, Side::ToDownstream, connection);
     let mut broken = pin!(broken(downstream, upstream));
     let ended = poll_fn(|cx| {
@@ -104,6 +124,8 @@ struct Way<'a> {
     to: &'a TcpStream,
     side: Side,
     connection: &'a Connection,
+    /// Gets a copy.
+    tap: Option<&'a Tap>,
     /// Read, but not yet taken by `to`.
     kept: Vec<u8>,
     written: usize,
@@ -125,6 +147,7 @@ impl<'a> Way<'a> {
             to,
             side,
             connection,
+            tap: None,
             kept: Vec::new(),
             written: 0,
             state: State::Copying,
@@ -188,6 +211,9 @@ impl<'a> Way<'a> {
         if read.is_empty() {
             self.state = State::Ending;
             return Poll::Ready(Ok(()));
+        }
+        if let Some(tap) = self.tap {
+            tap.show(read);
         }
         let taken = match self.to.try_write(read) {
             Ok(taken) => taken,

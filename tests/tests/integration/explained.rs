@@ -116,6 +116,7 @@ const CASES: [Case; 22] = [
     case("far", "GET", "/gone", "", 500, None),
     case("near", "GET", "/", "Authorization: Bearer nonsense", 401, None),
     case("near", "POST", "/", "", 403, None),
+    case("nobody", "GET", "/", "", 503, None),
     // The other port speaks bytes to the client's agent.
     case("near:81", "GET", "/x", "", 200, Some(("near", "/x"))),
     case("near:81", "POST", "/x", "", 403, None),

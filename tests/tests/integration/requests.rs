@@ -3,6 +3,7 @@
 
 mod hbone;
 mod issuers;
+mod silent;
 mod tokens;
 
 use std::fs;

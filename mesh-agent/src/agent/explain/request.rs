@@ -1,6 +1,10 @@
 //! The request that is asked about: read from the question, and judged as the data path judges one.
 
-use http::{HeaderName, HeaderValue, Method, Request, header::HOST, request::Parts};
+use http::{
+    HeaderName, HeaderValue, Method, Request,
+    header::{CONNECTION, HOST, UPGRADE},
+    request::Parts,
+};
 
 use super::fill;
 use crate::{
@@ -8,7 +12,11 @@ use crate::{
         ExplainError,
         proto::{ExplainedWay, RequestHead},
     },
-    http::fault::Cause,
+    http::{
+        fault::Cause,
+        h1::{Switch, hop_by_hop},
+        wire,
+    },
     identity::Clock,
     inbound::{Judged, RequestDenied},
     policy::{
@@ -40,6 +48,8 @@ pub(super) enum Keys<'n> {
 
 /// What is said where only a request could tell.
 pub(super) const DEPENDS: &str = "depends on the request; give --method, --path, --header";
+/// What is said of CONNECT where requests are led or judged one by one.
+pub(super) const NO_CONNECT: &str = "CONNECT does not pass here";
 
 /// The head of the request that is asked about. Without a header of its own it is for `host`.
 pub(super) fn head(asked: &RequestHead, host: &str) -> Result<Parts, ExplainError> {
@@ -69,6 +79,23 @@ pub(super) fn head(asked: &RequestHead, host: &str) -> Result<Parts, ExplainErro
     Ok(parts)
 }
 
+/// A request as it is judged and goes on: without what belongs to its connection, and without what only agents say.
+pub(super) fn received(mut parts: Parts) -> Parts {
+    let lists = parts.headers.get_all(CONNECTION).iter();
+    let mut listed = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    let switches = listed.any(|word| {
+        word.trim_ascii()
+            .eq_ignore_ascii_case(UPGRADE.as_str().as_bytes())
+    });
+    let switch = match parts.headers.get(UPGRADE) {
+        Some(protocol) if switches && parts.method == Method::GET => Switch::Upgrade(protocol.clone()),
+        _ => Switch::Stay,
+    };
+    hop_by_hop::strip(&mut parts.headers, &switch);
+    wire::clean(&mut parts.headers);
+    parts
+}
+
 /// A request as it is shown.
 pub(super) fn shown(parts: &Parts) -> RequestHead {
     let headers = parts.headers.iter().map(|(name, value)| {
@@ -93,6 +120,13 @@ pub(super) fn admit(
     match (policy.admit(&connection), parts) {
         (Entrance::Closed(_) | Entrance::Open(_, Interest::None), _) | (Entrance::Open(..), None) => {
             fill(way, &policy.trace(connection));
+        }
+        (Entrance::Requests(_) | Entrance::Open(_, Interest::Tokens), Some(parts))
+            if parts.method == Method::CONNECT =>
+        {
+            way.request = Some(shown(parts));
+            way.verdict = format!("denied: {NO_CONNECT}");
+            way.status = Cause::Method.status().as_u16().into();
         }
         (Entrance::Requests(_) | Entrance::Open(..), Some(parts)) => {
             judge(way, policy, connection, parts, keys);
@@ -179,9 +213,15 @@ pub(super) fn judge(
     };
     match Judged::of(policy, proved.as_ref(), parts) {
         Ok(judged) => {
-            let trace = policy.trace_request(judged.facts(connection));
+            let facts = judged.facts(connection);
+            let reported = judged.reported_facts(connection);
+            let trace = policy.trace_request(*reported.as_ref().unwrap_or(&facts));
             way.status = denied(&RequestDenied::unless_allowed(&trace.decision));
             fill(way, &trace);
+            if let Err(bad) = reported {
+                way.reporting.clear();
+                way.rehearsal = format!("policies that decide nothing see no such request: {bad}");
+            }
         }
         Err(bad) => refuse(&RequestDenied::from(bad)),
     }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Why requests are answered by the mesh.
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     /// The status of an answer to gRPC, where that differs.
     grpc: Option<u16>,
@@ -179,7 +179,7 @@ impl World<'_> {
 }
 
 impl Answer {
-    fn by(cause: Cause, text: String) -> Self {
+    pub(super) fn by(cause: Cause, text: String) -> Self {
         Self {
             status: cause.status(),
             grpc: Some(cause.grpc_status()),
@@ -220,7 +220,8 @@ fn apply(filters: &Filters, parts: &mut Parts, path: MatchedPath) -> Result<(), 
     })
 }
 
-fn answered(reply: ExplainReply, kind: RouteKind, answer: Answer) -> ExplainReply {
+/// The reply when the mesh answers by itself.
+pub(super) fn answered(reply: ExplainReply, kind: RouteKind, answer: Answer) -> ExplainReply {
     let grpc = match (kind, answer.grpc) {
         (RouteKind::Grpc, Some(status)) => format!(", for gRPC with grpc-status {status}"),
         _ => String::new(),

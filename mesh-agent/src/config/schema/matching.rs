@@ -9,6 +9,7 @@ use super::Faults;
 use crate::config::decode::At;
 use crate::config::fault::Fault;
 use crate::config::names::{dns_label, dns_name};
+use crate::policy::pattern::{Extent, check};
 
 /// Texts as they stand in a policy.
 pub(super) type Texts = Vec<At<String>>;
@@ -59,11 +60,18 @@ pub(super) fn principal(text: &At<String>) -> Result<Pattern, Fault> {
     }
 }
 
-/// A pattern for a path, or a template with `{*}` and `{**}`.
+/// A pattern for a path, or a template with `{*}` and `{**}`, that some path is like.
 pub(super) fn path(text: &At<String>) -> Result<PathPattern, Fault> {
     let value = text.value.as_str();
     if !value.contains(['{', '}']) {
-        return pattern(text).map(PathPattern::Text);
+        let pattern = pattern(text)?;
+        match &pattern {
+            Pattern::Exact(path) => some_path(text, path, Extent::Whole)?,
+            Pattern::Prefix(start) => some_path(text, start, Extent::Beginning)?,
+            Pattern::Suffix(end) => some_path(text, end, Extent::End)?,
+            Pattern::Present => {}
+        }
+        return Ok(PathPattern::Text(pattern));
     }
     let fault = |reason: &str, remedy: &str| Err(text.place.fault(format!("{value:?} {reason}"), remedy));
     let Some(path) = value.strip_prefix('/') else {
@@ -89,7 +97,33 @@ pub(super) fn path(text: &At<String>) -> Result<PathPattern, Fault> {
             _ => {}
         }
     }
+    // With these segments no path is spelt otherwise.
+    let example = value.replace("{**}", WHATEVER).replace("{*}", ANYTHING);
+    some_path(text, &example, Extent::Whole)?;
     Ok(PathPattern::Template(value.to_owned()))
+}
+
+/// Stand for the wildcards of a template, and in no path that somebody writes.
+const ANYTHING: &str = "(*)";
+const WHATEVER: &str = "(**)";
+
+/// Refuses what no path is like: a rule that denies it would deny nothing.
+fn some_path(text: &At<String>, part: &str, extent: Extent) -> Result<(), Fault> {
+    check(part, extent).map_err(|never| {
+        let remedy = match never.meant {
+            Some(meant) => {
+                let meant = meant.replace(WHATEVER, "{**}").replace(ANYTHING, "{*}");
+                match extent {
+                    Extent::Whole => format!("write {meant:?}"),
+                    Extent::Beginning => format!("write \"{meant}*\""),
+                    Extent::End => format!("write \"*{meant}\""),
+                }
+            }
+            None => "write a path as it is without its query, such as /cart/items".to_owned(),
+        };
+        text.place
+            .fault(format!("{:?} is like no path: {}", text.value, never.why), remedy)
+    })
 }
 
 /// A network, or an address that stands for itself alone.

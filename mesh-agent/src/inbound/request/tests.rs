@@ -10,6 +10,7 @@ use crate::{
     config::{Directory, File},
     inbound::Proof,
     policy::jwt::{KeySet, signer::Signer},
+    telemetry::metrics::NodeFacts,
 };
 
 const WORKLOAD: &str = "apiVersion: nodemesh.io/v1alpha1\nkind: Workload\nmetadata: {name: web, namespace: shop}\n\
@@ -59,7 +60,8 @@ impl Mesh {
     }
 
     fn judge(&self, gate: &Gate, request: &Parts) -> Result<Authorized, RequestDenied> {
-        self.guard().check_request(&self.store.load(), gate, request)
+        self.guard()
+            .check_request(&self.store.load(), gate, &Metrics::new(), request)
     }
 }
 
@@ -123,6 +125,101 @@ fn the_application_gets_the_path_that_was_judged() {
     }
 }
 
+fn dry(policy: &str) -> String {
+    policy.replace(
+        "namespace: shop}",
+        "namespace: shop, annotations: {istio.io/dry-run: \"true\"}}",
+    )
+}
+
+#[test]
+fn policies_that_decide_nothing_change_no_path() {
+    let admin = "rules: [{to: [{operation: {paths: ['/admin*']}}]}]";
+    let deny = policy("AuthorizationPolicy", &format!("action: DENY, {admin}"));
+    let audit = policy("AuthorizationPolicy", &format!("action: AUDIT, {admin}"));
+    for policies in [dry(&deny), dry(&audit), audit.clone()] {
+        let mesh = Mesh::new(&policies);
+        assert!(!mesh.guard().needs_requests(&mesh.store.load()), "{policies}");
+        for uri in ["/a%zz", "/x/..;/y", "//x/../y", "/admin", "/%61dmin", "/%00"] {
+            assert_eq!(fate(&mesh, get(uri)), uri, "{policies}");
+        }
+    }
+    // Beside one that decides the path is that of all.
+    let beside = deny.replace("name: p,", "name: q,").replace("/admin*", "/shut*");
+    let mesh = Mesh::new(&(dry(&deny) + &beside));
+    assert_eq!(fate(&mesh, get("//x/../y")), "/y");
+    assert_eq!(fate(&mesh, get("/a%zz")), "400 bad-path");
+}
+
+#[test]
+fn policies_that_decide_nothing_see_paths_in_their_one_spelling() {
+    let mesh = Mesh::new(&dry(&policy(
+        "AuthorizationPolicy",
+        "action: DENY, rules: [{to: [{operation: {paths: ['/admin*']}}]}]",
+    )));
+    let (snapshot, guard) = (mesh.store.load(), mesh.guard());
+    let policy = snapshot.policy_of(snapshot.workload(&guard.workload.key).unwrap());
+    for (uri, expected) in [
+        ("/x/..//%61dmin", Ok(true)),
+        ("/x//../y", Ok(false)),
+        ("/a%zz", Err(BadPath::Escape)),
+        ("/..;/admin", Err(BadPath::Parameter)),
+    ] {
+        let request = get(uri);
+        let judged = Judged::of(&policy, None, &request).unwrap();
+        let matches = judged
+            .reported_facts(guard.facts())
+            .map(|facts| policy.reports_request(&facts).next().is_some());
+        assert_eq!(matches, expected, "{uri}");
+    }
+}
+
+#[test]
+fn what_policies_say_that_decide_nothing_is_counted_for_requests() {
+    let admin = "rules: [{to: [{operation: {paths: ['/admin*']}}]}]";
+    let audit =
+        policy("AuthorizationPolicy", &format!("action: AUDIT, {admin}")).replace("name: p,", "name: a,");
+    let rehearsed = dry(&policy("AuthorizationPolicy", &format!("action: DENY, {admin}")));
+    let mesh = Mesh::new(&(audit + &rehearsed));
+    let (gate, metrics, guard) = (Gate::default(), Metrics::new(), mesh.guard());
+    // More than are logged.
+    for _ in 0..2 * REPORTS_A_SECOND {
+        let judged = guard.check_request(&mesh.store.load(), &gate, &metrics, &get("//admin"));
+        assert!(judged.is_ok());
+    }
+    for uri in ["/", "/a%zz"] {
+        guard.report_unjudged(&mesh.store.load(), &gate, &metrics, &get(uri));
+    }
+    let text = metrics
+        .text(std::time::Instant::now(), NodeFacts::default())
+        .unwrap();
+    let samples: Vec<_> = text
+        .lines()
+        .filter(|line| {
+            line.starts_with("nodemesh_policy_reports_total{")
+                || line.starts_with("nodemesh_dry_run_decisions_total{")
+        })
+        .collect();
+    let sample = |labels: &str, count: u32| {
+        let found = samples
+            .iter()
+            .find(|line| labels.split(' ').all(|label| line.contains(label)));
+        assert!(
+            found.is_some_and(|line| line.ends_with(&format!(" {count}"))),
+            "{labels}: {text}"
+        );
+    };
+    sample("policy=\"a\" policy_namespace=\"shop\"", 2 * REPORTS_A_SECOND);
+    sample("policy=\"p\" policy_namespace=\"shop\"", 2 * REPORTS_A_SECOND);
+    sample(
+        "verdict=\"deny\" enforced=\"allow\" workload=\"web\"",
+        2 * REPORTS_A_SECOND,
+    );
+    // A path that cannot be judged is not rehearsed.
+    sample("verdict=\"allow\" enforced=\"allow\" workload=\"web\"", 1);
+    assert_eq!(samples.len(), 4, "{samples:?}");
+}
+
 #[test]
 fn who_denies_and_why() {
     let mesh = Mesh::new(&policy(
@@ -161,7 +258,9 @@ fn who_denies_and_why() {
             "shop", "web",
         ))]);
     let snapshot = mesh.store.load();
-    let denied = guard.check_request(&snapshot, &gate, &get("/")).unwrap_err();
+    let denied = guard
+        .check_request(&snapshot, &gate, &Metrics::new(), &get("/"))
+        .unwrap_err();
     assert_eq!(denied.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(guard.needs_requests(&snapshot) && guard.check_before_requests(&snapshot).is_err());
 }
@@ -250,10 +349,10 @@ async fn a_key_that_is_missed_is_waited_for() {
         let token = format!("Bearer {}", signer.sign(&json!({"iss": "i", "sub": "s"})));
         request("GET", "/", &[("authorization", &token)])
     };
-    let (gate, guard) = (Gate::default(), mesh.guard());
+    let (gate, metrics, guard) = (Gate::default(), Metrics::new(), mesh.guard());
     let by_new = bearing(&new);
     let denied = guard
-        .check_request(&mesh.store.load(), &gate, &by_new)
+        .check_request(&mesh.store.load(), &gate, &metrics, &by_new)
         .unwrap_err();
     assert_eq!((denied.status().as_u16(), denied.word()), (503, "no-keys"));
     let fetch = async |signer: &Signer| {
@@ -264,20 +363,26 @@ async fn a_key_that_is_missed_is_waited_for() {
         cell.end(set(signer));
     };
     let by_old = bearing(&old);
-    let (first, ()) = tokio::join!(guard.authorize(&mesh.store, &gate, &by_old), fetch(&old));
+    let (first, ()) = tokio::join!(
+        guard.authorize(&mesh.store, &gate, &metrics, &by_old),
+        fetch(&old)
+    );
     assert!(first.is_ok());
     // The keys have just been fetched: a token by another is refused at once, whoever sends how many of them.
-    let denied = guard.authorize(&mesh.store, &gate, &by_new).await.unwrap_err();
+    let denied = guard
+        .authorize(&mesh.store, &gate, &metrics, &by_new)
+        .await
+        .unwrap_err();
     assert_eq!((denied.status().as_u16(), denied.word()), (401, "bad-token"));
     // While a fetch is under way, it is waited for.
     cell.begin();
-    let (rotated, ()) = tokio::join!(guard.authorize(&mesh.store, &gate, &by_new), async {
+    let (rotated, ()) = tokio::join!(guard.authorize(&mesh.store, &gate, &metrics, &by_new), async {
         tokio::task::yield_now().await;
         cell.end(set(&new));
     });
     assert!(rotated.is_ok());
     let denied = guard
-        .authorize(&mesh.store, &gate, &bearing(&old))
+        .authorize(&mesh.store, &gate, &metrics, &bearing(&old))
         .await
         .unwrap_err();
     assert_eq!(denied.word(), "bad-token", "the old key counts no more");

@@ -1,10 +1,11 @@
 //! Connections whose bytes come as they are, to a port where policies have something to say of requests.
 //!
 //! They come in the clear, as streams of a tunnel, or from a pod of this node; [`journey`](super::super::journey) says what must
-//! be read of them. What is HTTP goes through the engine, each request judged; everything else is judged as TCP.
+//! be read of them. What is HTTP goes through the engine, each request judged; everything else is judged as TCP. Where only
+//! policies ask that decide nothing, the bytes go on as they are, and a copy of what the client sends is looked at.
 //!
 //! Invariant: nothing reaches the application of a connection that is denied as TCP but requests that were judged, as the
-//! engine wrote them.
+//! engine wrote them. A policy that decides nothing changes nothing.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use super::{
     account::{self, KnownEnds},
     authorize,
-    look::{Caution, Found, look},
+    look::{Found, look},
     name_host,
     server::Target,
     standing::{Other, Standing},
@@ -30,6 +31,7 @@ use crate::{
         course::{Course, Onward},
         exchange::{Hop, Message, Steer},
         fault::{Fault, Side, Signature},
+        overhear::{Heard, overhear},
         pool::Shelf,
         trail::Trail,
     },
@@ -42,7 +44,7 @@ use crate::{
         terms::Terms,
     },
     telemetry::{self, Connection, Entry},
-    upstream::{self, Ending, relay, tunnel},
+    upstream::{self, Ending, Tap, relay, relay_tapped, tunnel::carry},
 };
 
 /// How often connections to the application that no request uses are looked for.
@@ -103,8 +105,12 @@ impl Inspected {
             entry.connection(),
             Some(&self.guard),
             credentials,
-        )
-        .for_requests();
+        );
+        let terms = match self.reading {
+            // As for any bytes.
+            Reading::Unread | Reading::Reported => terms,
+            Reading::Tokens | Reading::RequestsOnly => terms.for_requests(),
+        };
         // Boxed, since most connections are not inspected: their tasks are not to hold what this needs.
         let mut carried = Box::pin(self.carry(path, entry, &terms, client.into(), app));
         serve::attend(path, entry, &terms, carried.as_mut(), || {}).await;
@@ -118,14 +124,13 @@ impl Inspected {
         mut client: Transport,
         mut app: Option<TcpStream>,
     ) -> Ending {
+        if let Reading::Unread | Reading::Reported = self.reading {
+            return self.watch(path, entry, client, app).await;
+        }
         let leads_on = app.is_some();
         let mut seen = BytesMut::new();
-        let caution = match self.reading {
-            Reading::Unread | Reading::Reported => Caution::Usual,
-            Reading::Tokens | Reading::RequestsOnly => Caution::Full,
-        };
         let looked = tokio::select! {
-            looked = look(&mut client, app.as_mut(), &mut seen, caution) => looked,
+            looked = look(&mut client, app.as_mut(), &mut seen) => looked,
             () = path.leaving.cancelled(), if !leads_on => Ok(Found::Nothing),
         };
         match looked {
@@ -149,6 +154,39 @@ impl Inspected {
                 Ending::Broken(error)
             }
         }
+    }
+
+    /// Carries its bytes as they are, and tells what policies that decide nothing say of what is heard in them.
+    async fn watch(
+        &self,
+        path: &Arc<DataPath>,
+        entry: &Entry,
+        client: Transport,
+        app: Option<TcpStream>,
+    ) -> Ending {
+        let (Some(app), Some(client)) = (app, client.into_plain()) else {
+            return Ending::Closed;
+        };
+        serve::measure(path, entry);
+        let (tap, overheard) = upstream::tap();
+        let told = overhear(overheard, |heard| {
+            let (snapshot, metrics) = (path.store.load(), path.meters.metrics());
+            match heard {
+                Heard::Bytes => self.guard.report(&snapshot, metrics),
+                Heard::Request(request) => {
+                    self.guard
+                        .report_unjudged(&snapshot, &path.gate, metrics, &request);
+                }
+            }
+        });
+        let carried = async move {
+            // With it ends what is heard.
+            let tap = tap;
+            self.join(entry, client, (BytesMut::new(), 0), app, Some(&tap))
+                .await
+        };
+        let (ending, ()) = tokio::join!(carried, told);
+        ending
     }
 
     /// Has its requests served. A connection to the application that stands already serves the first.
@@ -215,7 +253,7 @@ impl Inspected {
         let Some(client) = client.into_plain() else {
             return Ending::Closed;
         };
-        self.join(entry, client, (seen, sent), app).await
+        self.join(entry, client, (seen, sent), app, None).await
     }
 
     /// Carries bytes, of which the application has the first that were `sent`.
@@ -225,12 +263,16 @@ impl Inspected {
         client: Plain,
         (seen, sent): (BytesMut, usize),
         mut app: TcpStream,
+        tap: Option<&Tap>,
     ) -> Ending {
         let connection = entry.connection();
         let rest = match &client {
             Plain::Tcp(_) => &[][..],
             Plain::Tunnel(_, rest) => rest,
         };
+        if let Some(tap) = tap {
+            tap.show(rest);
+        }
         let write = async {
             app.write_all(&seen[sent..]).await?;
             app.write_all(rest).await
@@ -243,11 +285,13 @@ impl Inspected {
         }
         connection.count(telemetry::Side::ToUpstream, (seen.len() + rest.len()) as u64);
         drop(seen);
-        match client {
-            Plain::Tcp(client) => relay(&client, &app, connection).await,
-            Plain::Tunnel(stream, _) => {
-                tunnel::carry::carry(&app, stream, connection, telemetry::Side::ToDownstream).await
+        match (client, tap) {
+            (Plain::Tcp(client), None) => relay(&client, &app, connection).await,
+            (Plain::Tcp(client), Some(tap)) => relay_tapped(&client, &app, connection, tap).await,
+            (Plain::Tunnel(stream, _), None) => {
+                carry::carry(&app, stream, connection, telemetry::Side::ToDownstream).await
             }
+            (Plain::Tunnel(stream, _), Some(tap)) => carry::carry_tapped(&app, stream, connection, tap).await,
         }
     }
 }

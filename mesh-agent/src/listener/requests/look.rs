@@ -34,15 +34,6 @@ pub(super) enum Found {
 /// all that it wants to say.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How sure one must be that bytes are no requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Caution {
-    /// What is not HTTP by the rules is none.
-    Usual,
-    /// Neither is what a lenient server could take for it.
-    Full,
-}
-
 /// How an application speaks first.
 enum Speech {
     /// As servers of HTTP/2 do, which says nothing about their clients.
@@ -60,12 +51,11 @@ pub(super) async fn look(
     client: &mut Transport,
     mut app: Option<&mut TcpStream>,
     seen: &mut BytesMut,
-    caution: Caution,
 ) -> io::Result<Found> {
     let mut is_listening = true;
     let mut sent = 0;
     loop {
-        match judge(seen, caution) {
+        match judge(seen) {
             Some(Judged::Requests) if sent > 0 => return Ok(Found::TooLate),
             Some(Judged::Requests) => return Ok(Found::Requests),
             Some(Judged::Bytes) => return Ok(Found::Bytes(sent)),
@@ -124,12 +114,11 @@ enum Judged {
 }
 
 /// `None` when they say nothing yet.
-fn judge(seen: &[u8], caution: Caution) -> Option<Judged> {
+fn judge(seen: &[u8]) -> Option<Judged> {
     match detect(seen) {
         Protocol::Undecided => None,
         Protocol::Http1 | Protocol::Http2 => Some(Judged::Requests),
         Protocol::Tls => Some(Judged::Bytes),
-        Protocol::Opaque if caution == Caution::Usual => Some(Judged::Bytes),
         Protocol::Opaque => match resemblance(seen) {
             Resemblance::Undecided => None,
             Resemblance::None => Some(Judged::Bytes),
@@ -170,7 +159,7 @@ mod tests {
     }
 
     /// What is found when client and application begin so, and then say nothing more.
-    async fn found(client: &[u8], app: &[u8], caution: Caution) -> Option<Found> {
+    async fn found(client: &[u8], app: &[u8]) -> Option<Found> {
         let (mut far_client, near_client) = pair().await;
         let (mut near_app, mut far_app) = pair().await;
         far_client.write_all(client).await.unwrap();
@@ -181,7 +170,7 @@ mod tests {
         let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
         // The clock runs on only when nobody has anything to do.
         tokio::time::pause();
-        let looked = look(&mut client, Some(&mut near_app), &mut seen, caution);
+        let looked = look(&mut client, Some(&mut near_app), &mut seen);
         let found = tokio::time::timeout(IDLE * 100, looked).await;
         tokio::time::resume();
         found.ok().map(Result::unwrap)
@@ -189,24 +178,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_client_or_else_the_application_tells() {
-        for caution in [Caution::Usual, Caution::Full] {
-            for (client, app, expected) in [
-                (&b"GET / HTTP/1.1\r\n"[..], &b""[..], Some(Found::Requests)),
-                (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"", Some(Found::Requests)),
-                (b"*1\r\n$4\r\nPING\r\n", b"", Some(Found::Bytes(0))),
-                (b"\x16\x03\x01\x02\0\x01", b"", Some(Found::Bytes(0))),
-                (b"", b"220 mail.example.com\r\n", Some(Found::Bytes(0))),
-                (b"", b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64", None),
-                (b"", b"HTTP/1.1 408 Request Timeout\r\n", Some(Found::Nothing)),
-                (b"", b"", None),
-            ] {
-                let seen = found(client, app, caution).await;
-                assert_eq!(seen, expected, "{caution:?} {}", client.escape_ascii());
-            }
+        for (client, app, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], &b""[..], Some(Found::Requests)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"", Some(Found::Requests)),
+            (b"\nget /admin HTTP/1.1\r\n", b"", Some(Found::Requests)),
+            (b"*1\r\n$4\r\nPING\r\n", b"", Some(Found::Bytes(0))),
+            (b"\x16\x03\x01\x02\0\x01", b"", Some(Found::Bytes(0))),
+            (b"", b"220 mail.example.com\r\n", Some(Found::Bytes(0))),
+            (b"", b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64", None),
+            (b"", b"HTTP/1.1 408 Request Timeout\r\n", Some(Found::Nothing)),
+            (b"", b"", None),
+        ] {
+            assert_eq!(found(client, app).await, expected, "{}", client.escape_ascii());
         }
-        let odd = b"\nget /admin HTTP/1.1\r\n";
-        assert_eq!(found(odd, b"", Caution::Usual).await, Some(Found::Bytes(0)));
-        assert_eq!(found(odd, b"", Caution::Full).await, Some(Found::Requests));
     }
 
     #[tokio::test]
@@ -220,7 +204,7 @@ mod tests {
             let (mut near_app, mut far_app) = pair().await;
             far_client.write_all(b"h").await.unwrap();
             let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
-            let looked = look(&mut client, Some(&mut near_app), &mut seen, Caution::Full);
+            let looked = look(&mut client, Some(&mut near_app), &mut seen);
             let others = async {
                 let mut first = [0];
                 far_app.read_exact(&mut first).await.unwrap();

@@ -169,7 +169,8 @@ async fn authorize(
     guard: &Guard,
     parts: &mut ::http::request::Parts,
 ) -> Result<KeptRequest, Fault> {
-    match guard.authorize(&path.store, &path.gate, parts).await {
+    let metrics = path.meters.metrics();
+    match guard.authorize(&path.store, &path.gate, metrics, parts).await {
         Ok(authorized) => {
             let kept = guard.keep(&path.store.load(), &authorized, parts);
             Authorized::apply(authorized, parts);

@@ -29,12 +29,28 @@ use crate::{
         in_order,
         incoming::Incoming,
         relay::try_read,
+        tap::Tap,
     },
 };
 
 /// Carries bytes both ways until both have ended or one side breaks off. `tcp_side` is the way from the TCP
 /// connection into the tunnel.
 pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp_side: Side) -> Ending {
+    carry_both(tcp, stream, connection, tcp_side, None).await
+}
+
+/// The same for a stream from a client, with a copy of what comes out of it for `tap`.
+pub async fn carry_tapped(app: &TcpStream, stream: Stream, connection: &Connection, tap: &Tap) -> Ending {
+    carry_both(app, stream, connection, Side::ToDownstream, Some(tap)).await
+}
+
+async fn carry_both(
+    tcp: &TcpStream,
+    stream: Stream,
+    connection: &Connection,
+    tcp_side: Side,
+    tap: Option<&Tap>,
+) -> Ending {
     let _seat = connection.budget.join();
     let Stream { mut send, recv } = stream;
     let other_side = match tcp_side {
@@ -43,7 +59,7 @@ pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp
     };
     let ended = {
         let mut into = pin!(into_tunnel(tcp, &mut send, connection, tcp_side));
-        let mut out = pin!(out_of_tunnel(tcp, recv, connection, other_side));
+        let mut out = pin!(out_of_tunnel(tcp, recv, connection, other_side, tap));
         let mut broken = pin!(tcp.ready(Interest::ERROR));
         let (mut into_done, mut out_done) = (false, false);
         poll_fn(|cx| {
@@ -225,9 +241,13 @@ async fn out_of_tunnel(
     mut recv: Incoming,
     connection: &Connection,
     side: Side,
+    tap: Option<&Tap>,
 ) -> io::Result<()> {
     while let Some(data) = recv.data().await {
         let data = data.map_err(broken_tunnel)?;
+        if let Some(tap) = tap {
+            tap.show(&data);
+        }
         write_all(tcp, &data, &mut recv).await?;
         connection.count(side, data.len() as u64);
         recv.release(data.len());

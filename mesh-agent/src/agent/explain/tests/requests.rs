@@ -284,6 +284,103 @@ fn what_no_request_could_change_is_said_of_the_connection() {
 }
 
 #[test]
+fn a_dry_run_says_what_it_would_do_and_changes_nothing() {
+    let dry = "{kind: AuthorizationPolicy, metadata: {name: dry, namespace: shop, annotations: {istio.io/dry-run: 'true'}}, spec: {\
+        selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {paths: ['/admin*']}}]}]}}";
+    let store = world(&[dry]);
+    for (path, rehearsal) in [
+        ("/x/..//%61dmin", "denied by DENY policy shop/dry, rule 0"),
+        ("/x", "allowed: no ALLOW policy concerns the workload"),
+        (
+            "/a%zz",
+            "policies that decide nothing see no such request: the path has a broken %-escape",
+        ),
+    ] {
+        for to in ["shop/web:80", "shop/web:90"] {
+            let reply = about(&store, "shop/cart", to, head("GET", path, &[]));
+            let way = &reply.ways[0];
+            assert_eq!(
+                (way.allowed, way.status, way.verdict.as_str()),
+                (true, 0, ALLOWED),
+                "{path}"
+            );
+            assert_eq!(way.rehearsal, rehearsal, "{path} {to}");
+        }
+    }
+}
+
+#[test]
+fn a_request_is_judged_without_what_does_not_go_on() {
+    let admins = "{kind: AuthorizationPolicy, metadata: {name: admins, namespace: shop}, spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [\
+        {when: [{key: 'request.headers[x-role]', values: [admin]}]}]}}";
+    let store = world(&[admins]);
+    let asked = |headers: &[&str]| {
+        let mut reply = about(&store, "shop/cart", "shop/web:80", head("GET", "/", headers));
+        let asked = reply.request.unwrap().headers;
+        let way = reply.ways.remove(0);
+        let mut arrives = way.request.unwrap().headers;
+        arrives.sort_unstable();
+        (way.allowed, way.status, asked, arrives)
+    };
+    let (allowed, status, ..) = asked(&["X-Role: admin"]);
+    assert_eq!((allowed, status), (false, 403));
+    let (allowed, status, asked_for, arrives) = asked(&[
+        "X-Role: admin",
+        "Connection: a, X-Role",
+        "Nodemesh-Error: x",
+        "X-Forwarded-Client-Cert: y",
+        "Keep-Alive: 5",
+        "Upgrade: b",
+    ]);
+    assert_eq!((allowed, status), (true, 0));
+    assert_eq!(asked_for.len(), 7, "as it was asked: {asked_for:?}");
+    assert_eq!(arrives, ["host: web.shop"]);
+    let (.., arrives) = asked(&["Connection: keep-alive, Upgrade", "Upgrade: websocket"]);
+    assert_eq!(arrives, ["host: web.shop", "upgrade: websocket"]);
+}
+
+#[test]
+fn connect_passes_only_where_nobody_reads_requests() {
+    let route = "{kind: HTTPRoute, metadata: {name: web, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: web, port: 80}], rules: [\
+         {backendRefs: [{name: v1, port: 80}]}]}}";
+    for (documents, to, expected) in [
+        (&[][..], "shop/web:80", (405, 0, true)),
+        (&[route], "shop/web:80", (405, 0, true)),
+        (&[READERS], "shop/web:90", (0, 405, false)),
+        (&[], "shop/web:90", (0, 0, false)),
+    ] {
+        let reply = about(&world(documents), "shop/cart", to, head("CONNECT", "", &[]));
+        let way = reply.ways.first();
+        let seen = (reply.status, way.map_or(0, |way| way.status), way.is_none());
+        assert_eq!(seen, expected, "{to}: {}", reply.route);
+    }
+}
+
+#[test]
+fn requests_to_a_service_without_endpoints_are_answered() {
+    let led = "{kind: Service, metadata: {name: none, namespace: shop}, spec: {clusterIPs: [10.96.0.5], selector: {v: none}, ports: [{port: 80, appProtocol: http}]}}";
+    let store = world(&[led]);
+    for request in [None, head("GET", "/", &[])] {
+        let reply = about(&store, "shop/cart", "shop/none:80", request.clone());
+        assert_eq!(
+            (reply.status, reply.route.as_str()),
+            (
+                503,
+                "answered by the mesh with 503: the service has no ready endpoint"
+            )
+        );
+        // Connections are refused where bytes are carried, and where nobody leads requests.
+        for (source, to) in [("shop/cart", "shop/empty:80"), ("192.0.2.1", "shop/none:80")] {
+            let reply = about(&store, source, to, request.clone());
+            assert_eq!(
+                (reply.status, reply.route.as_str()),
+                (0, "refused: the service has no ready endpoint")
+            );
+        }
+    }
+}
+
+#[test]
 fn a_token_counts_where_its_keys_are_known() {
     let signer = Signer::ed("one");
     let inline = json!({"keys": [signer.jwk]});

@@ -257,6 +257,7 @@ fn faults_of_a_policy() {
     let one_star = "use one `*`, at the beginning or at the end";
     let network = "use one such as 10.1.0.10, 10.1.0.0/16 or fd00::/64";
     let account = "use its name, or its namespace, a slash and its name; patterns are not possible here";
+    let resolved = "is like no path: `//`, `/./` and `/../` are resolved before paths are compared";
     let template = "let `{*}` and `{**}` stand for whole segments, without other wildcards";
     let entry = "add a field with at least one value, or remove the entry";
     let service = "use a Service of the core group";
@@ -325,6 +326,14 @@ fn faults_of_a_policy() {
         (operation("paths: ['/{*}/b*']"), 43, of_operation(&format!(".paths[0]: \"/{{*}}/b*\" is not a path template; {template}"))),
         (operation("paths: ['{*}/b']"), 43, of_operation(".paths[0]: \"{*}/b\" is a path template that does not begin with `/`; write the whole path")),
         (operation("paths: ['/{**}/{*}']"), 43, of_operation(".paths[0]: \"/{**}/{*}\" has a wildcard behind `{**}`; make `{**}` the last one")),
+        (operation("paths: ['/x/../y']"), 43, of_operation(&format!(".paths[0]: \"/x/../y\" {resolved}; write \"/y\""))),
+        (operation("notPaths: ['//y*']"), 46, of_operation(&format!(".notPaths[0]: \"//y*\" {resolved}; write \"/y*\""))),
+        (operation("paths: ['*/./y']"), 43, of_operation(&format!(".paths[0]: \"*/./y\" {resolved}; write \"*/y\""))),
+        (operation("paths: ['/{*}//y/{**}']"), 43, of_operation(&format!(".paths[0]: \"/{{*}}//y/{{**}}\" {resolved}; write \"/{{*}}/y/{{**}}\""))),
+        (operation("paths: ['/a?x=1']"), 43, of_operation(".paths[0]: \"/a?x=1\" is like no path: what follows `?` or `#` is no part of a path; write \"/a\"")),
+        (operation("paths: ['/a#b*']"), 43, of_operation(".paths[0]: \"/a#b*\" is like no path: what follows `?` or `#` is no part of a path; write \"/a*\"")),
+        (operation("paths: ['/a%zz/b']"), 43, of_operation(".paths[0]: \"/a%zz/b\" is like no path: the path has a broken %-escape; write a path as it is without its query, such as /cart/items")),
+        (operation("paths: [admin]"), 43, of_operation(".paths[0]: \"admin\" is like no path: the path does not begin with `/`; write \"/admin\"")),
         (when("key: source.ips, values: [a]"), 30, of_when(".key: \"source.ips\" is not a known key; did you mean source.ip?")),
         (when("key: source.ip"), 24, of_when(": no values to compare with; add values, notValues or both")),
         (when("values: [a]"), 24, of_when(".key: missing; add this field")),
