@@ -276,7 +276,13 @@ impl Mesh {
 
     /// Starts the agents of all nodes.
     pub fn start_agents(&self) -> Result<Vec<Agent>> {
-        self.nodes.iter().map(Node::start_agent).collect()
+        // All are on their way before the first is waited for: to load programs takes an emulated machine seconds.
+        let started = self.nodes.iter().map(|node| node.agent().spawn());
+        let mut agents: Vec<Agent> = started.collect::<Result<_>>()?;
+        for (agent, node) in agents.iter_mut().zip(&self.nodes) {
+            agent.wait_ready(node)?;
+        }
+        Ok(agents)
     }
 
     /// Addresses from which no packet ever comes back: IPv4, then IPv6.

@@ -91,7 +91,7 @@ const fn case(
     }
 }
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 23] = [
     case("far", "GET", "/api/x?y=1", "", 200, Some(("far", "/api/x?y=1"))),
     case(
         "far",

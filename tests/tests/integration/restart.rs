@@ -214,10 +214,12 @@ impl Load {
     pub(crate) fn start(mesh: &Mesh, from: &str, to: &[&str], options: &[&str]) -> Result<Self> {
         let stop = mesh.dir().join(format!("stop-{from}"));
         let until = stop.display().to_string();
+        // Two at least, so that there is something beside what waits.
+        let parallel = amount(8).max(2).to_string();
         let mut args = vec![
             "churn",
             "--parallel",
-            "8",
+            &parallel,
             "--timeout-ms",
             "30000",
             "--until",

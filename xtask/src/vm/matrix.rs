@@ -14,10 +14,6 @@ const MATRIX: &[(&str, &str)] = &[
         "connect, getpeername, getsockname, accept and sock_ops, IPv4 and IPv6, near and far",
     ),
     (
-        "captured::a_socket_that_is_used_twice_reaches_the_right_server_twice",
-        "what is kept with a socket goes with its connection",
-    ),
-    (
         "captured::service_addresses_reach_their_endpoints_on_this_node_and_on_another",
         "addresses that exist nowhere but in connect",
     ),

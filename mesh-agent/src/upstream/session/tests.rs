@@ -96,7 +96,8 @@ async fn seats_are_free_when_their_connection_is_over() {
 #[tokio::test(start_paused = true)]
 async fn a_server_is_not_pinged() {
     let (near, far) = tokio::io::duplex(1 << 20);
-    let budget = Budgets::new(LIMIT).of(&mesh_common::model::ObjectKey::new("shop", "web"));
+    let claim =
+        Budgets::new(Limits::default()).claim(&mesh_common::model::ObjectKey::new("shop", "web"), None);
     let (tasks, addr) = (TaskTracker::new(), "10.0.0.1:80".parse().unwrap());
     let far = tokio::spawn(async move {
         use tokio::io::AsyncReadExt as _;
@@ -107,7 +108,7 @@ async fn a_server_is_not_pinged() {
             () = until => seen,
         }
     });
-    let session = Session::over(near, addr, &budget, &tasks, Pinging::Resented)
+    let session = Session::over(near, addr, &claim, &tasks, Pinging::Resented)
         .await
         .unwrap();
     give_up(&session).await;
