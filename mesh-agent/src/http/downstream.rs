@@ -2,12 +2,17 @@
 //!
 //! Invariant: an answer that was begun and not finished ends as a reset, never as an end.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Frame;
+use tokio::time::Sleep;
 
 use super::{
     Broken, Reader, Writer,
@@ -21,6 +26,9 @@ use super::{
     wire,
 };
 use crate::upstream::incoming::Incoming;
+
+/// After a client of HTTP/1 has ended its side, an answer has so long to begin.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
 
 /// One request's place on the connection it came over.
 pub(super) enum Downstream<'a> {
@@ -37,7 +45,20 @@ pub(super) struct Turn<'a> {
     pub(super) asked: Asked,
     /// Whether the connection goes on after this request, as far as is known.
     pub(super) keep_alive: KeepAlive,
+    pub(super) listening: Listening,
     pub(super) trail: &'a mut Trail,
+}
+
+/// How long a client that has ended its side is taken to wait for its answer: many do so that have given up.
+#[derive(Default)]
+pub(super) enum Listening {
+    /// It has not ended it.
+    #[default]
+    Unasked,
+    /// Until then, if no answer begins.
+    Until(Pin<Box<Sleep>>),
+    /// Its answer has begun: whether it is gone shows in writing that.
+    Endless,
 }
 
 /// A request's stream on an HTTP/2 connection.
@@ -53,6 +74,19 @@ pub(super) enum Respond {
     Body(SendStream<Bytes>),
     /// Answered in full by its head.
     Over,
+}
+
+impl Listening {
+    /// Begins with the first call.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self, Self::Unasked) {
+            *self = Self::Until(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+        }
+        match self {
+            Self::Until(end) => end.as_mut().poll(cx),
+            Self::Unasked | Self::Endless => Poll::Pending,
+        }
+    }
 }
 
 impl Downstream<'_> {
@@ -87,6 +121,7 @@ impl Downstream<'_> {
         self.trail().answered(status, &headers);
         match self {
             Self::H1(turn) => {
+                turn.listening = Listening::Endless;
                 turn.keep_alive =
                     turn.writer
                         .response(status, &headers, body, turn.asked, turn.keep_alive)?;
@@ -140,12 +175,11 @@ impl Downstream<'_> {
         Ok(())
     }
 
-    /// Ready when whoever asked is gone. To be asked while nothing is read of the request. An HTTP/1 client that has ended its side
-    /// may be waiting for the answer: whether it is gone shows only when that is written.
+    /// Ready when whoever asked is gone. To be asked while nothing is read of the request.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         match self {
             Self::H1(turn) => match ready!(turn.reader.poll_closed(cx)) {
-                Ok(()) => Poll::Pending,
+                Ok(()) => turn.listening.poll_end(cx).map(|()| Broken::Closed),
                 Err(error) => Poll::Ready(error.into()),
             },
             Self::H2(pair) => {

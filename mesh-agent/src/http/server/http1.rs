@@ -22,7 +22,7 @@ use super::{HEAD, IDLE, parting};
 use crate::{
     http::{
         Broken, LIMITS, Reader, Writer,
-        downstream::{Downstream, Turn},
+        downstream::{Downstream, Listening, Turn},
         exchange::{Done, Message, Steer, exchange, refuse},
         fault::Dialect,
         h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
@@ -69,6 +69,7 @@ pub(super) async fn serve<S: Steer>(
             writer: &mut writer,
             asked,
             keep_alive,
+            listening: Listening::default(),
             trail: &mut attended.trail,
         });
         let done = exchange(steer, message, &mut down).await;
@@ -174,6 +175,7 @@ async fn refuse_head<S: Steer>(
         writer: &mut writer,
         asked: Asked::of(&Method::GET, &Switch::Stay),
         keep_alive: KeepAlive::Close,
+        listening: Listening::default(),
         trail: &mut attended.trail,
     });
     match refuse(steer.signature(), &fault, Dialect::Http, &Method::GET, &mut down).await {

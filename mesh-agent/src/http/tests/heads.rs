@@ -167,3 +167,27 @@ async fn what_cannot_begin_a_request_is_refused_without_waiting_for_its_line() {
     let head = within(until(&mut client, "\r\n\r\n")).await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
 }
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_and_hears_nothing_takes_its_request_along() {
+    let (heard, mut asked) = mpsc::unbounded_channel();
+    let (ended, mut gone) = mpsc::unbounded_channel();
+    let app = server(move |mut stream| {
+        let (heard, ended) = (heard.clone(), ended.clone());
+        async move {
+            until(&mut stream, "\r\n\r\n").await;
+            heard.send(()).unwrap();
+            let _ = stream.read_u8().await;
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    for (_, addr) in ways(app).await {
+        let mut client = connect(addr).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        within(asked.recv()).await.unwrap();
+        client.shutdown().await.unwrap();
+        within(gone.recv()).await.unwrap();
+    }
+}

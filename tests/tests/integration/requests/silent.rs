@@ -55,7 +55,7 @@ fn policies_that_decide_nothing_change_nothing_and_tell_what_they_see() {
         }
         // Where requests are led one by one, the path stays as it came.
         for to in ["near", "far"] {
-            for path in ["/a%zz", "/x/..;/y", "//x/../y"] {
+            for path in ["/a%zz", "/x/..;/y", "/x//../y"] {
                 let said = ask(mesh, "client", (to, 80), path, &[])?;
                 ensure!(
                     said.starts_with("200") && said.contains(&format!("\"{path}\"")),
