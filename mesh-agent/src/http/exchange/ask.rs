@@ -16,7 +16,7 @@ use crate::{
         Broken, LIMITS,
         course::Escort,
         downstream::Downstream,
-        fault::{Cause, Fault},
+        fault::{Cause, Fault, NO_CONNECT},
         h1::{Framing, Switch, hop_by_hop},
         host,
         pool::{Connection, Repeat},
@@ -92,7 +92,7 @@ async fn ask_agent<A: Agent, E: Escort>(
     match &switch {
         Switch::Stay => {}
         Switch::Tunnel => {
-            return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into());
+            return Err(Fault::new(Cause::Method, NO_CONNECT).into());
         }
         Switch::Upgrade(protocol) => extend(&mut parts, protocol)?,
     }
