@@ -51,7 +51,7 @@ async fn carry_both(
     tcp_side: Side,
     tap: Option<&Tap>,
 ) -> Ending {
-    let _seat = connection.budget.join();
+    let _seat = connection.budget().join();
     let Stream { mut send, recv } = stream;
     let other_side = match tcp_side {
         Side::ToUpstream => Side::ToDownstream,
@@ -117,7 +117,7 @@ async fn into_tunnel(
     connection: &Connection,
     side: Side,
 ) -> io::Result<()> {
-    let outgoing = Arc::new(Outgoing::new(Arc::clone(&connection.budget)));
+    let outgoing = Arc::new(Outgoing::new(Arc::clone(connection.budget())));
     loop {
         poll_fn(|cx| tcp.poll_read_ready(cx)).await?;
         outgoing.may_go_on().await;
@@ -127,7 +127,7 @@ async fn into_tunnel(
             return nobody_hears(send).await;
         };
         let mut buffer = Buffer::take();
-        let room = capacity.min(connection.budget.room(ROOM));
+        let room = capacity.min(connection.budget().room(ROOM));
         match try_read(tcp, &mut buffer.room()[..room])? {
             None => send.reserve_capacity(0),
             Some(0) => {
