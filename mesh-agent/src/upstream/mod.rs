@@ -13,7 +13,7 @@ mod tap;
 pub mod tunnel;
 
 pub use dial::{DialError, Dialer, Refusal, Source};
-pub use relay::{Ending, abort, relay, relay_tapped};
+pub use relay::{Ending, abort, relay};
 pub use tap::{Overheard, Tap, tap};
 
 /// The agent's own side of a connection, established.

@@ -40,22 +40,8 @@ pub enum Ending {
     Broken(io::Error),
 }
 
-/// Carries bytes both ways until both have ended or one side breaks off.
-pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Connection) -> Ending {
-    carry(downstream, upstream, connection, None).await
-}
-
-/// The same, with a copy of what the downstream sends for `tap`.
-pub async fn relay_tapped(
-    downstream: &TcpStream,
-    upstream: &TcpStream,
-    connection: &Connection,
-    tap: &Tap,
-) -> Ending {
-    carry(downstream, upstream, connection, Some(tap)).await
-}
-
-async fn carry(
+/// Carries bytes both ways until both have ended or one side breaks off. `tap` gets a copy of what the downstream sends.
+pub async fn relay(
     downstream: &TcpStream,
     upstream: &TcpStream,
     connection: &Connection,

@@ -34,17 +34,8 @@ use crate::{
 };
 
 /// Carries bytes both ways until both have ended or one side breaks off. `tcp_side` is the way from the TCP
-/// connection into the tunnel.
-pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp_side: Side) -> Ending {
-    carry_both(tcp, stream, connection, tcp_side, None).await
-}
-
-/// The same for a stream from a client, with a copy of what comes out of it for `tap`.
-pub async fn carry_tapped(app: &TcpStream, stream: Stream, connection: &Connection, tap: &Tap) -> Ending {
-    carry_both(app, stream, connection, Side::ToDownstream, Some(tap)).await
-}
-
-async fn carry_both(
+/// connection into the tunnel; `tap` gets a copy of what comes out of the stream.
+pub async fn carry(
     tcp: &TcpStream,
     stream: Stream,
     connection: &Connection,
