@@ -1,5 +1,6 @@
 //! Connecting upstream, and carrying bytes once both sides stand.
 
+pub(crate) use buffer::hand_out;
 pub(crate) use dial::{in_order, tune};
 
 mod buffer;
