@@ -30,7 +30,7 @@ use crate::{
             ExplainedRule, ExplainedSource, ExplainedWay,
         },
     },
-    http::fault::Cause,
+    http::fault::{Cause, NO_CONNECT},
     listener::account_of,
     outbound::{Unroutable, speaks_http},
     policy::{Channel, ConnectionFacts, Peer, PolicyTrace, Trace, Verdict},
@@ -210,7 +210,7 @@ impl World<'_> {
         let led = source.workload.is_some() && leads_requests(backend);
         let is_connect = |parts: &Parts| parts.method == Method::CONNECT;
         if (led || table.is_some()) && request.as_ref().is_some_and(is_connect) {
-            let answer = Answer::by(Cause::Method, request::NO_CONNECT.to_owned());
+            let answer = Answer::by(Cause::Method, NO_CONNECT.to_owned());
             return answered(reply, RouteKind::Http, answer);
         }
         if let Some(table) = table {

@@ -386,7 +386,7 @@ async fn serve_stream(
             inspected.serve(path, &entry, stream, Some(app)).await;
         }
         Ok(stream) => {
-            let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
+            let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream, None);
             let terms = Terms::of(
                 &path.store.load(),
                 entry.connection(),

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use mesh_common::model::{ObjectKey, ServiceAccountKey};
+use mesh_common::model::{ObjectKey, ServiceAccountKey, Workload};
 
 use super::{journey::account_of, serve::DataPath};
 use crate::{
@@ -68,16 +68,13 @@ impl<'a> Terms<'a> {
     ) -> Self {
         let mut parties = Vec::new();
         if let Some(peer) = connection.peer() {
-            let own = &connection.workload;
-            parties.push(Party::workload(&own.key, account_of(own)));
+            parties.push(Party::workload(&connection.workload));
             let other = match connection.direction {
                 Direction::Outbound => connection
                     .upstream()
                     .map(|addr| Party::address(addr.ip(), peer.account())),
                 Direction::Inbound => Some(Party::address(connection.client.ip(), peer.account())),
-                Direction::Local => {
-                    guard.map(|guard| Party::workload(&guard.workload.key, account_of(&guard.workload)))
-                }
+                Direction::Local => guard.map(|guard| Party::workload(&guard.workload)),
             };
             // Whoever is let in from an address that is not its own workload's is not held to it later.
             parties.extend(other.filter(|party| party.check(snapshot).is_ok()));
@@ -209,10 +206,12 @@ impl Party {
         Self { place, account }
     }
 
-    /// The workload of this name.
-    pub(super) fn workload(key: &ObjectKey, account: ServiceAccountKey) -> Self {
-        let place = Place::Workload(key.clone());
-        Self { place, account }
+    /// The workload of this name, as it is here.
+    pub(super) fn workload(workload: &Workload) -> Self {
+        Self {
+            place: Place::Workload(workload.key.clone()),
+            account: account_of(workload),
+        }
     }
 
     /// Whether it is there.

@@ -28,7 +28,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::Notify;
 
 use self::ways::{Way, Ways};
-use super::{journey::account_of, terms};
+use super::{
+    journey::account_of,
+    terms::{Party, check_unread},
+};
 use crate::{
     inbound::{Guard, Proof},
     kernel::direct::Verdicts,
@@ -278,18 +281,9 @@ impl Passing {
             .guard
             .check(snapshot)
             .map_err(|denied| Cause::of(denied.word(), &denied))?;
-        terms::check_unread(&self.guard, snapshot)?;
+        check_unread(&self.guard, snapshot)?;
         for pod in [&self.source, &self.target] {
-            let before = account_of(&pod.workload);
-            let entry = snapshot.workload(&pod.workload.key);
-            let now = entry.map(|entry| account_of(&entry.workload));
-            if now.as_ref() != Some(&before) {
-                let text = format!(
-                    "{} was service account {before}, and is not any more",
-                    pod.workload.key
-                );
-                return Err(Cause::new("identity-changed", text));
-            }
+            Party::workload(&pod.workload).check(snapshot)?;
         }
         let port = self.guard.addressed.port();
         let strict = snapshot

@@ -44,7 +44,7 @@ use crate::{
         terms::Terms,
     },
     telemetry::{self, Connection, Entry},
-    upstream::{self, Ending, Tap, relay, relay_tapped, tunnel::carry},
+    upstream::{self, Ending, Tap, relay, tunnel::carry},
 };
 
 /// How often connections to the application that no request uses are looked for.
@@ -285,13 +285,11 @@ impl Inspected {
         }
         connection.count(telemetry::Side::ToUpstream, (seen.len() + rest.len()) as u64);
         drop(seen);
-        match (client, tap) {
-            (Plain::Tcp(client), None) => relay(&client, &app, connection).await,
-            (Plain::Tcp(client), Some(tap)) => relay_tapped(&client, &app, connection, tap).await,
-            (Plain::Tunnel(stream, _), None) => {
-                carry::carry(&app, stream, connection, telemetry::Side::ToDownstream).await
+        match client {
+            Plain::Tcp(client) => relay(&client, &app, connection, tap).await,
+            Plain::Tunnel(stream, _) => {
+                carry::carry(&app, stream, connection, telemetry::Side::ToDownstream, tap).await
             }
-            (Plain::Tunnel(stream, _), Some(tap)) => carry::carry_tapped(&app, stream, connection, tap).await,
         }
     }
 }

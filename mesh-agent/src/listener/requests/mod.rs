@@ -46,14 +46,13 @@ use crate::{
     node::Pod,
     outbound::speaks_http,
     state::{Endpoint, Resolution},
-    telemetry::{Claim, ConnectionState, Destination, Direction, FlowKind, Opening, Process},
+    telemetry::{ConnectionState, Destination, Direction, FlowKind, Opening, Process},
     upstream,
 };
 
 /// A connection whose requests are led one by one.
 pub(super) struct Routed {
     opening: Opening,
-    claim: Arc<Claim>,
     steer: Outbound,
 }
 
@@ -99,19 +98,15 @@ pub(super) fn routed(
         state: ConnectionState::Held,
     };
     let steer = Outbound::new(path, pod, client, dialled);
-    Some(Routed {
-        opening,
-        claim: steer.claim(),
-        steer,
-    })
+    Some(Routed { opening, steer })
 }
 
 /// Serves a held connection: lets it in at once. Its destination is there; whether an endpoint is, each request learns.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) {
     let owned = Arc::clone(path);
-    let claim = Arc::clone(&routed.claim);
+    let claim = routed.steer.claim();
     path.spawn(&claim, async move {
-        let mut entry = owned.registry.open_as(routed.opening, routed.claim);
+        let mut entry = owned.registry.open_as(routed.opening, routed.steer.claim());
         if let Err(full) = entry.seat() {
             held.refuse(upstream::Refusal::Refused);
             return serve::full(&owned, &entry, &full);
@@ -132,9 +127,9 @@ pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) 
 /// Serves a connection that was let through at once.
 pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) {
     let owned = Arc::clone(path);
-    let claim = Arc::clone(&routed.claim);
+    let claim = routed.steer.claim();
     path.spawn(&claim, async move {
-        let mut entry = owned.registry.open_as(routed.opening, routed.claim);
+        let mut entry = owned.registry.open_as(routed.opening, routed.steer.claim());
         if let Err(full) = entry.seat() {
             upstream::abort(&stream);
             return serve::full(&owned, &entry, &full);

@@ -18,7 +18,7 @@ use crate::{
     },
     identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
-    listener::{journey::account_of, serve::DataPath, terms::Party},
+    listener::{serve::DataPath, terms::Party},
     state::Snapshot,
 };
 
@@ -117,10 +117,10 @@ impl Standing {
                 .still_allows(snapshot, kept)
                 .map_err(|denied| denial(&denied))?;
         }
-        let own = Party::workload(&self.own.key, account_of(&self.own));
+        let own = Party::workload(&self.own);
         let other = match &self.other {
             Other::Peer(ip, peer) => Party::address(*ip, peer.account()),
-            Other::Local(workload) => Party::workload(&workload.key, account_of(workload)),
+            Other::Local(workload) => Party::workload(workload),
             Other::Unproved => return Ok(()),
         };
         for party in [own, other] {

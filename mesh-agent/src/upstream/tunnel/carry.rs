@@ -34,24 +34,15 @@ use crate::{
 };
 
 /// Carries bytes both ways until both have ended or one side breaks off. `tcp_side` is the way from the TCP
-/// connection into the tunnel.
-pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp_side: Side) -> Ending {
-    carry_both(tcp, stream, connection, tcp_side, None).await
-}
-
-/// The same for a stream from a client, with a copy of what comes out of it for `tap`.
-pub async fn carry_tapped(app: &TcpStream, stream: Stream, connection: &Connection, tap: &Tap) -> Ending {
-    carry_both(app, stream, connection, Side::ToDownstream, Some(tap)).await
-}
-
-async fn carry_both(
+/// connection into the tunnel; `tap` gets a copy of what comes out of the stream.
+pub async fn carry(
     tcp: &TcpStream,
     stream: Stream,
     connection: &Connection,
     tcp_side: Side,
     tap: Option<&Tap>,
 ) -> Ending {
-    let _seat = connection.budget.join();
+    let _seat = connection.budget().join();
     let Stream { mut send, recv } = stream;
     let other_side = match tcp_side {
         Side::ToUpstream => Side::ToDownstream,
@@ -117,7 +108,7 @@ async fn into_tunnel(
     connection: &Connection,
     side: Side,
 ) -> io::Result<()> {
-    let outgoing = Arc::new(Outgoing::new(Arc::clone(&connection.budget)));
+    let outgoing = Arc::new(Outgoing::new(Arc::clone(connection.budget())));
     loop {
         poll_fn(|cx| tcp.poll_read_ready(cx)).await?;
         outgoing.may_go_on().await;
@@ -127,7 +118,7 @@ async fn into_tunnel(
             return nobody_hears(send).await;
         };
         let mut buffer = Buffer::take();
-        let room = capacity.min(connection.budget.room(ROOM));
+        let room = capacity.min(connection.budget().room(ROOM));
         match try_read(tcp, &mut buffer.room()[..room])? {
             None => send.reserve_capacity(0),
             Some(0) => {

@@ -9,12 +9,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
-use crate::upstream::incoming::Incoming;
+use crate::upstream::{buffer::hand_out, incoming::Incoming};
 
 /// The most that is handed to the stream at once.
 const PIECE: usize = 64 * 1024;
@@ -72,9 +72,7 @@ impl AsyncRead for StreamReader {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = self.rest.len().min(buffer.remaining());
-        buffer.put_slice(&self.rest[..count]);
-        self.rest.advance(count);
+        let count = hand_out(&mut self.rest, buffer);
         self.recv.release(count);
         Poll::Ready(Ok(()))
     }
