@@ -41,6 +41,18 @@ struct There {
     tasks: TaskTracker,
 }
 
+impl Straight {
+    /// On this side of the engine's mesh.
+    fn to(server: SocketAddr, side: Side) -> Self {
+        Self {
+            server,
+            shelf: Arc::default(),
+            tasks: TaskTracker::new(),
+            signature: Signature::new("test".into(), side),
+        }
+    }
+}
+
 impl Server for There {
     fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
@@ -55,7 +67,7 @@ impl Server for There {
     }
 
     fn claim(&self) -> Arc<Claim> {
-        Budgets::new(Limits::default()).claim(&ObjectKey::new("shop", "web"), None)
+        claim()
     }
 
     async fn connect(&self) -> Result<TcpStream, Fault> {
@@ -94,15 +106,14 @@ impl Steer for Straight {
     }
 }
 
+/// The place of one request in a budget of its own.
+fn claim() -> Arc<Claim> {
+    Budgets::new(Limits::default()).claim(&ObjectKey::new("shop", "web"), None)
+}
+
 /// An engine before `server`; dropping the token's guard ends it.
 async fn engine(server: SocketAddr) -> (SocketAddr, CancellationToken) {
-    engine_of(Straight {
-        server,
-        shelf: Arc::default(),
-        tasks: TaskTracker::new(),
-        signature: Signature::new("test".into(), Side::Source),
-    })
-    .await
+    engine_of(Straight::to(server, Side::Source)).await
 }
 
 /// An engine whose requests somebody steers.
@@ -151,6 +162,18 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), what)
         .await
         .expect("in time")
+}
+
+/// Everything up to `end`.
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        match stream.read_u8().await {
+            Ok(byte) => read.push(byte),
+            Err(error) => panic!("{error} after {}", read.escape_ascii()),
+        }
+    }
+    String::from_utf8(read).unwrap()
 }
 
 async fn h2_client(addr: SocketAddr) -> h2::client::SendRequest<Bytes> {

@@ -1,3 +1,5 @@
+//! The server on loopback: what each door answers, to whom, and what an address may be.
+
 #![expect(clippy::disallowed_methods, reason = "tests stand in no pod")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

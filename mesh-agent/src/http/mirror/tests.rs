@@ -1,3 +1,5 @@
+//! Copies of messages that are polled by hand: what they get, and when they are broken off.
+
 use std::{future::poll_fn, task::Waker};
 
 use http::{HeaderValue, Request};

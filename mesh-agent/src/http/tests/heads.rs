@@ -14,12 +14,7 @@ use crate::{
 /// The agent of the destination, before an HTTP/1 server: tunnels come in the clear.
 async fn destination(app: SocketAddr) -> SocketAddr {
     server(move |stream| async move {
-        let steer = Arc::new(Straight {
-            server: app,
-            shelf: Arc::default(),
-            tasks: TaskTracker::new(),
-            signature: Signature::new("test".into(), Side::Destination),
-        });
+        let steer = Arc::new(Straight::to(app, Side::Destination));
         let mut connection = h2::server::handshake(stream).await.unwrap();
         while let Some(Ok((request, respond))) = connection.accept().await {
             let steer = Arc::clone(&steer);
@@ -40,18 +35,6 @@ async fn ways(app: SocketAddr) -> [(&'static str, SocketAddr); 2] {
     let (near, _) = engine(app).await;
     let (far, _) = before_agent(destination(app).await).await;
     [("near", near), ("far", far)]
-}
-
-/// Everything up to `end`.
-async fn until(stream: &mut TcpStream, end: &str) -> String {
-    let mut read = Vec::new();
-    while !read.ends_with(end.as_bytes()) {
-        match stream.read_u8().await {
-            Ok(byte) => read.push(byte),
-            Err(error) => panic!("{error} after {}", read.escape_ascii()),
-        }
-    }
-    String::from_utf8(read).unwrap()
 }
 
 #[tokio::test]
@@ -132,8 +115,9 @@ async fn a_client_that_ends_its_side_gets_its_answer() {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_resets_takes_its_request_along() {
+/// A client leaves before it has an answer, and `leave` returns what stays open of its connection: its server sees the end of
+/// the request.
+async fn takes_its_request_along(leave: impl AsyncFn(TcpStream) -> Option<TcpStream>) {
     let (heard, mut asked) = mpsc::unbounded_channel();
     let (ended, mut gone) = mpsc::unbounded_channel();
     let app = server(move |mut stream| {
@@ -152,10 +136,27 @@ async fn a_client_that_resets_takes_its_request_along() {
         let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         client.write_all(request).await.unwrap();
         within(asked.recv()).await.unwrap();
-        upstream::abort(&client);
-        drop(client);
+        let _open = leave(client).await;
         within(gone.recv()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_client_that_resets_takes_its_request_along() {
+    takes_its_request_along(async |client| {
+        upstream::abort(&client);
+        None
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_and_hears_nothing_takes_its_request_along() {
+    takes_its_request_along(async |mut client| {
+        client.shutdown().await.unwrap();
+        Some(client)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -166,28 +167,4 @@ async fn what_cannot_begin_a_request_is_refused_without_waiting_for_its_line() {
     client.write_all(hello).await.unwrap();
     let head = within(until(&mut client, "\r\n\r\n")).await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
-}
-
-#[tokio::test]
-async fn a_client_that_ends_its_side_and_hears_nothing_takes_its_request_along() {
-    let (heard, mut asked) = mpsc::unbounded_channel();
-    let (ended, mut gone) = mpsc::unbounded_channel();
-    let app = server(move |mut stream| {
-        let (heard, ended) = (heard.clone(), ended.clone());
-        async move {
-            until(&mut stream, "\r\n\r\n").await;
-            heard.send(()).unwrap();
-            let _ = stream.read_u8().await;
-            ended.send(()).unwrap();
-        }
-    })
-    .await;
-    for (_, addr) in ways(app).await {
-        let mut client = connect(addr).await.unwrap();
-        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-        client.write_all(request).await.unwrap();
-        within(asked.recv()).await.unwrap();
-        client.shutdown().await.unwrap();
-        within(gone.recv()).await.unwrap();
-    }
 }

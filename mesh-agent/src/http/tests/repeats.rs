@@ -67,7 +67,7 @@ pub(super) async fn before_agent(addr: SocketAddr) -> (SocketAddr, CancellationT
     engine_of(Relayed {
         agent: Other {
             addr,
-            claim: Budgets::new(Limits::default()).claim(&ObjectKey::new("shop", "web"), None),
+            claim: claim(),
             tasks: TaskTracker::new(),
         },
         signature: Signature::new("test".into(), Side::Source),
@@ -260,11 +260,8 @@ async fn asked_twice(addr: SocketAddr, method: &str) -> String {
         let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
         loop {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(within(client.read_u8()).await.unwrap());
-            }
-            status = String::from_utf8(head[9..12].to_vec()).unwrap();
+            let head = within(until(&mut client, "\r\n\r\n")).await;
+            head[9..12].clone_into(&mut status);
             if status != "103" {
                 break;
             }

@@ -1,3 +1,5 @@
+//! Which labels connections are counted under, in a small mesh whose configuration changes.
+
 use std::time::Instant;
 
 use mesh_common::model::TunnelProtocol;

@@ -1,3 +1,5 @@
+//! Open connections when the configuration changes: which of them are not permitted any more, and why.
+
 use mesh_common::model::{PeerAuthentication, PeerMode, SpiffeId, TunnelProtocol, Workload};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The text of metrics: names, labels and counts, after connections, requests and refusals of fixed kinds.
+
 use std::{
     net::SocketAddr,
     time::{Duration, SystemTime},

@@ -1,3 +1,5 @@
+//! Seats and pings of a session, against an HTTP/2 server at the other end of a pipe in memory.
+
 use std::time::Duration;
 
 use h2::server::{Connection, SendResponse};

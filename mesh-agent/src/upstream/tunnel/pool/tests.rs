@@ -1,3 +1,5 @@
+//! The pool against another agent on loopback: when tunnels are made, shared and let go.
+
 use std::{
     future::poll_fn,
     sync::atomic::{AtomicUsize, Ordering},
