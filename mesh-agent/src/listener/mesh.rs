@@ -111,9 +111,7 @@ impl Arrived {
         let snapshot = path.store.load();
         let guest = Guest {
             addr: client.ip(),
-            workload: snapshot
-                .workload_at(client.ip())
-                .map(|entry| entry.workload.key.clone()),
+            workload: snapshot.workload_key_at(client.ip()).cloned(),
         };
         Self {
             path: Arc::clone(path),
