@@ -10,7 +10,7 @@ use std::{
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{Declared, PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
+    model::{Declared, PeerMode, ServiceAccountKey, SpiffeId, TrustDomain, TunnelProtocol, Workload},
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -310,6 +310,11 @@ pub(crate) fn account_of(workload: &Workload) -> ServiceAccountKey {
         Arc::clone(&workload.key.namespace),
         workload.service_account.as_str(),
     )
+}
+
+/// Who a workload is to prove to be; `None` where its service account can have no identity.
+pub(crate) fn identity_of(domain: &TrustDomain, workload: &Workload) -> Option<SpiffeId> {
+    SpiffeId::new(domain, &account_of(workload)).ok()
 }
 
 /// Why the agent's own side of a connection does not stand.
