@@ -75,11 +75,8 @@ pub fn resolve(
     {
         return Err(Undeliverable::Forged);
     }
-    let client_workload = snapshot
-        .workload_at(client.ip())
-        .map(|entry| entry.workload.key.clone());
     Ok(Delivery {
         app: addressed,
-        client_workload,
+        client_workload: snapshot.workload_key_at(client.ip()).cloned(),
     })
 }

@@ -11,11 +11,13 @@ use std::{
 
 use mesh_common::model::{ObjectKey, ServiceAccountKey, Workload};
 
+use tokio::sync::watch;
+
 use super::{journey::account_of, serve::DataPath};
 use crate::{
     identity::{CertificateStore, Credentials},
     inbound::{Guard, Reading},
-    state::{Snapshot, WorkloadEntry},
+    state::{Snapshot, Store, WorkloadEntry},
     telemetry::{Cause, Connection, Direction},
 };
 
@@ -161,29 +163,12 @@ impl<'a> Terms<'a> {
             return std::future::pending().await;
         }
         let certificates = path.certificates.as_deref();
-        let mut versions = path.store.subscribe();
-        let mut changes = self
-            .credentials
-            .as_ref()
-            .and_then(|_| certificates.map(CertificateStore::changes));
+        let mut changes = Changes::of(&path.store, self.credentials.as_ref().and(certificates));
         loop {
             if let Err(cause) = self.check(&path.store.load(), certificates) {
                 return cause;
             }
-            let changed = async {
-                match &mut changes {
-                    Some(changes) => changes.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let ended = tokio::select! {
-                changed = versions.changed() => changed.is_err(),
-                changed = changed => changed.is_err(),
-            };
-            if ended {
-                // Both stores outlive every connection.
-                return std::future::pending().await;
-            }
+            changes.next().await;
         }
     }
 }
@@ -197,6 +182,48 @@ pub(super) fn check_unread(guard: &Guard, snapshot: &Snapshot) -> Result<(), Cau
         return Err(Cause::new("requests-unread", text));
     }
     Ok(())
+}
+
+/// What may break terms: changes of the configuration and, where somebody proved who it is by a certificate, of the roots.
+pub(super) struct Changes {
+    versions: watch::Receiver<u64>,
+    roots: Option<watch::Receiver<u64>>,
+}
+
+/// Which of them it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Changed {
+    Configuration,
+    Roots,
+}
+
+impl Changes {
+    /// Those from now on.
+    pub(super) fn of(store: &Store, certificates: Option<&CertificateStore>) -> Self {
+        Self {
+            versions: store.subscribe(),
+            roots: certificates.map(CertificateStore::changes),
+        }
+    }
+
+    /// Waits for the next.
+    pub(super) async fn next(&mut self) -> Changed {
+        let rooted = async {
+            match &mut self.roots {
+                Some(roots) => roots.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = tokio::select! {
+            changed = self.versions.changed() => changed.map(|()| Changed::Configuration),
+            changed = rooted => changed.map(|()| Changed::Roots),
+        };
+        match changed {
+            Ok(changed) => changed,
+            // Both stores outlive every connection.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Party {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
+use mesh_common::model::SpiffeId;
 
 use super::token::Token;
 
@@ -16,6 +17,16 @@ pub struct Peer<'a> {
     pub namespace: &'a str,
     /// Its service account.
     pub service_account: &'a str,
+}
+
+impl<'a> From<&'a SpiffeId> for Peer<'a> {
+    fn from(id: &'a SpiffeId) -> Self {
+        Self {
+            trust_domain: id.trust_domain(),
+            namespace: id.namespace(),
+            service_account: id.service_account(),
+        }
+    }
 }
 
 /// How a connection arrived. There is no identity without a proof, and no mutual TLS without an identity.

@@ -7,6 +7,7 @@ mod buffer;
 mod dial;
 pub mod fair;
 pub mod incoming;
+pub(crate) mod outgoing;
 mod relay;
 mod seats;
 pub mod session;

@@ -22,14 +22,14 @@ use std::{
 
 use mesh_common::{
     kernel::DIRECT_TARGETS,
-    model::{PeerMode, SpiffeId, TrustDomain},
+    model::{PeerMode, TrustDomain},
 };
 use socket2::{Domain, Socket, Type};
 use tokio::sync::Notify;
 
 use self::ways::{Way, Ways};
 use super::{
-    journey::account_of,
+    journey::identity_of,
     terms::{Party, check_unread},
 };
 use crate::{
@@ -237,7 +237,7 @@ impl Direct {
     fn passing(&self, source: &Arc<Pod>, addr: SocketAddr, client: Option<SocketAddr>) -> Option<Passing> {
         let target = self.pods.at(addr.ip())?;
         let own = source.address_like(addr.ip())?;
-        let id = SpiffeId::new(&self.trust_domain, &account_of(&source.workload)).ok()?;
+        let id = identity_of(&self.trust_domain, &source.workload)?;
         let guard = Guard {
             workload: Arc::clone(&target.workload),
             proof: Proof::Kernel(id),

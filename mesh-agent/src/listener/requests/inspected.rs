@@ -7,17 +7,13 @@
 //! Invariant: nothing reaches the application of a connection that is denied as TCP but requests that were judged, as the
 //! engine wrote them. A policy that decides nothing changes nothing.
 
-use std::{
-    convert::Infallible,
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, io, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
+    SWEEP,
     account::{self, KnownEnds},
     authorize,
     look::{Found, look},
@@ -46,9 +42,6 @@ use crate::{
     telemetry::{self, Connection, Entry},
     upstream::{self, Ending, Tap, relay, tunnel::carry},
 };
-
-/// How often connections to the application that no request uses are looked for.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// A connection that is to be looked at.
 pub(in crate::listener) struct Inspected {

@@ -18,9 +18,9 @@ mod server;
 mod standing;
 mod ways;
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
+use mesh_common::kernel::SocketRecord;
 use tokio::net::TcpStream;
 
 pub(super) use arrivals::Arrivals;
@@ -44,11 +44,14 @@ use crate::{
     },
     inbound::{Authorized, Guard, KeptRequest, RequestDenied},
     node::Pod,
-    outbound::speaks_http,
-    state::{Endpoint, Resolution},
+    outbound::leads_without_routes,
+    state::Resolution,
     telemetry::{ConnectionState, Destination, Direction, FlowKind, Opening, Process},
     upstream,
 };
+
+/// How often connections to the application that no request uses are looked for.
+pub(super) const SWEEP: Duration = Duration::from_secs(30);
 
 /// A connection whose requests are led one by one.
 pub(super) struct Routed {
@@ -71,12 +74,8 @@ pub(super) fn routed(
     };
     let namespace = &*pod.workload.key.namespace;
     let routes = snapshot.routes_of(&backend.service.key, backend.port.port, Some(namespace));
-    if routes.is_none() {
-        // Requests in tunnels are our own agents' language: to others go bytes.
-        let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
-        if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
-            return None;
-        }
+    if routes.is_none() && !leads_without_routes(backend) {
+        return None;
     }
     let client = journey::shown(pod, src, dialled);
     let opening = Opening {

@@ -20,7 +20,7 @@ use h2::{Reason, SendStream};
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, sync::Notify};
 
-use super::Stream;
+use super::{Stream, broken};
 use crate::{
     telemetry::{Budget, Connection, ConnectionState, Side},
     upstream::{
@@ -28,6 +28,7 @@ use crate::{
         buffer::{Buffer, ROOM},
         in_order,
         incoming::Incoming,
+        outgoing::poll_room,
         relay::try_read,
         tap::Tap,
     },
@@ -114,7 +115,7 @@ async fn into_tunnel(
         outgoing.may_go_on().await;
         // Capacity is asked for only now: an idle stream must not hold a share of the tunnel's window.
         send.reserve_capacity(ROOM);
-        let Some(capacity) = capacity(send).await? else {
+        let Some(capacity) = poll_fn(|cx| poll_room(send, cx)).await.map_err(broken)? else {
             return nobody_hears(send).await;
         };
         let mut buffer = Buffer::take();
@@ -149,25 +150,9 @@ async fn nobody_hears(send: &mut SendStream<Bytes>) -> io::Result<()> {
     });
     match reset.await {
         Some(Ok(Reason::NO_ERROR)) => Ok(()),
-        Some(Ok(reason)) => Err(broken_tunnel(reason.into())),
-        Some(Err(error)) => Err(broken_tunnel(error)),
+        Some(Ok(reason)) => Err(broken(reason.into())),
+        Some(Err(error)) => Err(broken(error)),
         None => Err(io::ErrorKind::ConnectionReset.into()),
-    }
-}
-
-/// What may be sent; waits until it is something. `None`: the stream takes nothing more.
-async fn capacity(send: &mut SendStream<Bytes>) -> io::Result<Option<usize>> {
-    loop {
-        // Asked for first: where the whole window is the stream's already, nobody is told of more.
-        match send.capacity() {
-            0 => {}
-            capacity => return Ok(Some(capacity)),
-        }
-        match poll_fn(|cx| send.poll_capacity(cx)).await {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(broken_tunnel(error)),
-            None => return Ok(None),
-        }
     }
 }
 
@@ -235,7 +220,7 @@ async fn out_of_tunnel(
     tap: Option<&Tap>,
 ) -> io::Result<()> {
     while let Some(data) = recv.data().await {
-        let data = data.map_err(broken_tunnel)?;
+        let data = data.map_err(broken)?;
         if let Some(tap) = tap {
             tap.show(&data);
         }
@@ -262,8 +247,4 @@ async fn write_all(tcp: &TcpStream, mut data: &[u8], recv: &mut Incoming) -> io:
         }
     }
     Ok(())
-}
-
-fn broken_tunnel(error: h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
