@@ -94,7 +94,28 @@ pub(super) enum Subject<'s, 'f> {
     Request(&'s RequestFacts<'f>),
 }
 
+/// What kind of [`Subject`] is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Connection,
+    Requests,
+    Request,
+}
+
+impl Kind {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Request as usize + 1;
+}
+
 impl<'s, 'f> Subject<'s, 'f> {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Connection(_) => Kind::Connection,
+            Self::Requests(_) => Kind::Requests,
+            Self::Request(_) => Kind::Request,
+        }
+    }
+
     pub(super) fn connection(self) -> &'s ConnectionFacts<'f> {
         match self {
             Self::Connection(facts) | Self::Requests(facts) => facts,
