@@ -164,6 +164,16 @@ pub(crate) fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     set_option(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
+/// Lets `connect()` take the next free port of the namespace's whole range (`IP_LOCAL_PORT_RANGE`, Linux 6.3; with this
+/// effect since 6.8). Without it the kernel wants an even one: once those are taken between two addresses, each further
+/// connection looks at all of them first, which takes it milliseconds.
+pub(crate) fn take_any_port(socket: &impl AsFd) -> io::Result<()> {
+    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+    // The first port in the lower half, the last in the upper one. What is outside of the namespace's range stays there.
+    const ALL: u32 = 1 | (u16::MAX as u32) << 16;
+    set_option(socket, libc::SOL_IP, IP_LOCAL_PORT_RANGE, ALL.cast_signed())
+}
+
 /// Binds to an address and port that another socket may be bound to as well. The kernel allows that to a socket
 /// under repair (`TCP_REPAIR`, Linux 3.5); the two connections differ in their destination.
 pub(crate) fn bind_beside(socket: &Socket, addr: SocketAddr) -> io::Result<()> {

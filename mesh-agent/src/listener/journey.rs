@@ -24,7 +24,7 @@ use crate::{
     node::Pod,
     outbound::{self, Way},
     state::Snapshot,
-    telemetry::{Cause, ConnectionState, Destination, Direction, Opening, Process},
+    telemetry::{Cause, Claim, ConnectionState, Destination, Direction, Opening, Process},
     upstream::{
         DialError, Refusal, Source, Upstream,
         tunnel::{
@@ -353,8 +353,8 @@ impl LegError {
 }
 
 impl Leg {
-    /// Opens the agent's own side.
-    pub(super) async fn open(&self, path: &DataPath) -> Result<Upstream, LegError> {
+    /// Opens the agent's own side, for a connection of `claim`.
+    pub(super) async fn open(&self, path: &DataPath, claim: &Claim) -> Result<Upstream, LegError> {
         match self {
             Self::Dial { pod, addr, source } => {
                 Ok(Upstream::Tcp(path.dialer.dial(&pod.netns, *addr, *source).await?))
@@ -375,7 +375,10 @@ impl Leg {
             }
             Self::Deliver {
                 pod, addr, client, ..
-            } => Ok(Upstream::Tcp(deliver(path, pod, *addr, *client).await?)),
+            } => {
+                let places = claim.places();
+                Ok(Upstream::Tcp(deliver(path, pod, *addr, *client, places).await?))
+            }
         }
     }
 
@@ -491,14 +494,15 @@ impl Passage {
     }
 }
 
-/// A connection to an application of this node.
+/// A connection to an application of this node, on behalf of a client who has so many places.
 async fn deliver(
     path: &DataPath,
     pod: &Pod,
     addr: SocketAddr,
     client: SocketAddr,
+    places: usize,
 ) -> Result<TcpStream, DialError> {
-    let dial = |source| path.dialer.deliver(&pod.netns, addr, client, source);
+    let dial = |source| path.dialer.deliver(&pod.netns, addr, client, places, source);
     if addr.is_ipv4() {
         return dial(Source::Loopback).await;
     }

@@ -346,7 +346,7 @@ async fn serve_stream(
     }
     let opened = match &journey.leg {
         Ok(leg) => tokio::select! {
-            opened = tokio::time::timeout(tuning::CONNECT, leg.open(path)) => match opened {
+            opened = tokio::time::timeout(tuning::CONNECT, leg.open(path, &entry.connection().claim)) => match opened {
                 Ok(opened) => opened.map_err(|error| (error.refusal(), error.cause())),
                 Err(_) => {
                     let said = format!("{} did not answer in time", asked.target);

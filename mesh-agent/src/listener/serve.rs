@@ -290,14 +290,14 @@ async fn serve_held(
     });
     let dialled = match gave_up {
         Some((gave_up, _forget)) => tokio::select! {
-            dialled = leg.open(&path) => dialled,
+            dialled = leg.open(&path, &entry.connection().claim) => dialled,
             Ok(()) = gave_up => {
                 return refused(&path, &entry, FlowKind::Abandoned, abandoned("the client gave up"));
             }
             () = path.cut.cancelled() => return held.refuse(Refusal::Refused),
         },
         None => tokio::select! {
-            dialled = leg.open(&path) => dialled,
+            dialled = leg.open(&path, &entry.connection().claim) => dialled,
             () = path.cut.cancelled() => return held.refuse(Refusal::Refused),
         },
     };
@@ -364,7 +364,7 @@ pub(super) async fn serve_accepted(
         return inspected.serve(&path, &entry, downstream, None).await;
     }
     let dialled = tokio::select! {
-        dialled = leg.open(&path) => dialled,
+        dialled = leg.open(&path, &entry.connection().claim) => dialled,
         () = path.cut.cancelled() => return upstream::abort(&downstream),
     };
     match dialled {

@@ -2,8 +2,8 @@
 //!
 //! Outbound sockets open in the source pod's namespace, so its own address, routes and network policy apply.
 //! Sockets towards an application open in the application's namespace, from loopback: one source address a
-//! client, so that no two clients share a four-tuple space; the record on the socket tells the application who
-//! the client really is.
+//! client, so that no two clients share a four-tuple space, and more for a client with thousands of connections, so that
+//! none is crowded; the record on the socket tells the application who the client really is.
 
 use std::{
     io,
@@ -28,6 +28,13 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 /// How long an application of this node that accepts connections may take to do so.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A client has another source address for each so many connections. Few enough that free ports are found at once, though
+/// the kernel seeks them among half of them first (see [`raw::take_any_port`]); many enough that most clients have one
+/// address, whose ports come back: each holds those of the last minute.
+const PORTS_EACH: usize = 2048;
+/// The source addresses that one client can have.
+const SOURCES_MOST: u16 = 128;
 
 /// Opens upstream connections for one data worker.
 pub struct Dialer {
@@ -119,20 +126,44 @@ impl Dialer {
             })
     }
 
-    /// Connects to an application inside its own namespace, on behalf of `client`, from `source`.
+    /// Connects to an application inside its own namespace, on behalf of `client`, who has so many `places`, from `source`.
     pub async fn deliver(
         &self,
         netns: &Netns,
         addr: SocketAddr,
         client: SocketAddr,
+        places: usize,
         source: Source,
     ) -> Result<TcpStream, DialError> {
+        let (first, other) = match source {
+            Source::Loopback => {
+                // Clients have even ports first, in order.
+                let spread = client.port() / 2;
+                (
+                    loopback_source(addr.ip(), client.ip(), spread % sources(places)),
+                    loopback_source(addr.ip(), client.ip(), 1 + spread % (SOURCES_MOST - 1)),
+                )
+            }
+            Source::Own => (addr.ip(), addr.ip()),
+        };
+        match self.deliver_from(netns, addr, client, first).await {
+            // A namespace may have few ports for its own connections. Without the mesh, clients would need none of them.
+            Err(error) if error.source.raw_os_error() == Some(libc::EADDRNOTAVAIL) && other != first => {
+                self.deliver_from(netns, addr, client, other).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn deliver_from(
+        &self,
+        netns: &Netns,
+        addr: SocketAddr,
+        client: SocketAddr,
+        source: IpAddr,
+    ) -> Result<TcpStream, DialError> {
         let connected = connect(netns, addr, |socket| {
-            let ip = match source {
-                Source::Loopback => loopback_source(addr.ip(), client),
-                Source::Own => addr.ip(),
-            };
-            bind_late(socket, ip)?;
+            bind_late(socket, source)?;
             let record = SocketRecord {
                 peer: client.into(),
                 via: SockAddr::from(addr),
@@ -143,7 +174,7 @@ impl Dialer {
                 .insert(&socket.as_raw_fd(), record, 0)
                 .map_err(io::Error::other)
         });
-        if addr.is_ipv4() || source == Source::Own {
+        if addr.is_ipv4() || !source.is_loopback() {
             return connected.await;
         }
         // A refusal would not reach `::1`; a local application that accepts answers at once.
@@ -251,6 +282,8 @@ fn new_socket(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::TCP),
     )?;
     tune(&socket)?;
+    // A kernel that cannot do so only takes longer.
+    let _ = raw::take_any_port(&socket);
     Ok(socket)
 }
 
@@ -260,12 +293,18 @@ fn bind_late(socket: &Socket, ip: IpAddr) -> io::Result<()> {
     socket.bind(&SocketAddr::new(ip, 0).into())
 }
 
-/// A loopback source address: for IPv4 one of sixteen million, by client; for IPv6 there is only one.
-fn loopback_source(app: IpAddr, client: SocketAddr) -> IpAddr {
+/// How many source addresses a client has with so many places.
+fn sources(places: usize) -> u16 {
+    let wanted = (places / PORTS_EACH).next_power_of_two();
+    u16::try_from(wanted).unwrap_or(SOURCES_MOST).min(SOURCES_MOST)
+}
+
+/// A loopback source address of a client, by its number: for IPv4 one of sixteen million, for IPv6 there is only one.
+fn loopback_source(app: IpAddr, client: IpAddr, number: u16) -> IpAddr {
     if app.is_ipv6() {
         return Ipv6Addr::LOCALHOST.into();
     }
-    let octets = match client.ip() {
+    let octets = match client {
         IpAddr::V4(ip) => ip.octets(),
         IpAddr::V6(ip) => {
             let segments = ip.octets();
@@ -273,32 +312,77 @@ fn loopback_source(app: IpAddr, client: SocketAddr) -> IpAddr {
         }
     };
     // Clear of 127.0/16, which people use, and of the broadcast address.
-    let second = 1 + (octets[0] ^ octets[1]) % 254;
+    let [_, second] = (1 + (u16::from(octets[0] ^ octets[1]) + number) % 254).to_be_bytes();
     Ipv4Addr::new(127, second, octets[2], octets[3]).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn clients_get_loopback_sources_of_their_own() {
         let app: IpAddr = "10.0.0.9".parse().unwrap();
-        let source = |client: &str| loopback_source(app, client.parse().unwrap());
-        assert_ne!(source("10.0.0.1:1"), source("10.0.0.2:1"));
-        for client in ["10.0.0.1:1", "255.0.255.255:9", "0.0.0.0:0", "[fd00::7]:1"] {
-            let IpAddr::V4(ip) = source(client) else {
-                panic!("not IPv4")
-            };
-            assert!(
-                ip.is_loopback() && ip.octets()[1] != 0 && ip.octets()[1] != 255,
-                "{ip}"
-            );
+        let source = |client: &str, number| loopback_source(app, client.parse().unwrap(), number);
+        assert_ne!(source("10.0.0.1", 0), source("10.0.0.2", 0));
+        for client in ["10.0.0.1", "255.0.255.255", "0.0.0.0", "0.253.255.255", "fd00::7"] {
+            let all: HashSet<IpAddr> = (0..SOURCES_MOST).map(|number| source(client, number)).collect();
+            assert_eq!(all.len(), usize::from(SOURCES_MOST));
+            for ip in all {
+                let IpAddr::V4(ip) = ip else { panic!("not IPv4") };
+                assert!(
+                    ip.is_loopback() && ip.octets()[1] != 0 && ip.octets()[1] != 255,
+                    "{ip}"
+                );
+            }
         }
         assert_eq!(
-            loopback_source("fd00::1".parse().unwrap(), "[fd00::2]:1".parse().unwrap()),
+            loopback_source("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap(), 7),
             Ipv6Addr::LOCALHOST
         );
+    }
+
+    /// The kernel finds a port at once as long as one of every two is free. Connections come one after the other and stay.
+    #[test]
+    fn no_source_of_a_client_is_crowded() {
+        const HALF: usize = (60_999 - 32_768) / 2;
+        let mut taken = vec![0; usize::from(SOURCES_MOST)];
+        for places in 0..500_000_usize {
+            let spread = places % usize::from(sources(places));
+            taken[spread] += 1;
+        }
+        assert_eq!(sources(PORTS_EACH), 1);
+        assert!(taken.iter().all(|taken| *taken < HALF), "{taken:?}");
+    }
+
+    /// Half of the ports would be passed over, and be looked for in vain once the other half is taken.
+    #[test]
+    fn ports_of_both_parities_are_taken_from_the_beginning() {
+        const MANY: usize = 32;
+        let release = nix::sys::utsname::uname().unwrap();
+        let release = release.release().to_str().unwrap();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map_while(|number| number.parse::<u32>().ok());
+        if (numbers.next(), numbers.next()) < (Some(6), Some(8)) {
+            println!("Linux {release} cannot do that");
+            return;
+        }
+        let app = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let streams: Vec<Socket> = (0..MANY)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+                raw::take_any_port(&socket).unwrap();
+                bind_late(&socket, "127.77.0.1".parse().unwrap()).unwrap();
+                socket.connect(&app.local_addr().unwrap().into()).unwrap();
+                socket
+            })
+            .collect();
+        let odd = |socket: &&Socket| socket.local_addr().unwrap().as_socket().unwrap().port() % 2 == 1;
+        let odd = streams.iter().filter(odd).count();
+        assert!(odd > 0 && odd < MANY, "{odd} odd ports");
     }
 
     #[test]

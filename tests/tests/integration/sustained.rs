@@ -1,12 +1,13 @@
-//! Short connections for a minute, more than there are ephemeral ports: the pod does not run out of them.
+//! More connections than there are ephemeral ports: the pod does not run out of them.
 //!
-//! The pace is fixed, so that the test measures endurance and not the machine. See KERNEL.md on connection churn: with
-//! one local address towards the agent, the ports of a pod would be used up within half a minute at this pace.
+//! Short ones for a minute, and some that stay. The pace of the former is fixed, so that the test measures endurance
+//! and not the machine. See KERNEL.md on connection churn: with one local address towards the agent, the ports of a pod
+//! would be used up within half a minute at this pace.
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Mesh, Process, traffic};
 
-use crate::checks::standard;
+use crate::checks::{standard, streams};
 
 const RATE: u32 = 1000;
 const SECONDS: u32 = 60;
@@ -28,6 +29,19 @@ fn a_minute_of_short_connections_to_twenty_destinations_outbound_and_inbound() {
             );
         }
         Ok(())
+    });
+}
+
+/// A server needs no ports of its own to be dialled, however many connections a client has. Half of them come over IPv6.
+#[test]
+fn a_client_may_have_more_connections_than_the_server_has_ports() {
+    const RANGE: &str = "40000 40099";
+    const CONNECTIONS: usize = 300;
+    Mesh::scenario(standard("few-ports"), |mesh| {
+        let _agents = mesh.start_agents()?;
+        let command = format!("echo '{RANGE}' >/proc/sys/net/ipv4/ip_local_port_range");
+        mesh.pod("web").run("sh", &["-c", &command])?.ok()?;
+        streams::idle(mesh, "web", CONNECTIONS, || Ok(()))
     });
 }
 

@@ -56,7 +56,7 @@ impl Server for Target {
     }
 
     async fn connect(&self) -> Result<TcpStream, Fault> {
-        let opened = tokio::time::timeout(tuning::CONNECT, self.leg.open(&self.path)).await;
+        let opened = tokio::time::timeout(tuning::CONNECT, self.leg.open(&self.path, &self.claim)).await;
         match opened {
             Ok(Ok(Upstream::Tcp(stream))) => {
                 self.leg.opened(&self.path);

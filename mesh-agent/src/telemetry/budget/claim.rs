@@ -87,6 +87,15 @@ impl Claim {
         &self.budget
     }
 
+    /// How many places it has, of every kind.
+    pub fn places(&self) -> usize {
+        let taken = match &self.guest {
+            Some((_, taken)) => taken,
+            None => &self.budget.taken,
+        };
+        taken.count(Kind::Connection) + taken.count(Kind::Request)
+    }
+
     /// A place, now or not at all.
     pub fn take(self: &Arc<Self>, kind: Kind) -> Result<Place, Full> {
         let limit = self.budget.limits.of(kind);
