@@ -1,15 +1,16 @@
 //! Carries a record from the socket that connects to the socket that accepts.
 //!
 //! The connecting socket publishes its record under its four-tuple before its request leaves; the accepted
-//! socket takes it when the handshake is done. A connection that never gets there takes its record back.
+//! socket takes it when the handshake is done. A connection that never gets there takes its record back: so its
+//! socket is watched until its peer is known to have accepted, or until its end.
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{
         BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_LISTEN,
-        BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT,
+        BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LISTEN, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
     },
     helpers::{
         bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set, generated::bpf_sk_storage_get,
@@ -66,7 +67,10 @@ fn publish(ctx: &SockOpsContext) {
     }
 }
 
-/// The handshake is done: the client's socket learns under which address the network knows it.
+/// The peer has answered: the client's socket learns under which address the network knows it.
+///
+/// It is watched on, because it may end before the peer has accepted: a reset that overtakes the last step of the
+/// handshake, as it can when its sender moves to another core, leaves nobody to take the record.
 #[inline(always)]
 fn learn_source(ctx: &SockOpsContext) {
     if ctx.cb_flags() == 0 {
@@ -79,10 +83,8 @@ fn learn_source(ctx: &SockOpsContext) {
     // SAFETY: the record lives as long as the socket, which this callback holds; nobody else writes it now.
     let record = unsafe { &mut *record };
     if record.kind == RecordKind::Direct as u32 {
-        // Watched to its end.
         return direct::opened(ctx, &Ends::of(ctx).flow());
     }
-    watch_state(ctx, false);
     if record.kind != RecordKind::Captured as u32 {
         return;
     }
@@ -134,9 +136,25 @@ fn watch_listener(ctx: &SockOpsContext) {
 #[inline(always)]
 fn on_state(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
-    if new != BPF_TCP_CLOSE {
-        return;
+    match new {
+        BPF_TCP_CLOSE => on_close(ctx, old),
+        // The peer has ended its side, or has seen the end of ours: it has accepted.
+        BPF_TCP_CLOSE_WAIT | BPF_TCP_FIN_WAIT2 | BPF_TCP_CLOSING => {
+            let is_direct = record_of(ctx.ops, 0).is_some_and(|record| {
+                // SAFETY: the record lives as long as the socket, which this callback holds.
+                unsafe { (*record).kind == RecordKind::Direct as u32 }
+            });
+            // Of a direct connection the agent is told the end.
+            if !is_direct {
+                watch_state(ctx, false);
+            }
+        }
+        _ => {}
     }
+}
+
+#[inline(always)]
+fn on_close(ctx: &SockOpsContext, old: u32) {
     if let Some(record) = record_of(ctx.ops, 0) {
         // SAFETY: the record lives as long as the socket, which this callback holds.
         let record = unsafe { &*record };
@@ -158,14 +176,17 @@ fn on_state(ctx: &SockOpsContext) {
             key.family = 4;
             let _ = OPEN_PORTS.remove(&key);
         }
-    } else if old == BPF_TCP_SYN_SENT {
-        let ends = Ends::of(ctx);
-        let netns = netns(ctx);
-        let _ = FLOWS.remove(FlowKey {
-            netns,
-            src: ends.local,
-            dst: ends.remote,
-        });
+        return;
+    }
+    let ends = Ends::of(ctx);
+    let netns = netns(ctx);
+    // Mostly it was taken long ago. If not, nobody else can have put it there: the four-tuple is still this socket's.
+    let _ = FLOWS.remove(FlowKey {
+        netns,
+        src: ends.local,
+        dst: ends.remote,
+    });
+    if old == BPF_TCP_SYN_SENT {
         abandoned(ctx, netns);
     }
 }

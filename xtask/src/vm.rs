@@ -1,10 +1,12 @@
 //! The integration tests on stock distribution kernels, each in a virtual machine: `cargo xtask vm-test`.
 //!
-//! [`kernel`] fetches kernels, [`image`] packs one file system for all of them, [`machine`] boots and watches. Nothing is
-//! installed and no disk is written: a machine is a kernel, an initial file system in memory, and a console.
+//! [`kernel`] fetches kernels, [`image`] packs one file system for all of them, [`fleet`] runs machines side by side,
+//! [`machine`] boots one and watches it. Nothing is installed and no disk is written: a machine is a kernel, an initial
+//! file system in memory, and a console.
 //!
 //! Invariant: a machine that does not say how its tests ended has failed.
 
+mod fleet;
 mod image;
 mod kernel;
 mod machine;
@@ -12,6 +14,7 @@ mod matrix;
 mod report;
 mod transcript;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,7 +25,7 @@ use self::image::{Image, Pace};
 use self::kernel::{Expects, Freshness, Kernel, SERIES, Series};
 use self::machine::{Accelerator, Machine};
 use self::matrix::Scope;
-use self::report::Row;
+use self::report::{Ran, Row};
 use self::transcript::Task;
 use crate::compile::Profile;
 use crate::repo::Repo;
@@ -56,6 +59,9 @@ pub(crate) struct Options {
     /// Test this agent; without it, a release build
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
+    /// Let the agent load this kernel half instead of its own, for instance one with a fault, which a test must notice
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
     /// How long one machine may take; without it, 20 minutes for the matrix, 4 hours for more
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -120,7 +126,8 @@ pub(crate) fn command(repo: &Repo, options: &Options) -> Result<()> {
         Some(agent) => std::path::absolute(agent)?,
         None => compile::agent(repo, Profile::Release)?,
     };
-    let rows = plan.run(repo, &agent)?;
+    let object = options.object.as_deref().map(std::path::absolute).transpose()?;
+    let rows = plan.run(repo, &agent, object.as_deref())?;
     if let Some(file) = &options.json {
         report::write_json(&rows, file)?;
     }
@@ -140,63 +147,126 @@ pub(crate) fn step(repo: &Repo, kernel: &str, counts: impl FnOnce(usize, usize))
         freshness: Freshness::AsItIs,
         timeout: MATRIX_TIMEOUT,
     };
-    let rows = plan.run(repo, &agent)?;
-    let all: usize = rows.iter().map(|row| row.tests().len()).sum();
-    let passed = rows.iter().map(Row::passed).sum();
-    counts(passed, all - passed);
+    let rows = plan.run(repo, &agent, None)?;
+    let sum = |count: fn(&Row) -> usize| rows.iter().map(count).sum();
+    counts(sum(Row::passed), sum(Row::not_passed));
     verdict(repo, &rows)
 }
 
 impl Plan<'_> {
-    /// Runs one machine after the other, shows how each went, and the table of all.
-    fn run(&self, repo: &Repo, agent: &Path) -> Result<Vec<Row>> {
-        let image = Image::pack(repo, agent)?;
+    /// Runs the machines, shows how they went, and the table of all.
+    fn run(&self, repo: &Repo, agent: &Path, object: Option<&Path>) -> Result<Vec<Row>> {
+        let fetch = |series: &&'static Series| {
+            // The others may be there, if one is not.
+            Kernel::fetch(repo, series, self.freshness).inspect_err(|error| println!("  {error:#}"))
+        };
+        let kernels: Vec<_> = self.kernels.iter().map(fetch).collect();
+        if kernels.iter().all(Result::is_err) {
+            return Ok(self.rows(&kernels, Vec::new()));
+        }
+        let image = Image::pack(repo, agent, object)?;
         let tests = self.scope.select(image.tests())?;
+        let jobs = self.jobs(&kernels, &tests);
+        let outcomes = self.machines(repo, &image, &jobs)?;
+        let rows = self.rows(&kernels, outcomes);
+        print!("\n{}", report::table(&rows));
+        Ok(rows)
+    }
+
+    /// Runs all machines: what became of each, with its kernel's place among those asked for.
+    fn machines(&self, repo: &Repo, image: &Image, jobs: &[Job<'_>]) -> Result<Vec<(usize, Ran)>> {
+        let Some(first) = jobs.first() else {
+            return Ok(Vec::new());
+        };
+        let accelerator = match self.acceleration {
+            Acceleration::Tcg => Accelerator::Tcg,
+            Acceleration::Kvm => Accelerator::Kvm,
+            Acceleration::Auto => machine::choose(&self.machine(repo, image, first)?),
+        };
+        let prepared = jobs.iter().map(|job| Ok((job, self.machine(repo, image, job)?)));
+        fleet::run(prepared, fleet::at_once(fleet::cores()), |(job, machine)| {
+            let begun = Instant::now();
+            let outcome = machine.run(accelerator)?;
+            // As large as everything that is packed, and made anew each time.
+            fs::remove_file(&machine.initrd)?;
+            let took = begun.elapsed();
+            Ok((job.row, Ran { outcome, took }))
+        })
+    }
+
+    /// What each machine is to do.
+    fn jobs<'k>(&self, kernels: &'k [Result<Kernel>], tests: &[String]) -> Vec<Job<'k>> {
+        let machines = fleet::machines_for_each(self.kernels.len(), fleet::cores());
+        let mut jobs = Vec::new();
+        for (row, (series, kernel)) in self.kernels.iter().zip(kernels).enumerate() {
+            let Ok(kernel) = kernel else { continue };
+            let tasks = match series.expects {
+                Expects::Tests => fleet::deal(tests, machines)
+                    .into_iter()
+                    .map(Task::Tests)
+                    .collect(),
+                Expects::Refusal => vec![Task::Refusal],
+            };
+            let alone = tasks.len() == 1;
+            jobs.extend(tasks.into_iter().zip(1..).map(|(task, number)| Job {
+                name: match alone {
+                    true => series.name.to_owned(),
+                    false => format!("{}-{number}", series.name),
+                },
+                row,
+                kernel,
+                task,
+            }));
+        }
+        jobs
+    }
+
+    /// The machine of a job, with everything that it boots from.
+    fn machine<'j>(&self, repo: &Repo, image: &Image, job: &'j Job<'_>) -> Result<Machine<'j>> {
         let pace = Pace {
             patience: SLOWER,
             divisor: SLOWER,
             // One that hangs leaves time for the others.
             limit: self.timeout / 4,
         };
-        let mut accelerator = match self.acceleration {
-            Acceleration::Tcg => Some(Accelerator::Tcg),
-            Acceleration::Kvm => Some(Accelerator::Kvm),
-            Acceleration::Auto => None,
-        };
-        let mut rows = Vec::new();
-        for series in &self.kernels {
-            println!("\nLinux {}", series.name);
-            let task = match series.expects {
-                Expects::Tests => Task::Tests(tests.clone()),
-                Expects::Refusal => Task::Refusal,
-            };
-            let begun = Instant::now();
-            let kernel = match Kernel::fetch(repo, series, self.freshness) {
-                Ok(kernel) => kernel,
-                // The others may be there.
-                Err(error) => {
-                    println!("  {error:#}");
-                    rows.push(Row::without_kernel(series.name, &error));
-                    continue;
-                }
-            };
-            println!("  {}", kernel.release);
-            let log = |what: &str| repo.vm_dir().join(format!("{what}-{}.log", series.name));
-            let machine = Machine {
-                kernel: &kernel,
-                initrd: &image.for_machine(&kernel, &task, &pace)?,
-                task: &task,
-                log: log("console"),
-                kernel_log: log("kernel"),
-                timeout: self.timeout,
-            };
-            let accelerator = *accelerator.get_or_insert_with(|| machine::choose(&machine));
-            let outcome = machine.run(accelerator)?;
-            rows.push(Row::new(series.name, &kernel.release, outcome, begun.elapsed()));
-        }
-        print!("\n{}", report::table(&rows));
-        Ok(rows)
+        let log = |what: &str| repo.vm_dir().join(format!("{what}-{}.log", job.name));
+        Ok(Machine {
+            name: &job.name,
+            kernel: job.kernel,
+            initrd: image.for_machine(&job.name, job.kernel, &job.task, &pace)?,
+            task: &job.task,
+            log: log("console"),
+            kernel_log: log("kernel"),
+            timeout: self.timeout,
+        })
     }
+
+    /// A row for each kernel that was asked for.
+    fn rows(&self, kernels: &[Result<Kernel>], outcomes: Vec<(usize, Ran)>) -> Vec<Row> {
+        let mut rows: Vec<_> = self
+            .kernels
+            .iter()
+            .zip(kernels)
+            .map(|(series, kernel)| match kernel {
+                Ok(kernel) => Row::new(series.name, &kernel.release),
+                Err(error) => Row::without_kernel(series.name, error),
+            })
+            .collect();
+        for (row, ran) in outcomes {
+            rows[row].add(ran);
+        }
+        rows
+    }
+}
+
+/// What one machine is to do.
+struct Job<'k> {
+    /// Of its lines, its files and its logs.
+    name: String,
+    /// The place of its kernel among those that were asked for.
+    row: usize,
+    kernel: &'k Kernel,
+    task: Task,
 }
 
 /// An error that names what failed, if anything did.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Agent, Mesh, amount,
+    Agent, Mesh, amount, programs,
     traffic::{self, at},
     wait_until,
 };
@@ -46,6 +46,28 @@ fn sockets_of_every_form_reach_the_right_server_and_both_ends_see_the_truth() {
 #[test]
 fn a_socket_that_is_used_twice_reaches_the_right_server_twice() {
     captured("twice", |mesh, _| forms::a_socket_used_twice(mesh));
+}
+
+#[test]
+fn a_connection_that_nobody_accepted_leaves_nothing() {
+    Mesh::scenario(standard("unaccepted"), |mesh| {
+        let agent = mesh.node("a").start_agent()?;
+        for address in mesh.pod("web").addresses() {
+            let client = mesh.pod("client").command("python3");
+            let mut client = client
+                .arg(programs::python("unaccepted.py"))
+                .args([address.to_string(), "7001".to_owned()])
+                .spawn()?;
+            client.wait_line(SOON, |line| line == "connected")?;
+            ensure!(
+                agent.map_entries("FLOWS")? == 1,
+                "the socket to {address} has left no record to be accepted"
+            );
+            client.kill();
+            all_let_go(&agent)?;
+        }
+        Ok(())
+    });
 }
 
 #[test]

@@ -75,8 +75,8 @@ pub(crate) struct Pace {
 }
 
 impl Image {
-    /// Builds the tests and packs everything.
-    pub(crate) fn pack(repo: &Repo, agent: &Path) -> Result<Self> {
+    /// Builds the tests and packs everything; with an `object`, the agent loads that instead of its own kernel half.
+    pub(crate) fn pack(repo: &Repo, agent: &Path, object: Option<&Path>) -> Result<Self> {
         let tests = integration_tests(repo)?;
         let names = names(&tests)?;
         let directory = repo.vm_dir();
@@ -120,10 +120,12 @@ impl Image {
         )?;
         staging.text("etc/group", "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\n")?;
         staging.text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
-        staging.text(
-            "init.env",
-            &format!("AGENT='{}'\nTESTS='{}'\n", agent.display(), tests.display()),
-        )?;
+        let mut variables = format!("AGENT='{}'\nTESTS='{}'\n", agent.display(), tests.display());
+        if let Some(object) = object {
+            staging.put(object, object)?;
+            variables += &format!("export NODEMESH_EBPF_OBJECT='{}'\n", object.display());
+        }
+        staging.text("init.env", &variables)?;
         staging.text("init", INIT)?;
         fs::set_permissions(staging.root.join("init"), fs::Permissions::from_mode(0o755))?;
         let archive = directory.join("base.cpio");
@@ -141,7 +143,13 @@ impl Image {
     }
 
     /// The archive with what one machine has of its own behind it: its kernel's modules, and its task.
-    pub(crate) fn for_machine(&self, kernel: &Kernel, task: &Task, pace: &Pace) -> Result<PathBuf> {
+    pub(crate) fn for_machine(
+        &self,
+        name: &str,
+        kernel: &Kernel,
+        task: &Task,
+        pace: &Pace,
+    ) -> Result<PathBuf> {
         let root = self.directory.join("machine");
         if root.exists() {
             fs::remove_dir_all(&root)?;
@@ -177,7 +185,7 @@ impl Image {
         }
         let own = self.directory.join("machine.cpio");
         pack(&root, &own)?;
-        let whole = self.directory.join("initrd.cpio");
+        let whole = self.directory.join(format!("initrd-{name}.cpio"));
         fs::copy(&self.archive, &whole)?;
         let mut end = File::options().append(true).open(&whole)?;
         end.write_all(&fs::read(&own)?)?;

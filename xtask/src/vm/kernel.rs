@@ -108,7 +108,7 @@ impl Kernel {
             fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
         }
         if !root.exists() {
-            println!("  fetching a kernel from {MIRROR}");
+            println!("  fetching a kernel {} from {MIRROR}", series.name);
             download(&repo.vm_dir(), series, &root).with_context(|| {
                 format!(
                     "no kernel {} can be fetched; a machine without a way to {MIRROR} can use the directory {} of another one",
@@ -234,7 +234,7 @@ fn download(directory: &Path, series: &Series, root: &Path) -> Result<()> {
     for package in &packages {
         process::run(
             apt.command("apt-get")
-                .args(["--quiet", "--quiet", "download", package])
+                .args(["--quiet", "download", package])
                 .current_dir(&files),
         )?;
         let archive = fs::read_dir(&files)?
@@ -289,11 +289,12 @@ impl Apt {
                  Dir::Etc::SourceList \"{place}/sources.list\";\nDir::Etc::SourceParts \"/dev/null\";\n\
                  APT::Architecture \"amd64\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n\
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
+                 APT::Update::Error-Mode \"any\";\n\
                  Acquire::http::Timeout \"30\";\nAcquire::Retries \"2\";\n"
             ),
         )?;
         let apt = Self { configuration };
-        process::run(apt.command("apt-get").args(["--quiet", "--quiet", "update"]))?;
+        process::run(apt.command("apt-get").args(["--quiet", "update"]))?;
         Ok(apt)
     }
 

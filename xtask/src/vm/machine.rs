@@ -30,8 +30,10 @@ pub(crate) enum Accelerator {
 
 /// A machine to be run.
 pub(crate) struct Machine<'a> {
+    /// What its lines begin with.
+    pub(crate) name: &'a str,
     pub(crate) kernel: &'a Kernel,
-    pub(crate) initrd: &'a Path,
+    pub(crate) initrd: PathBuf,
     pub(crate) task: &'a Task,
     /// Where everything that its first process says is kept.
     pub(crate) log: PathBuf,
@@ -91,7 +93,7 @@ impl Machine<'_> {
             File::create(&self.log).with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut lines = Console::open(self.start(accelerator, &self.kernel_log, Stdio::inherit())?)?;
         let deadline = Instant::now() + self.timeout;
-        let mut transcript = Transcript::new(self.task);
+        let mut transcript = Transcript::new(self.name, self.task);
         let code = loop {
             match lines.next(deadline) {
                 Next::Line(line) => {
@@ -110,11 +112,12 @@ impl Machine<'_> {
         let kernel_log = fs::read(&self.kernel_log).unwrap_or_default();
         let kernel_log = String::from_utf8_lossy(&kernel_log);
         if end == End::Silent {
-            println!("    the machine fell silent; its kernel said last:");
             let all: Vec<_> = kernel_log.lines().collect();
+            let mut said = format!("  {} fell silent; its kernel said last:\n", self.name);
             for line in &all[all.len().saturating_sub(LAST_WORDS)..] {
-                println!("      {line}");
+                said += &format!("      {line}\n");
             }
+            print!("{said}");
         }
         Ok(Outcome {
             accelerator,
@@ -134,7 +137,7 @@ impl Machine<'_> {
             .args(["-serial", "stdio", "-kernel"])
             .arg(self.kernel.image())
             .arg("-initrd")
-            .arg(self.initrd)
+            .arg(&self.initrd)
             .args(["-append", "console=ttyS0 loglevel=5 panic=-1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -14,6 +14,14 @@ const MATRIX: &[(&str, &str)] = &[
         "connect, getpeername, getsockname, accept and sock_ops, IPv4 and IPv6, near and far",
     ),
     (
+        "captured::a_socket_that_is_used_twice_reaches_the_right_server_twice",
+        "connections dissolved by AF_UNSPEC, whose reset may overtake their handshake",
+    ),
+    (
+        "captured::a_connection_that_nobody_accepted_leaves_nothing",
+        "an entry whose connection ends before anybody took it",
+    ),
+    (
         "captured::service_addresses_reach_their_endpoints_on_this_node_and_on_another",
         "addresses that exist nowhere but in connect",
     ),

@@ -16,22 +16,35 @@ pub(crate) struct Row {
     pub(crate) series: &'static str,
     release: String,
     run: Run,
-    took: Duration,
+}
+
+/// A machine that was run.
+pub(crate) struct Ran {
+    pub(crate) outcome: Outcome,
+    pub(crate) took: Duration,
 }
 
 enum Run {
-    Ran(Outcome),
+    /// The tests may have been shared out among several.
+    Machines(Vec<Ran>),
     /// Why there was no kernel to boot.
     NoKernel(String),
 }
 
 impl Row {
-    pub(crate) fn new(series: &'static str, release: &str, outcome: Outcome, took: Duration) -> Self {
+    /// A kernel, and no machine of it yet.
+    pub(crate) fn new(series: &'static str, release: &str) -> Self {
         Self {
             series,
             release: release.to_owned(),
-            run: Run::Ran(outcome),
-            took,
+            run: Run::Machines(Vec::new()),
+        }
+    }
+
+    /// Adds one of its machines.
+    pub(crate) fn add(&mut self, ran: Ran) {
+        if let Run::Machines(machines) = &mut self.run {
+            machines.push(ran);
         }
     }
 
@@ -40,60 +53,76 @@ impl Row {
             series,
             release: "none".to_owned(),
             run: Run::NoKernel(format!("{error:#}")),
-            took: Duration::ZERO,
         }
     }
 
     pub(crate) fn is_good(&self) -> bool {
-        matches!(&self.run, Run::Ran(outcome) if outcome.is_good())
+        !self.machines().is_empty() && self.machines().iter().all(|ran| ran.outcome.is_good())
     }
 
-    pub(crate) fn tests(&self) -> &[Test] {
+    pub(crate) fn tests(&self) -> impl Iterator<Item = &Test> {
+        self.machines().iter().flat_map(|ran| &ran.outcome.tests)
+    }
+
+    pub(crate) fn passed(&self) -> usize {
+        self.tests()
+            .filter(|test| test.result == TestResult::Passed)
+            .count()
+    }
+
+    pub(crate) fn not_passed(&self) -> usize {
+        self.tests().count() - self.passed()
+    }
+
+    fn machines(&self) -> &[Ran] {
         match &self.run {
-            Run::Ran(outcome) => &outcome.tests,
+            Run::Machines(machines) => machines,
             Run::NoKernel(_) => &[],
         }
     }
 
-    pub(crate) fn passed(&self) -> usize {
-        let passed = |test: &&Test| test.result == TestResult::Passed;
-        self.tests().iter().filter(passed).count()
+    /// How long the slowest of its machines took.
+    fn took(&self) -> Duration {
+        self.machines()
+            .iter()
+            .map(|ran| ran.took)
+            .max()
+            .unwrap_or_default()
     }
 
     /// What is wrong, a line each.
     pub(crate) fn complaints(&self) -> Vec<String> {
         match &self.run {
             Run::NoKernel(error) => vec![error.clone()],
-            Run::Ran(outcome) => {
-                let failures = outcome
-                    .tests
-                    .iter()
+            Run::Machines(_) => {
+                let failures = self
+                    .tests()
                     .filter(|test| test.result != TestResult::Passed)
                     .map(|test| format!("{} {}", test.result.word(), test.name));
-                [outcome.word().to_owned()].into_iter().chain(failures).collect()
+                [self.word().to_owned()].into_iter().chain(failures).collect()
             }
         }
     }
 
+    /// How it went; of several machines, how the first went that is not good.
     fn word(&self) -> &'static str {
+        let mut machines = self.machines().iter().map(|ran| &ran.outcome);
         match &self.run {
-            Run::Ran(outcome) => outcome.word(),
             Run::NoKernel(_) => "NO KERNEL",
+            Run::Machines(all) => machines
+                .find(|outcome| !outcome.is_good())
+                .or(all.first().map(|ran| &ran.outcome))
+                .map_or("NOT RUN", Outcome::word),
         }
     }
 
     fn accelerator(&self) -> &'static str {
-        match &self.run {
-            Run::Ran(outcome) => outcome.accelerator.name(),
-            Run::NoKernel(_) => "none",
-        }
+        let first = self.machines().first();
+        first.map_or("none", |ran| ran.outcome.accelerator.name())
     }
 
-    fn faults(&self) -> &[String] {
-        match &self.run {
-            Run::Ran(outcome) => &outcome.faults,
-            Run::NoKernel(_) => &[],
-        }
+    fn faults(&self) -> impl Iterator<Item = &String> {
+        self.machines().iter().flat_map(|ran| &ran.outcome.faults)
     }
 }
 
@@ -111,8 +140,8 @@ pub(crate) fn table(rows: &[Row]) -> String {
             row.accelerator(),
             row.word(),
             row.passed(),
-            row.tests().len() - row.passed(),
-            row.took.as_secs_f64()
+            row.not_passed(),
+            row.took().as_secs_f64()
         );
     }
     for row in rows {
@@ -136,7 +165,7 @@ pub(crate) fn write_junit(rows: &[Row], file: &Path) -> Result<()> {
 
 fn json(rows: &[Row]) -> serde_json::Value {
     let kernels = rows.iter().map(|row| {
-        let tests = row.tests().iter().map(|test| {
+        let tests = row.tests().map(|test| {
             serde_json::json!({
                 "name": test.name,
                 "result": test.result.word(),
@@ -150,8 +179,8 @@ fn json(rows: &[Row]) -> serde_json::Value {
             "outcome": row.word(),
             "good": row.is_good(),
             "passed": row.passed(),
-            "seconds": row.took.as_secs_f64().round(),
-            "kernelFaults": row.faults(),
+            "seconds": row.took().as_secs_f64().round(),
+            "kernelFaults": row.faults().collect::<Vec<_>>(),
             "complaints": if row.is_good() { Vec::new() } else { row.complaints() },
             "tests": tests.collect::<Vec<_>>(),
         })
@@ -164,15 +193,15 @@ fn json(rows: &[Row]) -> serde_json::Value {
 fn junit(rows: &[Row]) -> String {
     let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n".to_owned();
     for row in rows {
-        let failures = row.tests().len() - row.passed() + usize::from(!row.is_good());
+        let failures = row.not_passed() + usize::from(!row.is_good());
         text += &format!(
             "  <testsuite name=\"Linux {}\" tests=\"{}\" failures=\"{failures}\" time=\"{:.1}\">\n",
             escaped(&row.release),
-            row.tests().len() + 1,
-            row.took.as_secs_f64()
+            row.tests().count() + 1,
+            row.took().as_secs_f64()
         );
         let whole = (!row.is_good()).then(|| row.complaints().join("\n"));
-        text += &case(row.series, "the whole machine", row.took, whole.as_deref());
+        text += &case(row.series, "the whole machine", row.took(), whole.as_deref());
         for test in row.tests() {
             let failure = (test.result != TestResult::Passed).then(|| test.result.word());
             text += &case(row.series, &test.name, test.took, failure);
@@ -220,18 +249,22 @@ mod tests {
             end,
             faults: Vec::new(),
         };
-        let good = outcome(End::Good, vec![test("a", TestResult::Passed)]);
+        let good = || outcome(End::Good, vec![test("a", TestResult::Passed)]);
         let bad = outcome(
             End::Failed,
-            vec![
-                test("a", TestResult::Passed),
-                test("b", TestResult::Failed),
-                test("c", TestResult::NotRun),
-            ],
+            vec![test("b", TestResult::Failed), test("c", TestResult::NotRun)],
         );
+        let row = |series, release, outcomes: Vec<Outcome>| {
+            let mut row = Row::new(series, release);
+            for outcome in outcomes {
+                let took = Duration::from_secs(9);
+                row.add(Ran { outcome, took });
+            }
+            row
+        };
         vec![
-            Row::new("6.1", "6.1.0-1", good, Duration::from_secs(9)),
-            Row::new("6.12", "6.12.1", bad, Duration::from_secs(9)),
+            row("6.1", "6.1.0-1", vec![good()]),
+            row("6.12", "6.12.1", vec![good(), bad]),
             Row::without_kernel("7.x", &anyhow::anyhow!("no way to <the mirror>")),
         ]
     }

@@ -1,5 +1,7 @@
 //! What a test machine says, line by line, and the verdict on it.
 //!
+//! Machines run side by side: what is shown begins with the machine's name, and what belongs together is written at once.
+//!
 //! Its first process says when it is up, when each test begins and how it ended, and at the end with which code its task
 //! ended; these lines begin with [`MARK`]. [`super::machine`] hands the lines over. Invariant: a task is good only if each
 //! test that was asked for said itself that it passed.
@@ -70,6 +72,7 @@ impl TestResult {
 
 /// What a machine said so far, and what of it is shown.
 pub(crate) struct Transcript<'a> {
+    name: &'a str,
     task: &'a Task,
     tests: Vec<Test>,
     running: Option<Running>,
@@ -83,9 +86,18 @@ struct Running {
     last_words: VecDeque<String>,
 }
 
+impl Running {
+    /// Its last words, below the line that says how it ended.
+    fn said(&self) -> String {
+        let lines = self.last_words.iter();
+        lines.map(|line| format!("\n        {line}")).collect()
+    }
+}
+
 impl<'a> Transcript<'a> {
-    pub(crate) fn new(task: &'a Task) -> Self {
+    pub(crate) fn new(name: &'a str, task: &'a Task) -> Self {
         Self {
+            name,
             task,
             tests: Vec::new(),
             running: None,
@@ -111,7 +123,7 @@ impl<'a> Transcript<'a> {
                         running.last_words.pop_front();
                     }
                 }
-                None if line.starts_with("error") || line.contains("too old") => println!("    {line}"),
+                None if line.starts_with("error") || line.contains("too old") => self.show(line),
                 None => {}
             }
             return None;
@@ -126,9 +138,13 @@ impl<'a> Transcript<'a> {
             }
             ("done", ended) => self.ended(ended, now),
             ("end", code) => return Some(code.trim().parse().unwrap_or(i32::MAX)),
-            _ => println!("    {said}"),
+            _ => self.show(said),
         }
         None
+    }
+
+    fn show(&self, text: &str) {
+        println!("  {:<7} {text}", self.name);
     }
 
     fn ended(&mut self, ended: &str, now: Instant) {
@@ -150,18 +166,17 @@ impl<'a> Transcript<'a> {
             _ => TestResult::Failed,
         };
         let took = now.saturating_duration_since(running.since);
-        println!(
-            "    {:>3}/{} {:<10} {:>4.0} s  {name}",
+        let mut text = format!(
+            "{:>3}/{} {:<10} {:>4.0} s  {name}",
             self.tests.len() + 1,
             self.wanted().len(),
             result.word(),
             took.as_secs_f64()
         );
         if result != TestResult::Passed {
-            for line in &running.last_words {
-                println!("        {line}");
-            }
+            text += &running.said();
         }
+        self.show(&text);
         self.tests.push(Test {
             name: name.to_owned(),
             result,
@@ -186,10 +201,7 @@ impl<'a> Transcript<'a> {
     /// All tests that were asked for, with those that the machine did not come to.
     pub(crate) fn finish(mut self, now: Instant) -> Vec<Test> {
         if let Some(running) = self.running.take() {
-            println!("    cut off: {}", running.name);
-            for line in &running.last_words {
-                println!("        {line}");
-            }
+            self.show(&format!("cut off: {}{}", running.name, running.said()));
             self.tests.push(Test {
                 name: running.name,
                 result: TestResult::Unfinished,
@@ -218,7 +230,7 @@ mod tests {
     }
 
     fn end(lines: &[&str], task: &Task) -> Option<End> {
-        let mut transcript = Transcript::new(task);
+        let mut transcript = Transcript::new("6.1", task);
         let code = lines
             .iter()
             .find_map(|line| transcript.take(line, Instant::now()))?;
@@ -269,7 +281,7 @@ mod tests {
     #[test]
     fn what_did_not_end_or_begin_is_in_the_report() {
         let task = two();
-        let mut transcript = Transcript::new(&task);
+        let mut transcript = Transcript::new("6.1", &task);
         assert!(transcript.take(A[0], Instant::now()).is_none());
         let results: Vec<_> = transcript
             .finish(Instant::now())
