@@ -1,13 +1,15 @@
 //! The mesh itself: built from specifications, asked for its nodes and pods by name.
 //!
-//! The builder claims an id (`footprint`), lays the network, makes the cgroups and writes every node's
+//! The builder claims an id (`footprint`); the mesh lays the network, makes the cgroups and writes every node's
 //! configuration. Agents are started separately, so a test can look at the same pods with and without them.
 
+mod builder;
+mod node;
+mod pod;
+
 use std::{
-    env,
-    ffi::{OsStr, OsString},
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    env, fs,
+    net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
@@ -19,14 +21,21 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::pod::Membership;
 use crate::{
-    Capture, Command, Output, Pod, Process, Service,
-    agent::{Agent, AgentStart, agent_binary},
+    Capture, Pod,
+    agent::Agent,
     authority::Authority,
     footprint,
-    layout::{Layout, Pair},
+    layout::Layout,
     network::{self, Plan, PlannedPod},
     process::{Place, tail},
+};
+
+pub use self::{
+    builder::MeshBuilder,
+    node::Node,
+    pod::{LivePod, LiveService},
 };
 
 /// Nodes, pods and services that stand until this is dropped.
@@ -41,142 +50,10 @@ pub struct Mesh {
     agent: Option<PathBuf>,
 }
 
-/// Says what a mesh consists of.
-#[derive(Debug)]
-pub struct MeshBuilder {
-    name: String,
-    nodes: Vec<String>,
-    pods: Vec<(String, Pod, Membership)>,
-    services: Vec<Service>,
-    agent: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Membership {
-    InMesh,
-    Outside,
-}
-
-/// A node: a namespace with a bridge for its pods, and the directories of its agent.
-#[derive(Debug)]
-pub struct Node {
-    name: String,
-    number: u8,
-    place: Place,
-    pods_cgroup: PathBuf,
-    dir: PathBuf,
-    agent: Option<PathBuf>,
-    /// The workloads of this node that its agent has to enrol.
-    expected: Vec<String>,
-    /// With what more its agents are started.
-    agent_options: Vec<OsString>,
-}
-
-/// A pod: a namespace with a veth, and a cgroup.
-#[derive(Debug)]
-pub struct LivePod {
-    spec: Pod,
-    node: String,
-    membership: Membership,
-    planned: PlannedPod,
-    addresses: Pair,
-    place: Place,
-}
-
-/// A service and its addresses.
-#[derive(Debug)]
-pub struct LiveService {
-    spec: Service,
-    addresses: Pair,
-}
-
-impl MeshBuilder {
-    /// Adds a node.
-    #[must_use]
-    pub fn node(mut self, name: &str) -> Self {
-        self.nodes.push(name.to_owned());
-        self
-    }
-
-    /// Adds a pod that belongs to the mesh to a node.
-    #[must_use]
-    pub fn pod(mut self, node: &str, pod: Pod) -> Self {
-        self.pods.push((node.to_owned(), pod, Membership::InMesh));
-        self
-    }
-
-    /// Adds a pod that no agent is told of to a node.
-    #[must_use]
-    pub fn outside(mut self, node: &str, name: &str) -> Self {
-        self.pods
-            .push((node.to_owned(), Pod::new(name), Membership::Outside));
-        self
-    }
-
-    /// Adds a service.
-    #[must_use]
-    pub fn service(mut self, service: Service) -> Self {
-        self.services.push(service);
-        self
-    }
-
-    /// Names the agent's binary; see [`agent_binary`] for what is taken otherwise.
-    #[must_use]
-    pub fn agent(mut self, binary: &Path) -> Self {
-        self.agent = Some(binary.to_owned());
-        self
-    }
-
-    /// Makes it all. Needs root; first removes what killed processes left behind.
-    pub fn build(self) -> Result<Mesh> {
-        ensure!(
-            nix::unistd::geteuid().is_root(),
-            "meshes are made of namespaces and cgroups: run this as root"
-        );
-        for node in &self.nodes {
-            check_name(node)?;
-        }
-        Mesh::sweep()?;
-        let layout = footprint::claim(&self.name)?;
-        // From here on dropping the mesh removes what was made, also when a later step fails.
-        let mut mesh = Mesh {
-            name: self.name,
-            layout,
-            keep: Arc::default(),
-            nodes: Vec::new(),
-            pods: Vec::new(),
-            services: Vec::new(),
-            agent: self.agent,
-        };
-        for (name, number) in self.nodes.iter().zip(1..) {
-            let node = mesh.plan_node(name, number);
-            mesh.nodes.push(node);
-        }
-        for (node, spec, membership) in self.pods {
-            let pod = mesh.plan_pod(&node, spec, membership)?;
-            mesh.pods.push(pod);
-        }
-        for (spec, number) in self.services.into_iter().zip(1..) {
-            mesh.services.push(LiveService {
-                addresses: mesh.layout.service(number),
-                spec,
-            });
-        }
-        mesh.make(self.nodes)?;
-        Ok(mesh)
-    }
-}
-
 impl Mesh {
     /// Begins a mesh; the name is for messages and for [`Mesh::take_down`].
     pub fn builder(name: &str) -> MeshBuilder {
-        MeshBuilder {
-            name: name.to_owned(),
-            nodes: Vec::new(),
-            pods: Vec::new(),
-            services: Vec::new(),
-            agent: None,
-        }
+        MeshBuilder::new(name)
     }
 
     /// Builds a mesh and runs a test in it. Panics on an error, with the ends of the agents' logs.
@@ -504,178 +381,6 @@ impl Drop for Mesh {
         if let Err(error) = footprint::remove(&self.layout) {
             eprintln!("removing mesh {} ({}): {error:#}", self.name, self.layout.id);
         }
-    }
-}
-
-impl Node {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The directory of YAML files that its agent reads.
-    pub fn config_dir(&self) -> PathBuf {
-        self.dir.join("config")
-    }
-
-    /// The agent's run directory, with its socket.
-    pub fn run_dir(&self) -> PathBuf {
-        self.dir.join("run")
-    }
-
-    /// Where the agent makes and mounts its bpffs, and pins.
-    pub fn bpffs(&self) -> PathBuf {
-        self.dir.join("bpf")
-    }
-
-    /// The cgroup above all pods of the node.
-    pub fn pods_cgroup(&self) -> &Path {
-        &self.pods_cgroup
-    }
-
-    /// The cgroup of the node's agent.
-    pub fn agent_cgroup(&self) -> &Path {
-        &self.place.cgroup
-    }
-
-    /// The agent's binary.
-    pub fn agent_binary(&self) -> Result<PathBuf> {
-        self.agent.clone().map_or_else(agent_binary, Ok)
-    }
-
-    /// Names of the workloads of this node that its agent has to enrol.
-    pub fn expected(&self) -> &[String] {
-        &self.expected
-    }
-
-    /// Starts the agent and waits until it is ready.
-    pub fn start_agent(&self) -> Result<Agent> {
-        self.agent().start()
-    }
-
-    /// An agent to be started with options of one's own.
-    pub fn agent(&self) -> AgentStart<'_> {
-        AgentStart::new(self)
-    }
-
-    /// A program to be started in the namespace of a pod and in the cgroup of the node's agent, as a proxy beside one pod
-    /// would be.
-    pub fn sidecar(&self, pod: &LivePod, program: impl AsRef<OsStr>) -> Command {
-        let place = Place {
-            cgroup: self.place.cgroup.clone(),
-            ..pod.place.clone()
-        };
-        Command::new(&place, program)
-    }
-
-    /// Starts the agents of this node, those that take over too, with this authority and more options.
-    pub fn trust(&mut self, authority: &Authority, options: &[&str]) {
-        self.agent_options = vec!["--ca".into(), authority.dir().into()];
-        self.agent_options.extend(options.iter().map(OsString::from));
-    }
-
-    /// Starts the agents of this node, those that take over too, with more options.
-    pub fn configure(&mut self, options: &[&str]) {
-        self.agent_options.extend(options.iter().map(OsString::from));
-    }
-
-    /// With what more its agents are started.
-    pub(crate) fn agent_options(&self) -> &[OsString] {
-        &self.agent_options
-    }
-
-    /// A program to be started in the node's namespace and the agent's cgroup.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(&self.place, program)
-    }
-
-    /// Writes a configuration file, in one step that no reader can see half done.
-    pub fn write_config(&self, file: &str, text: &str) -> Result<()> {
-        let draft = self.dir.join(format!("{file}.draft"));
-        let path = self.config_dir().join(file);
-        fs::write(&draft, text)
-            .and_then(|()| fs::rename(&draft, &path))
-            .with_context(|| format!("writing {}", path.display()))
-    }
-
-    /// Removes a configuration file.
-    pub fn remove_config(&self, file: &str) -> Result<()> {
-        let path = self.config_dir().join(file);
-        fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
-    }
-}
-
-impl LivePod {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.spec.name
-    }
-
-    /// The node it is on.
-    pub fn node(&self) -> &str {
-        &self.node
-    }
-
-    /// Name of its network namespace.
-    pub fn netns(&self) -> &str {
-        &self.place.netns
-    }
-
-    /// Its cgroup.
-    pub fn cgroup(&self) -> &Path {
-        &self.place.cgroup
-    }
-
-    /// Its IPv4 address.
-    pub fn v4(&self) -> Ipv4Addr {
-        self.addresses.v4
-    }
-
-    /// Its IPv6 address.
-    pub fn v6(&self) -> Ipv6Addr {
-        self.addresses.v6
-    }
-
-    /// Both addresses: IPv4, then IPv6.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        self.addresses.both()
-    }
-
-    /// The `Workload` document that tells the mesh of it.
-    pub fn yaml(&self) -> String {
-        self.spec.to_yaml(&self.node, self.netns(), &self.addresses())
-    }
-
-    /// A program to be started in the pod.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(&self.place, program)
-    }
-
-    /// Runs a program with arguments in the pod, to its end within 30 seconds.
-    pub fn run<A: AsRef<OsStr>>(&self, program: A, args: &[A]) -> Result<Output> {
-        self.command(program).args(args).run()
-    }
-
-    /// Starts a program with arguments in the pod.
-    pub fn spawn<A: AsRef<OsStr>>(&self, program: A, args: &[A]) -> Result<Process> {
-        self.command(program).args(args).spawn()
-    }
-
-    /// Runs one `ip` command in the pod's namespace.
-    pub fn ip(&self, command: &str) -> Result<()> {
-        network::batch(Some(self.netns()), &format!("{command}\n"))
-    }
-}
-
-impl LiveService {
-    /// Its IPv4 address.
-    pub fn v4(&self) -> Ipv4Addr {
-        self.addresses.v4
-    }
-
-    /// Its IPv6 address.
-    pub fn v6(&self) -> Ipv6Addr {
-        self.addresses.v6
     }
 }
 

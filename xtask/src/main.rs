@@ -47,7 +47,7 @@ enum Command {
     BuildEbpf(ebpf::Options),
     /// Build the kernel half and the agent that carries it
     Build(compile::Options),
-    /// Run programs in three pods through the agents of two nodes, and look at it
+    /// Run programs in four pods through the agents of two nodes, and look at it
     Demo(demo::Options),
     /// Measure what the agents cost, against plain networking on the same machine
     Bench(bench::Options),

@@ -1,12 +1,17 @@
 //! Fixed answers for the tests of the admin API and of the command line.
 
+mod explained;
+mod traffic;
+
+pub(crate) use self::{
+    explained::{explained, explained_dependence, explained_request},
+    traffic::{connections, flows},
+};
 use super::proto::{
-    AgentState, Carriage, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Channel,
-    Connection, ConnectionState, Counts, Destination, DestinationKind, Direction, Endpoint, Enrolment,
-    ExplainReply, ExplainedBackend, ExplainedPolicy, ExplainedRoute, ExplainedRule, ExplainedSource,
-    ExplainedWay, Flow, FlowKind, Limited, Path, Policy, PolicyKind, Port, ProblemSeverity, Process,
-    RejectedObject, Request, RequestHead, Route, RouteBackend, RouteCondition, RouteParent, RouteRule,
-    Service, StatusReply, TokenIssuer, Totals, WorkerStatus, Workload,
+    AgentState, Certificate, CertificateHealth, CertificateProblem, CertificateStanding, Counts, Endpoint,
+    Enrolment, Limited, Policy, PolicyKind, Port, ProblemSeverity, RejectedObject, Route, RouteBackend,
+    RouteCondition, RouteParent, RouteRule, Service, StatusReply, TokenIssuer, Totals, WorkerStatus,
+    Workload,
 };
 
 /// 2025-11-21T08:03:00.123456Z, in microseconds.
@@ -157,7 +162,7 @@ pub(crate) fn workloads() -> Vec<Workload> {
     ]
 }
 
-/// One service with a dead endpoint, one without any; not in order.
+/// One in order, one that could not be had; not in order.
 pub(crate) fn certificates() -> Vec<Certificate> {
     vec![
         Certificate {
@@ -182,6 +187,7 @@ pub(crate) fn certificates() -> Vec<Certificate> {
     ]
 }
 
+/// One service with a dead endpoint, one without any; not in order.
 pub(crate) fn services() -> Vec<Service> {
     let endpoint = |address: &str, workload: &str, node: &str, ready, connections| Endpoint {
         port: 80,
@@ -338,135 +344,6 @@ pub(crate) fn routes() -> Vec<Route> {
     ]
 }
 
-/// To a service, to a stranger, and between neighbours; not in order.
-pub(crate) fn connections() -> Vec<Connection> {
-    vec![
-        Connection {
-            id: 3,
-            path: Some(Path {
-                direction: Direction::Local.into(),
-                workload: "shop/web-1".into(),
-                client: "10.0.0.7:50000".into(),
-                client_workload: "shop/web-1".into(),
-                original_destination: "10.0.0.8:6379".into(),
-                destination: Some(Destination {
-                    kind: DestinationKind::Workload.into(),
-                    workload: "shop/cart-1".into(),
-                    endpoint: "10.0.0.8:6379".into(),
-                    ..Destination::default()
-                }),
-                upstream: "10.0.0.8:6379".into(),
-                worker: 1,
-                channel: Channel::SameNode.into(),
-                peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
-                verdict: "allowed by ALLOW policy shop/cart, rule 0".into(),
-                policy: "shop/cart".into(),
-                ..Path::default()
-            }),
-            state: ConnectionState::HalfClosed.into(),
-            opened_at: NOW - 90 * SECOND,
-            bytes_to_upstream: 17,
-            bytes_to_downstream: 1 << 30,
-            requests: 0,
-        },
-        Connection {
-            id: 1,
-            path: Some(to_service()),
-            state: ConnectionState::Open.into(),
-            opened_at: NOW - 4 * 3_600 * SECOND,
-            bytes_to_upstream: 2_048,
-            bytes_to_downstream: 123_456,
-            requests: 42,
-        },
-        Connection {
-            id: 2,
-            path: Some(Path {
-                direction: Direction::Outbound.into(),
-                workload: "shop/web-1".into(),
-                client: "[fd00::7]:40001".into(),
-                client_workload: "shop/web-1".into(),
-                original_destination: "[2001:db8::1]:443".into(),
-                destination: Some(Destination {
-                    kind: DestinationKind::Passthrough.into(),
-                    ..Destination::default()
-                }),
-                ..Path::default()
-            }),
-            state: ConnectionState::Held.into(),
-            opened_at: NOW - 200_000,
-            ..Connection::default()
-        },
-    ]
-}
-
-/// A life in order, and a refusal.
-pub(crate) fn flows() -> Vec<Flow> {
-    vec![
-        Flow {
-            time: NOW,
-            kind: FlowKind::Opened.into(),
-            connection: 1,
-            path: Some(to_service()),
-            duration_us: 412,
-            ..Flow::default()
-        },
-        Flow {
-            time: NOW + 2 * SECOND,
-            kind: FlowKind::Closed.into(),
-            connection: 1,
-            path: Some(to_service()),
-            duration_us: 2 * SECOND,
-            bytes_to_upstream: 78,
-            bytes_to_downstream: 853,
-            ..Flow::default()
-        },
-        Flow {
-            time: NOW + 3 * SECOND,
-            kind: FlowKind::Refused.into(),
-            path: Some(Path {
-                direction: Direction::Inbound.into(),
-                workload: "shop/web-1".into(),
-                client: "10.0.1.9:51000".into(),
-                client_workload: "shop/db-0".into(),
-                original_destination: "10.0.0.7:81".into(),
-                destination: Some(Destination {
-                    kind: DestinationKind::Workload.into(),
-                    workload: "shop/web-1".into(),
-                    ..Destination::default()
-                }),
-                verdict: "allowed: no ALLOW policy concerns the workload".into(),
-                ..Path::default()
-            }),
-            duration_us: 95,
-            reason: "nobody listens on 10.0.0.7:81".into(),
-            ..Flow::default()
-        },
-        Flow {
-            time: NOW + 4 * SECOND,
-            kind: FlowKind::Denied.into(),
-            connection: 1,
-            path: Some(Path {
-                verdict: "denied by DENY policy shop/no-admin, rule 0".into(),
-                policy: "shop/no-admin".into(),
-                ..to_service()
-            }),
-            duration_us: 310,
-            bytes_to_downstream: 120,
-            reason: "denied by DENY policy shop/no-admin, rule 0".into(),
-            request: Some(Request {
-                method: "GET".into(),
-                host: "cart.shop".into(),
-                path: "/admin".into(),
-                status: 403,
-                grpc_status: None,
-                cause: "deny-rule".into(),
-                flags: "UAEX".into(),
-            }),
-            ..Flow::default()
-        },
-    ]
-}
-
 /// One that decides, one in dry run, one about plaintext; not in order.
 pub(crate) fn policies() -> Vec<Policy> {
     vec![
@@ -526,194 +403,4 @@ pub(crate) fn policies() -> Vec<Policy> {
             ..Policy::default()
         },
     ]
-}
-
-/// A service with two ways, one of them closed.
-pub(crate) fn explained() -> ExplainReply {
-    let endpoint = |address: &str, workload: &str, node: &str| Endpoint {
-        port: 80,
-        address: address.into(),
-        workload: workload.into(),
-        node: node.into(),
-        ready: true,
-        connections: 0,
-    };
-    let policy = |matched: bool| ExplainedPolicy {
-        key: "shop/only-cart".into(),
-        action: "ALLOW".into(),
-        dry_run: false,
-        rules: vec![ExplainedRule {
-            matched,
-            misses: if matched {
-                Vec::new()
-            } else {
-                vec!["from[0] principals: no value matches".into()]
-            },
-        }],
-    };
-    ExplainReply {
-        source: Some(ExplainedSource {
-            workload: "shop/cart-1".into(),
-            address: "10.0.0.8".into(),
-            node: "node-a".into(),
-            identity: "spiffe://cluster.local/ns/shop/sa/cart".into(),
-        }),
-        destination: Some(Destination {
-            kind: DestinationKind::Service.into(),
-            service: "shop/web".into(),
-            ..Destination::default()
-        }),
-        port: 80,
-        route: "of two of its 6 ready endpoints, drawn at random, the less loaded one".into(),
-        ways: vec![
-            ExplainedWay {
-                endpoints: vec![endpoint("10.0.0.7:8080", "shop/web-1", "node-a")],
-                carriage: Carriage::Local.into(),
-                mode: "STRICT".into(),
-                mode_policy: "nodemesh-system/strict".into(),
-                policies: vec![policy(true)],
-                reporting: Vec::new(),
-                allowed: true,
-                verdict: "allowed by ALLOW policy shop/only-cart, rule 0".into(),
-                policy: "shop/only-cart".into(),
-                ..ExplainedWay::default()
-            },
-            ExplainedWay {
-                endpoints: (2..7)
-                    .map(|n| endpoint(&format!("10.0.1.{n}:8080"), &format!("shop/web-{n}"), "node-b"))
-                    .collect(),
-                carriage: Carriage::MutualTls.into(),
-                mode: "PERMISSIVE".into(),
-                policies: vec![policy(false)],
-                reporting: vec![ExplainedPolicy {
-                    key: "shop/ask".into(),
-                    action: "CUSTOM".into(),
-                    dry_run: true,
-                    rules: Vec::new(),
-                }],
-                verdict: "denied: no rule of the ALLOW policies matches".into(),
-                rehearsal:
-                    "denied: CUSTOM policy shop/ask asks for external authorization, and there is none".into(),
-                ..ExplainedWay::default()
-            },
-        ],
-        ..ExplainReply::default()
-    }
-}
-
-/// A request that a rule leads to a backend that is open, one that denies it, and one that is not there.
-pub(crate) fn explained_request() -> ExplainReply {
-    let head = |path: &str| RequestHead {
-        method: "POST".into(),
-        path: path.into(),
-        headers: vec!["host: web.shop".into(), "x-user: alice".into()],
-    };
-    let backend = |target: &str, weight| ExplainedBackend {
-        target: target.into(),
-        weight,
-        ..ExplainedBackend::default()
-    };
-    let connection = explained();
-    let mut ways = connection.ways.into_iter();
-    ExplainReply {
-        route: "by the rule to one of its backends, drawn by weight; there to one of the ready endpoints"
-            .into(),
-        request: Some(head("/api/orders?id=7")),
-        rule: Some(ExplainedRoute {
-            kind: "HTTPRoute".into(),
-            key: "shop/web".into(),
-            rule: 1,
-            name: "canary".into(),
-            matches: vec![
-                "POST, path prefix /api, header x-user = alice".into(),
-                "query beta = 1".into(),
-            ],
-            filters: vec!["rewrite: path prefix becomes /v1".into()],
-            timeouts: vec!["the whole request: 5s".into(), "one try: 2s".into()],
-            backends: vec![
-                backend("shop/web-v1:80", 90),
-                ExplainedBackend {
-                    filters: vec!["request headers: x-canary set to 1".into()],
-                    ..backend("shop/web-v2:80", 9)
-                },
-                ExplainedBackend {
-                    fault: "500 by the mesh: the service has no such port".into(),
-                    ..backend("shop/web-v3:80", 1)
-                },
-            ],
-        }),
-        ways: vec![
-            ExplainedWay {
-                backend: "shop/web-v1:80".into(),
-                weight: 90,
-                request: Some(head("/v1/orders?id=7")),
-                ..ways.next().unwrap_or_default()
-            },
-            ExplainedWay {
-                backend: "shop/web-v2:80".into(),
-                weight: 9,
-                request: Some(head("/v1/orders?id=7")),
-                status: 403,
-                ..ways.next().unwrap_or_default()
-            },
-        ],
-        ..connection
-    }
-}
-
-/// Without a request: it depends, at the route, and at the endpoint.
-pub(crate) fn explained_dependence() -> [ExplainReply; 2] {
-    let connection = explained();
-    let way = ExplainedWay {
-        policies: Vec::new(),
-        allowed: false,
-        verdict: "depends on the request; give --method, --path, --header".into(),
-        policy: String::new(),
-        depends_on: vec![
-            "RequestAuthentication shop/tokens: the token".into(),
-            "ALLOW shop/readers: methods, paths".into(),
-        ],
-        ..connection.ways[0].clone()
-    };
-    let reply = ExplainReply {
-        ways: Vec::new(),
-        ..connection
-    };
-    [
-        ExplainReply {
-            route: "by HTTPRoute shop/web; depends on the request; give --method, --path, --header".into(),
-            depends_on: vec!["HTTPRoute shop/web: path, header x-user".into()],
-            ..reply.clone()
-        },
-        ExplainReply {
-            route: "the service's one ready endpoint".into(),
-            ways: vec![way],
-            ..reply
-        },
-    ]
-}
-
-fn to_service() -> Path {
-    Path {
-        direction: Direction::Outbound.into(),
-        workload: "shop/web-1".into(),
-        client: "10.0.0.7:40000".into(),
-        client_workload: "shop/web-1".into(),
-        original_destination: "10.96.0.10:80".into(),
-        destination: Some(Destination {
-            kind: DestinationKind::Service.into(),
-            service: "shop/web".into(),
-            workload: "shop/web-2".into(),
-            endpoint: "10.0.1.7:8080".into(),
-        }),
-        upstream: "10.0.1.7:8080".into(),
-        process: Some(Process {
-            pid: 991,
-            comm: "curl".into(),
-        }),
-        worker: 0,
-        channel: Channel::MutualTls.into(),
-        peer: "spiffe://cluster.local/ns/shop/sa/web".into(),
-        ..Path::default()
-    }
 }

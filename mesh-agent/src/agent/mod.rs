@@ -5,6 +5,7 @@
 //! refused until an agent comes back. A successor changes that order: it loads beside the running agent, which
 //! then gives way ([`Inspect::handover`](crate::admin::Inspect::handover)) and serves what it has to the end.
 
+mod beginning;
 mod enrol;
 mod events;
 mod explain;
@@ -13,42 +14,34 @@ mod inspect;
 mod keys;
 mod lifecycle;
 mod logging;
+mod options;
 mod policies;
 pub(crate) mod preflight;
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     io,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use mesh_common::{
-    kernel::{ABI_VERSION, MAX_WORKERS},
-    model::TrustDomain,
-};
-use nix::fcntl::{Flock, FlockArg};
+use mesh_common::kernel::ABI_VERSION;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin::{
-        self, AdminSocket, AgentLock, DialError, Door, DoorAddress, LockError, RunDir, ServeError,
-        SocketError, proto,
-    },
+    admin::{self, AdminSocket, DialError, Door, DoorAddress, LockError, RunDir, ServeError, SocketError},
     config,
     identity::{self, CaDirectory, CertificateStore, Clock, EmbeddedCa, Settings, authority::DirectoryError},
-    kernel::{self, DirectMaps, KernelError, bpffs, diag},
+    kernel::{self, DirectMaps, KernelError, bpffs},
     listener::{
         self,
         direct::{
             Direct,
-            watch::{LettingGo, NO_WORKER, Watch, WatchParts},
+            watch::{NO_WORKER, Watch, WatchParts},
         },
     },
     node::{
@@ -57,17 +50,17 @@ use crate::{
     },
     runtime::{WorkerError, Workers, worker::Shared},
     state::Store,
-    telemetry::{AccessLog, Budgets, FlowLog, Flushed, Limits, Registry, metrics::Metrics},
+    telemetry::{AccessLog, Budgets, FlowLog, Flushed, Registry, metrics::Metrics},
 };
+use beginning::{Beginning, begin, give_way, lock_pins};
 use enrol::{Enrolment, Scope};
 use follow::Configuration;
 use inspect::Inspector;
 use lifecycle::{Lifecycle, Locks, Phase};
 pub use logging::LogFormat;
+pub use options::{Access, Options, SameNode};
 pub use preflight::PreflightError;
 
-/// How long a successor waits for the running agent's lock after it gave way.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the reader of the access log may take for its last lines.
 const ACCESS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long an agent that gave way goes on accepting at least: requests are still on their way to its listeners.
@@ -76,81 +69,6 @@ const HANDOVER_GRACE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long the start waits for the first certificates.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
-/// Workers by default: what most nodes' traffic needs; more cost memory for each pod.
-const DEFAULT_WORKERS: usize = 4;
-
-/// How connections between pods of this node go that need no agent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum SameNode {
-    /// Through the agent, in memory: nothing of them is on the node's network
-    #[default]
-    Relayed,
-    /// By themselves: the kernel authorizes them, and the node's own network carries them
-    Direct,
-}
-
-/// How an agent runs; the flags of `mesh-agent run`.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Directory of YAML files that describe the mesh.
-    pub config: PathBuf,
-    /// Name of the node; workloads with this `node` are enrolled.
-    pub node: String,
-    /// The namespace whose policies concern the whole mesh.
-    pub root_namespace: String,
-    /// Data workers; by default one a core, at most four.
-    pub workers: Option<NonZeroUsize>,
-    /// The cgroup above all pods; by default the kubelet's, else the whole hierarchy.
-    pub pods_cgroup: Option<PathBuf>,
-    /// Directory of the pins, on a BPF file system.
-    pub bpffs: PathBuf,
-    /// Directory of socket and lock.
-    pub run_dir: PathBuf,
-    /// The kernel half, instead of the embedded one.
-    pub ebpf_object: Option<PathBuf>,
-    /// Directory of the certificate authority; without one nothing is encrypted.
-    pub ca: Option<PathBuf>,
-    /// The trust domain, for an agent without an authority to name it.
-    pub trust_domain: TrustDomain,
-    /// How long certificates are valid.
-    pub certificate_lifetime: Duration,
-    /// Where metrics are served.
-    pub metrics_address: DoorAddress,
-    /// Where readiness and liveness are served.
-    pub health_address: DoorAddress,
-    /// How connections between pods of this node go that need no agent.
-    pub same_node: SameNode,
-    /// How many of these may go by themselves at once.
-    pub direct_limit: u32,
-    /// Bytes that the connections of one workload may make the agent hold.
-    pub buffer_limit: usize,
-    /// Connections that one workload may have; by default a share of what open files allow.
-    pub connection_limit: Option<usize>,
-    /// Requests that one workload may have under way; by default the same.
-    pub request_limit: Option<usize>,
-    /// Take over from the agent that runs here.
-    pub takeover: bool,
-    /// How long open connections may take to end after SIGTERM.
-    pub drain_timeout: Duration,
-    /// How long they may take after a handover.
-    pub handover_timeout: Duration,
-    /// Log filter.
-    pub log: String,
-    /// Form of the log.
-    pub log_format: LogFormat,
-    /// Whether each request is written to standard output.
-    pub access: Access,
-}
-
-/// Whether each request is written to standard output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Access {
-    /// Only those that were not served, in the log.
-    #[default]
-    Untold,
-    /// Each, as a line of JSON.
-    Told,
-}
 
 /// Why an agent does not run, or ended.
 #[derive(Debug, Error)]
@@ -268,7 +186,7 @@ impl Agent {
             &options.bpffs,
             &pods_cgroup,
             &agent_cgroup,
-            worker_count(options.workers),
+            options.worker_count(),
             options.direct_limit,
         )?;
         let (kernel, worker_maps, ring, direct_maps) = loaded;
@@ -302,8 +220,8 @@ impl Agent {
             )),
             Access::Untold => None,
         };
-        let letting_go = letting_go(options.same_node);
-        let budgets = Budgets::new(limits(&options));
+        let letting_go = options.letting_go();
+        let budgets = Budgets::new(options.limits());
         let DirectMaps {
             verdicts,
             passages,
@@ -534,113 +452,11 @@ impl Agent {
     }
 }
 
-/// Whether connections may be let go, on this kernel.
-fn letting_go(wanted: SameNode) -> LettingGo {
-    if wanted == SameNode::Relayed {
-        return LettingGo::Forbidden;
-    }
-    if diag::is_able() {
-        return LettingGo::Allowed;
-    }
-    tracing::warn!(
-        "this kernel cannot end single connections (CONFIG_INET_DIAG_DESTROY), so that a policy that changes could not end \
-         those that go directly; connections between pods of this node are relayed"
-    );
-    LettingGo::Forbidden
-}
-
-/// How an agent begins.
-enum Beginning {
-    /// With the run directory to itself.
-    Alone(AgentLock),
-    /// Beside the running agent.
-    Takeover(Box<admin::AdminClient>),
-}
-
-/// Takes the run directory's lock, or finds the running agent to take over from.
-async fn begin(run_dir: &RunDir, takeover: bool) -> Result<Beginning, AgentError> {
-    match AgentLock::acquire(run_dir) {
-        Ok(lock) => {
-            if takeover {
-                tracing::warn!("no agent runs here; starting without one to take over from");
-            }
-            Ok(Beginning::Alone(lock))
-        }
-        Err(error @ LockError::Held { .. }) if !takeover => Err(AgentError::Running(error)),
-        Err(LockError::Held { .. }) => {
-            let mut running = admin::dial(&run_dir.socket()).await?;
-            let version = running
-                .version(proto::VersionRequest {})
-                .await
-                .map_err(|status| AgentError::Refused(Box::new(status)))?
-                .into_inner();
-            if version.abi != ABI_VERSION {
-                return Err(AgentError::Abi { found: version.abi });
-            }
-            Ok(Beginning::Takeover(Box::new(running)))
-        }
-        Err(error) => Err(AgentError::Lock(error)),
-    }
-}
-
-/// Makes the running agent give way, and takes its lock. Returns this agent's generation as well.
-async fn give_way(mut running: admin::AdminClient, run_dir: &RunDir) -> Result<(AgentLock, u32), AgentError> {
-    let request = proto::HandoverRequest {
-        pid: std::process::id(),
-        abi: ABI_VERSION,
-    };
-    let reply = running
-        .handover(request)
-        .await
-        .map_err(|status| AgentError::Refused(Box::new(status)))?
-        .into_inner();
-    tracing::info!(
-        pid = reply.pid,
-        connections = reply.connections,
-        "the running agent gives way and serves its connections to the end"
-    );
-    let patience = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match AgentLock::acquire(run_dir) {
-            Ok(lock) => return Ok((lock, reply.generation + 1)),
-            Err(LockError::Held { .. }) if Instant::now() < patience => {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            Err(error) => return Err(AgentError::Lock(error)),
-        }
-    }
-}
-
-/// Takes the directory of the pins, which two agents with different run directories could share by mistake.
-fn lock_pins(bpffs: &Path) -> Result<Flock<File>, AgentError> {
-    let directory = File::open(bpffs).map_err(AgentError::io("opening the pins' directory"))?;
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::PinsInUse {
-        path: bpffs.to_owned(),
-    })
-}
-
 /// Remembers for `uninstall` that the agent mounted the BPF file system, whatever becomes of the agent next.
 fn note_mount(run_dir: &RunDir, mounted: &Path) {
     if let Err(error) = std::fs::write(run_dir.bpffs_note(), mounted.as_os_str().as_encoded_bytes()) {
         tracing::warn!(%error, "`uninstall` will leave the BPF file system mounted");
     }
-}
-
-/// What one workload may take up.
-fn limits(options: &Options) -> Limits {
-    let usual = Limits::of_descriptors(preflight::descriptors());
-    let limits = Limits {
-        bytes: options.buffer_limit,
-        connections: options.connection_limit.unwrap_or(usual.connections),
-        requests: options.request_limit.unwrap_or(usual.requests),
-    };
-    tracing::info!(
-        connections = limits.connections,
-        requests = limits.requests,
-        bytes = limits.bytes,
-        "what one workload may have at once"
-    );
-    limits
 }
 
 /// The keys and certificates of this node, issued by the authority in `directory`.
@@ -676,11 +492,4 @@ async fn first_certificates(certificates: &CertificateStore, store: &Store, node
             "some workloads have no certificate yet; their connections to other nodes are refused until then"
         );
     }
-}
-
-fn worker_count(wanted: Option<NonZeroUsize>) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    wanted
-        .map_or(cores.min(DEFAULT_WORKERS), NonZeroUsize::get)
-        .min(MAX_WORKERS)
 }

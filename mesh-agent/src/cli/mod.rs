@@ -66,10 +66,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent of this node
-    #[command(after_help = "Example:\n  mesh-agent run --config /etc/nodemesh --node $(hostname)")]
+    #[command(after_help = "Example:\n  mesh-agent run --config /etc/nodemesh/mesh --node $(hostname)")]
     Run(Box<run::RunArgs>),
     /// Test whether this machine can run the agent, and say what to mend
-    #[command(after_help = "Example:\n  mesh-agent check --config /etc/nodemesh")]
+    #[command(after_help = "Example:\n  mesh-agent check --config /etc/nodemesh/mesh")]
     Check(check::CheckArgs),
     /// Show how the agent is
     #[command(after_help = "Example:\n  mesh-agent status -o json | jq .state")]

@@ -11,13 +11,14 @@ mod pressure;
 mod takeover;
 mod volume;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use mesh_tests::{Agent, Mesh, MeshBuilder, Pod, Process, Service, traffic, wait_until};
+use mesh_tests::{Agent, Mesh, MeshBuilder, Pod, Process, Service, programs, traffic, wait_until};
+use serde_json::Value;
 
 use crate::{
-    checks::SOON,
+    checks::{SOON, near_and_far},
     http::{PRELUDE, curl},
 };
 
@@ -59,13 +60,8 @@ fn mesh(name: &str) -> MeshBuilder {
             |service, (port, protocol)| service.port(*port, *port).app_protocol(protocol),
         )
     };
-    Mesh::builder(name)
-        .node("a")
-        .node("b")
-        .pod("a", Pod::new("client"))
+    near_and_far(name)
         .pod("a", Pod::new("other"))
-        .pod("a", Pod::new("near").label("app", "near"))
-        .pod("b", Pod::new("far").label("app", "far"))
         .service(service("far"))
         .service(service("near"))
 }
@@ -94,12 +90,57 @@ fn at(mesh: &Mesh, service: &str, port: u16) -> String {
     traffic::at(mesh.service(service).v4(), port)
 }
 
+/// A version of HTTP.
+enum Version {
+    One,
+    Two,
+}
+
+/// What is spoken on a port.
+fn version(port: u16) -> Version {
+    match PORTS.iter().find(|(one, _)| *one == port) {
+        Some((_, "kubernetes.io/h2c" | "grpc")) => Version::Two,
+        _ => Version::One,
+    }
+}
+
+/// Requests that go on until they are ended, by so many workers at once.
+struct Load {
+    client: Process,
+    stop: PathBuf,
+}
+
+impl Load {
+    fn start(mesh: &Mesh, to: &str, port: u16, workers: &str) -> Result<Self> {
+        let stop = mesh.dir().join(format!("stop-{to}-{port}"));
+        let version = match version(port) {
+            Version::Two => "http2",
+            Version::One => "http1",
+        };
+        let web = mesh.pod("client").command(programs::web()?);
+        let args = ["load", "--to", &at(mesh, to, port), "--version", version];
+        let more = ["--workers", workers, "--until", &stop.display().to_string()];
+        Ok(Self {
+            client: web.args(args).args(more).spawn()?,
+            stop,
+        })
+    }
+
+    /// Lets the last of them end, and returns their report.
+    fn end(self) -> Result<Value> {
+        fs::write(&self.stop, "")?;
+        let report = self.client.wait(SOON * 3)?.ok()?.report()?;
+        println!("load: {report}");
+        Ok(report)
+    }
+}
+
 /// Waits until requests get through: agents get their certificates a moment after their start.
 fn reached(mesh: &Mesh, to: &str, port: u16) -> Result<()> {
     let url = format!("http://{}/", at(mesh, to, port));
-    let version = match PORTS.iter().find(|(one, _)| *one == port) {
-        Some((_, "kubernetes.io/h2c" | "grpc")) => "--http2-prior-knowledge",
-        _ => "--http1.1",
+    let version = match version(port) {
+        Version::Two => "--http2-prior-knowledge",
+        Version::One => "--http1.1",
     };
     let mut last = String::new();
     wait_until(SOON, "a request to get through", || {

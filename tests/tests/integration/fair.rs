@@ -3,11 +3,11 @@
 //! `rogue` and `friend` are on one node, `web` on the other. Beyond each limit `rogue` is shed in the language that it
 //! speaks, `friend` is served meanwhile, and nothing stays taken when it is over.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Agent, Mesh, MeshBuilder, Node, Pod, Process, Service,
+    Agent, Held, Mesh, MeshBuilder, Node, Pod, Process, Service,
     traffic::{self, at},
     wait_until,
 };
@@ -58,50 +58,20 @@ fn reached(mesh: &Mesh) -> Result<()> {
     })
 }
 
+/// Starts what connections are made to in `web`, and waits until the friend reaches it.
+fn serve(mesh: &Mesh) -> Result<[Process; 2]> {
+    let web = mesh.pod("web");
+    let servers = [
+        traffic::serve(web, "echo", ECHO)?,
+        traffic::serve(web, "identity", IDENTITY)?,
+    ];
+    reached(mesh)?;
+    Ok(servers)
+}
+
 /// Short connections of the friend, each of which must be good.
 fn friend_is_served(mesh: &Mesh) -> Result<()> {
     churn::good(mesh, "friend", &at(mesh.pod("web").v4(), IDENTITY), "web", 20)
-}
-
-/// Connections that the rogue holds until a file is written.
-struct Held {
-    client: Process,
-    until: PathBuf,
-    /// How many stand, and what became of the others.
-    standing: u64,
-    errors: Value,
-}
-
-fn hold(mesh: &Mesh, count: usize) -> Result<Held> {
-    let until = mesh.dir().join("release");
-    if until.exists() {
-        fs::remove_file(&until)?;
-    }
-    let (to, count, path) = (
-        at(mesh.pod("web").v4(), ECHO),
-        count.to_string(),
-        until.display().to_string(),
-    );
-    let args = ["hold", "--to", &to, "--count", &count, "--until", &path];
-    let mut client = traffic::start(mesh.pod("rogue"), &args)?;
-    let line = client.wait_line(SOON * 3, |line| line.contains("holding"))?;
-    let report: Value = serde_json::from_str(&line)?;
-    Ok(Held {
-        client,
-        until,
-        standing: report["holding"].as_u64().context("holding")?,
-        errors: report["errors"].clone(),
-    })
-}
-
-impl Held {
-    /// Lets them go; each that stood must have worked to its end.
-    fn release(self) -> Result<()> {
-        fs::write(&self.until, "")?;
-        let report = self.client.wait(SOON * 3)?.ok()?.report()?;
-        ensure!(report["good"] == self.standing, "{report}");
-        Ok(())
-    }
 }
 
 /// How often an agent says that a workload wanted more of something.
@@ -152,36 +122,41 @@ fn all_is_over(agents: &[Agent]) -> Result<()> {
     Ok(())
 }
 
-/// Beyond its limit at the source, connections of the rogue are refused; twice, since what it had comes back.
+/// The rogue wants so many connections at once, and is told so by the agent of this node; `is_right` says whether the right
+/// number stands. Twice, since what it had comes back, after which it is served as anybody.
+fn want_too_many(
+    mesh: &Mesh,
+    count: usize,
+    (agent, node): (&Agent, &str),
+    is_right: impl Fn(&Held) -> bool,
+    carried_by: &[Agent],
+) -> Result<()> {
+    let to = [at(mesh.pod("web").v4(), ECHO)];
+    for _ in 0..2 {
+        let held = Held::try_open(mesh, "rogue", &to, count)?;
+        ensure!(is_right(&held), "{} stand, {}", held.standing(), held.errors());
+        friend_is_served(mesh)?;
+        named(agent, mesh.node(node), "connections")?;
+        held.release()?;
+        all_is_over(carried_by)?;
+    }
+    churn::good(mesh, "rogue", &at(mesh.pod("web").v4(), IDENTITY), "web", 20)
+}
+
+/// Beyond its limit at the source, connections of the rogue are refused.
 fn connections_at_the_source(mesh: &Mesh) -> Result<()> {
     let limit = LIMIT.to_string();
     let agents = start(mesh, &["--connection-limit", &limit], &[])?;
-    let web = mesh.pod("web");
-    let _servers = [
-        traffic::serve(web, "echo", ECHO)?,
-        traffic::serve(web, "identity", IDENTITY)?,
-    ];
-    reached(mesh)?;
-    for _ in 0..2 {
-        let held = hold(mesh, 2 * LIMIT)?;
-        ensure!(
-            held.standing == LIMIT as u64 && held.errors["ECONNREFUSED"] == LIMIT,
-            "{} stand, {}",
-            held.standing,
-            held.errors
-        );
-        friend_is_served(mesh)?;
-        named(&agents[0], mesh.node("a"), "connections")?;
-        held.release()?;
-        all_is_over(&agents[..1])?;
-    }
+    let _servers = serve(mesh)?;
+    let is_right = |held: &Held| held.standing() == LIMIT as u64 && held.errors()["ECONNREFUSED"] == LIMIT;
+    want_too_many(mesh, 2 * LIMIT, (&agents[0], "a"), is_right, &agents[..1])?;
     let refused = [("workload", "rogue"), ("reason", "connection-limit")];
     let refused = mesh
         .node("a")
         .metrics()?
         .sum("nodemesh_connections_refused_total", &refused)?;
     ensure!(refused == 2.0 * LIMIT as f64, "{refused}");
-    churn::good(mesh, "rogue", &at(web.v4(), IDENTITY), "web", 20)
+    Ok(())
 }
 
 #[test]
@@ -203,27 +178,10 @@ fn connections_beyond_the_limit_are_refused_under_mtls() {
 fn connections_at_the_destination(mesh: &Mesh) -> Result<()> {
     let limit = (2 * LIMIT).to_string();
     let agents = start(mesh, &[], &["--connection-limit", &limit])?;
-    let web = mesh.pod("web");
-    let _servers = [
-        traffic::serve(web, "echo", ECHO)?,
-        traffic::serve(web, "identity", IDENTITY)?,
-    ];
-    reached(mesh)?;
-    for _ in 0..2 {
-        let held = hold(mesh, 3 * LIMIT)?;
-        // Under mTLS its tunnels are among them.
-        ensure!(
-            (LIMIT as u64 - 4..=LIMIT as u64).contains(&held.standing),
-            "{} stand, {}",
-            held.standing,
-            held.errors
-        );
-        friend_is_served(mesh)?;
-        named(&agents[1], mesh.node("b"), "connections")?;
-        held.release()?;
-        all_is_over(&agents)?;
-    }
-    churn::good(mesh, "rogue", &at(web.v4(), IDENTITY), "web", 20)
+    let _servers = serve(mesh)?;
+    // Under mTLS its tunnels are among them.
+    let is_right = |held: &Held| (LIMIT as u64 - 4..=LIMIT as u64).contains(&held.standing());
+    want_too_many(mesh, 3 * LIMIT, (&agents[1], "b"), is_right, &agents)
 }
 
 #[test]
@@ -351,13 +309,8 @@ fn who_makes_the_agent_hold_too_much_is_named() {
     Mesh::scenario(neighbours("fair-bytes"), |mesh| {
         const STOPPED: usize = 48;
         let agents = start(mesh, &["--buffer-limit", "4MiB"], &[])?;
-        let web = mesh.pod("web");
-        let _servers = [
-            traffic::serve(web, "echo", ECHO)?,
-            traffic::serve(web, "identity", IDENTITY)?,
-        ];
-        reached(mesh)?;
-        let to = at(web.v4(), ECHO);
+        let _servers = serve(mesh)?;
+        let to = at(mesh.pod("web").v4(), ECHO);
         let flood = ["flood", "--to", &to, "--hold-ms", "120000"];
         let mut clients: Vec<Process> = (0..STOPPED)
             .map(|_| traffic::start(mesh.pod("rogue"), &flood))
@@ -377,12 +330,8 @@ fn who_takes_most_of_a_worker_is_named() {
     Mesh::scenario(neighbours("fair-time"), |mesh| {
         let agents = start(mesh, &["--workers", "1"], &["--workers", "1"])?;
         let web = mesh.pod("web");
-        let _servers = [
-            traffic::serve(web, "sink", BULK)?,
-            traffic::serve(web, "echo", ECHO)?,
-            traffic::serve(web, "identity", IDENTITY)?,
-        ];
-        reached(mesh)?;
+        let _sink = traffic::serve(web, "sink", BULK)?;
+        let _servers = serve(mesh)?;
         let (bulk, echo) = (at(web.v4(), BULK), at(web.v4(), ECHO));
         let most = (1_u64 << 40).to_string();
         let load = ["flood", "--to", &bulk, "--most", &most, "--stall-ms", "60000"];

@@ -1,12 +1,10 @@
 //! Requests on ports that are declared to speak HTTP: real clients and servers, through two nodes and on one.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{
-    Agent, LivePod, Mesh, MeshBuilder, Output, Pod, Process, Service, amount, traffic, wait_until,
-};
+use mesh_tests::{Agent, LivePod, Mesh, MeshBuilder, Output, Process, Service, amount, traffic, wait_until};
 use serde_json::Value;
 
-use crate::checks::SOON;
+use crate::checks::{SOON, near_and_far};
 
 /// Where the applications listen.
 const APP: u16 = 7801;
@@ -20,12 +18,7 @@ pub(crate) fn http_mesh(name: &str) -> MeshBuilder {
             .app_protocol("http")
             .port(81, APP)
     };
-    Mesh::builder(name)
-        .node("a")
-        .node("b")
-        .pod("a", Pod::new("client"))
-        .pod("a", Pod::new("near").label("app", "near"))
-        .pod("b", Pod::new("far").label("app", "far"))
+    near_and_far(name)
         .service(service("near"))
         .service(service("far"))
         .service(service("nobody"))
@@ -40,6 +33,11 @@ fn requests(name: &str, check: impl Fn(&Mesh, &str) -> Result<()>) {
         }
         Ok(())
     });
+}
+
+/// Runs a Python program in the client's pod against the application on the other node and the one on the same node.
+fn scripted(name: &str, program: &str) {
+    requests(name, |mesh, to| python(mesh, to, program));
 }
 
 /// Starts agents with certificates and both applications, and waits until these can be reached.
@@ -224,11 +222,9 @@ def get(path, *more):
 
 #[test]
 fn a_connection_carries_many_requests_and_pipelined_ones_in_order() {
-    requests("http-keep", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-keep",
+        r#"
 sock, file = connect()
 for number in range(50):
     sock.sendall(get("/%d" % number))
@@ -246,17 +242,14 @@ sock.sendall(get("/last", "Connection: close"))
 status, fields, body = answer(file)
 assert fields["connection"] == "close" and file.read() == b"", fields
 "#,
-        )
-    });
+    );
 }
 
 #[test]
 fn heads_interim_answers_and_trailers_pass() {
-    requests("http-forms", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-forms",
+        r#"
 sock, file = connect()
 sock.sendall(b"HEAD /x HTTP/1.1\r\nHost: x\r\n\r\n")
 status, fields, body = answer(file, has_body=False)
@@ -297,17 +290,14 @@ assert not any("chunked" in line.lower() for line in lines), lines
 rest = file.read()
 assert len(rest) == 3000, (lines, len(rest))
 "#,
-        )
-    });
+    );
 }
 
 #[test]
 fn what_breaks_off_never_looks_complete() {
-    requests("http-cut", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-cut",
+        r#"
 for kind in ("length", "chunked", "close"):
     sock, file = connect()
     sock.sendall(get("/cut/" + kind))
@@ -338,8 +328,7 @@ except (ConnectionError, TimeoutError):
 status, fields, body = answer(file)
 assert status.startswith("HTTP/1.1 413"), (status, fields, body)
 "#,
-        )
-    });
+    );
 }
 
 #[test]
@@ -369,11 +358,9 @@ sock.close()
 
 #[test]
 fn a_client_that_ends_its_side_gets_its_answer() {
-    requests("http-half", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-half",
+        r#"
 for version in ("1.1", "1.0"):
     for path in ("/", "/bytes/300000"):
         sock, file = connect()
@@ -384,49 +371,40 @@ for version in ("1.1", "1.0"):
         assert len(body) == int(fields["content-length"]), (version, path, fields, len(body))
         assert file.read() == b"", (version, path)
 "#,
-        )
-    });
+    );
 }
 
 #[test]
 fn a_handshake_of_tls_on_a_port_of_http_is_refused_at_once() {
-    requests("http-tls", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-tls",
+        r#"
 sock, file = connect()
 sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))
 assert answer(file)[0].startswith("HTTP/1.1 400")
 "#,
-        )
-    });
+    );
 }
 
 #[test]
 fn a_kept_connection_that_its_application_closed_costs_no_request() {
-    requests("http-stale", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-stale",
+        r#"
 sock, file = connect()
 for number in range(100):
     sock.sendall(get("/close" if number % 2 else "/"))
     status = answer(file)[0]
     assert status == "HTTP/1.1 200 OK", (number, status)
 "#,
-        )
-    });
+    );
 }
 
 #[test]
 fn a_web_socket_passes() {
-    requests("http-upgrade", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-upgrade",
+        r#"
 sock, file = connect()
 sock.sendall(get("/upgrade", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
                  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
@@ -448,17 +426,14 @@ assert ignored[0] == "HTTP/1.1 200 OK", ignored
 sock.sendall(get("/"))
 assert answer(file)[0] == "HTTP/1.1 200 OK"
 "#,
-        )
-    });
+    );
 }
 
 #[test]
 fn what_is_ambiguous_is_refused_and_the_application_hears_nothing_of_it() {
-    requests("http-strict", |mesh, to| {
-        python(
-            mesh,
-            to,
-            r#"
+    scripted(
+        "http-strict",
+        r#"
 for raw in (
     b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
@@ -474,8 +449,7 @@ for raw in (
     assert "cause=bad-request" in fields["nodemesh-error"], fields
     assert file.read() == b""
 "#,
-        )
-    });
+    );
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Agent, Mesh, MeshBuilder, Pod, Process, Service, programs, traffic, wait_until};
+use mesh_tests::{Agent, Mesh, MeshBuilder, Process, Service, programs, traffic, wait_until};
 
-use crate::checks::SOON;
+use crate::checks::{SOON, near_and_far};
 
 /// The first port of the servers; there are four of them, one behind the other.
 const PORT: u16 = 7971;
@@ -20,12 +20,7 @@ fn opaque(name: &str) -> MeshBuilder {
         let service = (PORT..PORT + 4).fold(service, |service, port| service.port(port, port));
         service.port(DECLARED, DECLARED).app_protocol("tcp")
     };
-    Mesh::builder(name)
-        .node("a")
-        .node("b")
-        .pod("a", Pod::new("client"))
-        .pod("a", Pod::new("near").label("app", "near"))
-        .pod("b", Pod::new("far").label("app", "far"))
+    near_and_far(name)
         .outside("b", "stranger")
         .service(service("near"))
         .service(service("far"))

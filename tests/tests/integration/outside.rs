@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Mesh, Pod,
+    Held, Mesh, Pod,
     traffic::{self, at},
     wait_until,
 };
@@ -33,21 +33,8 @@ fn a_pod_outside_the_mesh_is_not_captured_by_the_agent_of_its_node() {
         ensure!(server.is_running());
         // The kernel's own view of a connection is the plain one.
         let _echo = traffic::serve(mesh.pod("stranger"), "echo", 7350)?;
-        let release = mesh.dir().join("release");
         let to = at(mesh.pod("stranger").v4(), 7350);
-        let mut held = traffic::start(
-            mesh.pod("stranger"),
-            &[
-                "hold",
-                "--to",
-                &to,
-                "--count",
-                "1",
-                "--until",
-                &release.display().to_string(),
-            ],
-        )?;
-        held.wait_line(SOON, |line| line.contains("\"holding\":1"))?;
+        let _held = Held::open(mesh, "stranger", std::slice::from_ref(&to), 1)?;
         let sockets = mesh
             .pod("stranger")
             .run("ss", &["-Htn", "state", "established"])?

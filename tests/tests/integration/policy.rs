@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Mesh,
+    Held, Mesh,
     traffic::{self, at},
     wait_until,
 };
@@ -118,15 +118,7 @@ fn a_policy_that_comes_later_closes_what_it_does_not_allow() {
         let _agents = mesh.start_agents()?;
         let near = at(mesh.pod("near").v4(), PORT);
         let _server = traffic::serve(mesh.pod("near"), "echo", PORT)?;
-        let release = mesh.dir().join("release").display().to_string();
-        let hold = |from| {
-            traffic::start(
-                mesh.pod(from),
-                &["hold", "--to", &near, "--count", "10", "--until", &release],
-            )
-        };
-        let mut held = hold("client")?;
-        held.wait_line(SOON, |line| line.contains("\"holding\":10"))?;
+        let _held = Held::open(mesh, "client", &[near], 10)?;
         let verdicts = || -> Result<Vec<String>> {
             let connections = mesh.node("a").cli(&["connections", "-o", "json"])?.ok()?;
             let listed: serde_json::Value = serde_json::from_str(&connections.stdout)?;

@@ -10,7 +10,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Agent, LivePod, Mesh, MeshBuilder, Pod, Process, Service,
+    Agent, Held, LivePod, Mesh, MeshBuilder, Pod, Process, Service,
     traffic::{self, at},
     wait_until,
 };
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::issuers::bearer;
 use self::tokens::{ISSUER, Key, claims, key_set};
-use crate::checks::{SOON, nginx};
+use crate::checks::{SOON, near_and_far, nginx};
 
 /// Where the applications listen.
 const APP: u16 = 7951;
@@ -42,13 +42,8 @@ fn judged(name: &str) -> MeshBuilder {
             .selector("app", name)
             .port(81, APP)
     };
-    Mesh::builder(name)
-        .node("a")
-        .node("b")
-        .pod("a", Pod::new("client"))
+    near_and_far(name)
         .pod("a", Pod::new("other"))
-        .pod("a", Pod::new("near").label("app", "near"))
-        .pod("b", Pod::new("far").label("app", "far"))
         .outside("b", "issuer")
         .outside("b", "stranger")
         .service(service("near"))
@@ -552,17 +547,8 @@ fn plaintext_from_outside_is_judged_by_request_as_well() {
 fn bytes_that_nobody_read_are_cut_when_tokens_must_be_looked_at() {
     Mesh::scenario(judged("l7-unread"), |mesh| {
         let (_agents, _servers) = start(mesh)?;
-        let release = mesh.dir().join("release").display().to_string();
-        let mut held = Vec::new();
-        for to in ["near", "far"] {
-            let to = at(mesh.pod(to).v4(), ECHO);
-            let mut one = traffic::start(
-                mesh.pod("client"),
-                &["hold", "--to", &to, "--count", "2", "--until", &release],
-            )?;
-            one.wait_line(SOON, |line| line.contains("\"holding\":2"))?;
-            held.push(one);
-        }
+        let hold = |to| Held::open(mesh, "client", &[at(mesh.pod(to).v4(), ECHO)], 2);
+        let _held = [hold("near")?, hold("far")?];
         let open = || -> usize {
             let lists = mesh.nodes().iter().map(|node| {
                 let said = node.cli(&["connections", "-o", "json"]).ok()?;
@@ -583,18 +569,9 @@ fn bytes_that_nobody_read_are_cut_when_tokens_must_be_looked_at() {
         let flows = mesh.node("b").cli(&["flows", "--last", "50"])?.ok()?.stdout;
         ensure!(flows.contains("connect again"), "{flows}");
         // Those that come now are looked at, found to be no requests, and stay.
-        let to = at(mesh.pod("far").v4(), ECHO);
-        let again = mesh.dir().join("again").display().to_string();
-        let mut one = traffic::start(
-            mesh.pod("client"),
-            &["hold", "--to", &to, "--count", "2", "--until", &again],
-        )?;
-        one.wait_line(SOON, |line| line.contains("\"holding\":2"))?;
+        let again = hold("far")?;
         let other = authentication("others", &inline(&[&Key::ec("two")]), "");
         apply(mesh, "others", &other)?;
-        fs::write(&again, "")?;
-        let report = one.wait(SOON)?.ok()?.report()?;
-        ensure!(report["good"] == 2, "{report}");
-        Ok(())
+        again.release()
     });
 }

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Mesh, Pod, Process, amount,
+    Held, Mesh, Pod, Process, amount,
     traffic::{self, at},
     wait_until,
 };
@@ -127,22 +127,8 @@ pub(crate) fn takeover(mesh: &Mesh) -> Result<()> {
         .map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
     let _echo = traffic::serve(mesh.pod("web"), "echo", 7350)?;
     let agents = mesh.start_agents()?;
-    let release = mesh.dir().join("release");
-    let mut held = traffic::start(
-        mesh.pod("client"),
-        &[
-            "hold",
-            "--to",
-            &at(mesh.pod("web").v4(), 7350),
-            "--to",
-            &at(mesh.pod("web").v6(), 7350),
-            "--count",
-            "50",
-            "--until",
-            &release.display().to_string(),
-        ],
-    )?;
-    held.wait_line(SOON, |line| line.contains("\"holding\":50"))?;
+    let to = mesh.pod("web").addresses().map(|address| at(address, 7350));
+    let held = Held::open(mesh, "client", &to, 50)?;
     let outward = Load::start(mesh, "client", &["web", "near", "stranger"], &[])?;
     let inward = Load::start(mesh, "stranger", &["client", "web"], &[])?;
     for agent in &agents {
@@ -177,9 +163,7 @@ pub(crate) fn takeover(mesh: &Mesh) -> Result<()> {
         olds.iter_mut().all(|old| old.is_running()),
         "an old agent ended before its connections"
     );
-    fs::write(&release, "")?;
-    let report = held.wait(SOON)?.ok()?.report()?;
-    ensure!(report["good"] == 50, "long-lived connections: {report}");
+    held.release().context("long-lived connections")?;
     for old in olds {
         let output = old.wait(SOON * 3)?;
         ensure!(output.status.success(), "{output}");
@@ -211,29 +195,14 @@ fn a_terminated_agent_lets_connections_finish() {
     Mesh::scenario(standard("terminated"), |mesh| {
         let _echo = traffic::serve(mesh.pod("web"), "echo", 7350)?;
         let mut agents = mesh.start_agents()?;
-        let release = mesh.dir().join("release");
-        let mut held = traffic::start(
-            mesh.pod("client"),
-            &[
-                "hold",
-                "--to",
-                &at(mesh.pod("web").v4(), 7350),
-                "--count",
-                "20",
-                "--until",
-                &release.display().to_string(),
-            ],
-        )?;
-        held.wait_line(SOON, |line| line.contains("\"holding\":20"))?;
+        let echo = at(mesh.pod("web").v4(), 7350);
+        let held = Held::open(mesh, "client", std::slice::from_ref(&echo), 20)?;
         let agent = agents.remove(0);
         agent.signal(nix::sys::signal::Signal::SIGTERM)?;
         wait_until(SOON, "new connections to be refused", || {
-            connect(mesh.pod("client"), &at(mesh.pod("web").v4(), 7350))
-                .is_ok_and(|report| report["error"] == "ECONNREFUSED")
+            connect(mesh.pod("client"), &echo).is_ok_and(|report| report["error"] == "ECONNREFUSED")
         })?;
-        fs::write(&release, "")?;
-        let report = held.wait(SOON)?.ok()?.report()?;
-        ensure!(report["good"] == 20, "{report}");
+        held.release()?;
         let output = agent.wait(SOON)?;
         ensure!(output.status.success(), "{output}");
         Ok(())

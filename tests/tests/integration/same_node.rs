@@ -1,11 +1,9 @@
 //! Connections between pods of one node that go by themselves (`--same-node direct`): which do, and that they are as
 //! authorized, told and ended as those the agent carries.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Agent, Mesh, MeshBuilder, Pod, Process, Service,
+    Agent, Held, Mesh, MeshBuilder, Pod, Service,
     traffic::{self, at},
     wait_until,
 };
@@ -100,28 +98,13 @@ fn open_directly(mesh: &Mesh) -> Result<Vec<Value>> {
         .collect())
 }
 
-/// Connections from `client` that stay open until `release` is there.
-fn hold(mesh: &Mesh, to: &str, count: usize) -> Result<Process> {
-    let release = mesh.dir().join("release").display().to_string();
-    let mut held = traffic::start(
-        mesh.pod("client"),
-        &[
-            "hold",
-            "--to",
-            to,
-            "--count",
-            &count.to_string(),
-            "--until",
-            &release,
-        ],
-    )?;
-    let holding = format!("\"holding\":{count}");
-    held.wait_line(SOON, |line| line.contains(&holding))?;
-    Ok(held)
+/// Connections from `client` to this address that stay open.
+fn hold(mesh: &Mesh, to: &str, count: usize) -> Result<Held> {
+    Held::open(mesh, "client", &[to.to_owned()], count)
 }
 
 /// Ten connections that go directly, to an echo server at this address.
-fn hold_directly(mesh: &Mesh, to: &str) -> Result<Process> {
+fn hold_directly(mesh: &Mesh, to: &str) -> Result<Held> {
     // The first is carried, and the next ones need no agent.
     drop(hold(mesh, to, 1)?);
     let held = hold(mesh, to, 10)?;
@@ -130,11 +113,6 @@ fn hold_directly(mesh: &Mesh, to: &str) -> Result<Process> {
     })
     .with_context(|| format!("{:?}", open_directly(mesh)))?;
     Ok(held)
-}
-
-fn release(mesh: &Mesh, held: Process) -> Result<Value> {
-    fs::write(mesh.dir().join("release"), "")?;
-    held.wait(SOON)?.ok()?.report()
 }
 
 #[test]
@@ -263,8 +241,7 @@ fn whom_a_policy_denies_is_refused_and_what_stands_is_ended() {
             let said = failing::connect(mesh.pod("client"), &near)?;
             ensure!(said["error"] == "ECONNREFUSED", "{said}");
         }
-        let report = release(mesh, held)?;
-        ensure!(report["good"] == 0, "some went on: {report}");
+        held.release_broken()?;
         let ended = flows(mesh, "reset")?;
         let by_policy = ended.iter().filter(|flow| {
             flow["channel"] == "direct" && flow["reason"] == "denied by DENY policy default/no-client, rule 0"
@@ -272,7 +249,6 @@ fn whom_a_policy_denies_is_refused_and_what_stands_is_ended() {
         ensure!(by_policy.count() == 10, "{ended:?}");
         // Whoever is permitted again goes directly again.
         mesh.remove_config(FILE)?;
-        fs::remove_file(mesh.dir().join("release"))?;
         wait_until(SOON, "the policy to be gone", || {
             failing::connect(mesh.pod("client"), &near).is_ok_and(|said| said["connected"] == true)
         })?;
@@ -339,9 +315,7 @@ fn strict_ends_what_goes_in_the_clear() {
         wait_until(SOON, "the connections to be ended", || {
             open_directly(mesh).is_ok_and(|open| open.is_empty())
         })?;
-        let report = release(mesh, held)?;
-        ensure!(report["good"] == 0, "some went on: {report}");
-        Ok(())
+        held.release_broken()
     });
 }
 
@@ -418,9 +392,7 @@ fn a_killed_agent_leaves_what_stands_and_refuses_what_is_new_and_the_next_one_ju
             open_directly(mesh).is_ok_and(|open| open.is_empty())
                 && flows(mesh, "reset").is_ok_and(|flows| flows.len() == 10)
         })?;
-        let report = release(mesh, held)?;
-        ensure!(report["good"] == 0, "some went on: {report}");
-        Ok(())
+        held.release_broken()
     });
 }
 
@@ -438,8 +410,7 @@ fn a_successor_follows_what_its_predecessor_let_go() {
         let output = old.wait(SOON * 2)?;
         ensure!(output.status.success(), "{output}");
         hold(mesh, &near, 1).map(drop)?;
-        let report = release(mesh, held)?;
-        ensure!(report["good"] == 10, "{report}");
+        held.release()?;
         wait_until(SOON, "their ends to be told", || {
             open_directly(mesh).is_ok_and(|open| open.is_empty())
         })?;
@@ -481,9 +452,7 @@ fn where_there_is_no_room_the_agent_carries_the_rest() {
             "{}",
             agent.log()
         );
-        let report = release(mesh, held)?;
-        ensure!(report["good"] == 12, "{report}");
-        fs::remove_file(mesh.dir().join("release"))?;
+        held.release()?;
         // There is room again when they have gone: each of more than five, one after another.
         wait_until(SOON, "all to be gone", || {
             agent.connections().is_ok_and(|open| open == 0)
@@ -512,9 +481,7 @@ fn what_nobody_can_judge_any_more_is_ended() {
             agent.map_entries("PASSAGES").is_ok_and(|entries| entries == 0)
         })
         .with_context(|| agent.log())?;
-        let report = release(mesh, held)?;
-        ensure!(report["good"] == 0, "some went on: {report}");
-        Ok(())
+        held.release_broken()
     });
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Agent, Mesh, MeshBuilder, Pod, Process, Service, programs, wait_until};
 
-use crate::checks::{SOON, nginx};
+use crate::checks::{SOON, near_and_far, nginx};
 
 /// Where the recorders listen.
 const APP: u16 = 7901;
@@ -34,12 +34,7 @@ fn smugglers(name: &str) -> MeshBuilder {
             .port(81, APP)
             .port(83, NGINX)
     };
-    Mesh::builder(name)
-        .node("a")
-        .node("b")
-        .pod("a", Pod::new("client"))
-        .pod("a", Pod::new("near").label("app", "near"))
-        .pod("b", Pod::new("far").label("app", "far"))
+    near_and_far(name)
         .pod("a", Pod::new("near-alone").label("alone", "near"))
         .pod("b", Pod::new("far-alone").label("alone", "far"))
         .outside("b", "stranger")

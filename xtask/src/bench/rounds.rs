@@ -13,7 +13,7 @@ use super::Options;
 use super::progress::Progress;
 use super::report::Results;
 use super::sample::{Sample, Series};
-use super::scenarios::{Body, NoEntrance, Round, Rounds, Scenario};
+use super::scenarios::{Body, Measure, NoEntrance, Prepare, Round, Rounds, Scenario};
 use super::stage::{Setup, Shares, Stage};
 use crate::repo::Repo;
 
@@ -73,13 +73,7 @@ impl<'a> Runner<'a> {
         results
     }
 
-    fn between(
-        &mut self,
-        results: &mut Results,
-        shares: Shares,
-        prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
-        measure: fn(&Stage, Round) -> Result<Sample>,
-    ) {
+    fn between(&mut self, results: &mut Results, shares: Shares, prepare: Prepare, measure: Measure) {
         let scenario = results.scenario;
         let rounds = self.rounds(scenario);
         let mut stages: Vec<(Stage, Vec<Process>)> = Vec::new();
@@ -195,7 +189,7 @@ impl<'a> Runner<'a> {
 }
 
 /// One round of a stage, with the CPU time of what stands between.
-fn measured(stage: &Stage, round: Round, measure: fn(&Stage, Round) -> Result<Sample>) -> Result<Sample> {
+fn measured(stage: &Stage, round: Round, measure: Measure) -> Result<Sample> {
     let before = stage.cpu_seconds()?;
     let mut sample = measure(stage, round)?;
     sample.charge(stage.cpu_seconds()? - before, stage.setup());

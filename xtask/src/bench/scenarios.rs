@@ -51,15 +51,14 @@ pub(super) enum Body {
     /// Between pods, at each of the setups.
     Between {
         setups: &'static [Setup],
-        /// Starts what all rounds need, told how many there will be.
-        prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
-        measure: fn(&Stage, Round) -> Result<Sample>,
+        prepare: Prepare,
+        measure: Measure,
     },
     /// As `Between`, by agents that let one workload have as many connections as there can be.
     Crowded {
         setups: &'static [Setup],
-        prepare: fn(&Stage, u8) -> Result<Vec<Process>>,
-        measure: fn(&Stage, Round) -> Result<Sample>,
+        prepare: Prepare,
+        measure: Measure,
     },
     /// By a program that measures itself.
     Alone {
@@ -67,6 +66,12 @@ pub(super) enum Body {
         measure: fn(&Repo) -> Result<Sample>,
     },
 }
+
+/// Starts what all rounds need, told how many there will be.
+pub(super) type Prepare = fn(&Stage, u8) -> Result<Vec<Process>>;
+
+/// Measures one round.
+pub(super) type Measure = fn(&Stage, Round) -> Result<Sample>;
 
 /// One round at one stage.
 #[derive(Clone, Copy)]

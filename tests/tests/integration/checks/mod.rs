@@ -26,6 +26,16 @@ pub(crate) fn standard(name: &str) -> MeshBuilder {
         .service(Service::new("near").selector("app", "near").port(80, 7001))
 }
 
+/// Two nodes; `client` and `near` on one, `far` on the other. What serves in them and by which names is the test's to say.
+pub(crate) fn near_and_far(name: &str) -> MeshBuilder {
+    Mesh::builder(name)
+        .node("a")
+        .node("b")
+        .pod("a", Pod::new("client"))
+        .pod("a", Pod::new("near").label("app", "near"))
+        .pod("b", Pod::new("far").label("app", "far"))
+}
+
 /// The pods that `client` dials: on its own node, on another node, outside the mesh.
 pub(crate) const SERVERS: [&str; 3] = ["near", "web", "stranger"];
 

@@ -1,10 +1,8 @@
 //! Bytes arrive whole, and the ends of connections arrive as they were meant.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Mesh,
+    Held, Mesh,
     traffic::{self, at},
 };
 
@@ -137,28 +135,8 @@ pub(crate) fn stopped_both_ways(
 pub(crate) fn idle(mesh: &Mesh, server: &str, count: usize, look: impl FnOnce() -> Result<()>) -> Result<()> {
     let pod = mesh.pod(server);
     let _server = traffic::serve(pod, "echo", 7350)?;
-    let release = mesh.dir().join("release-idle");
-    let (connections, until) = (count.to_string(), release.display().to_string());
-    let mut client = traffic::start(
-        mesh.pod("client"),
-        &[
-            "hold",
-            "--to",
-            &at(pod.v4(), 7350),
-            "--to",
-            &at(pod.v6(), 7350),
-            "--count",
-            &connections,
-            "--until",
-            &until,
-        ],
-    )?;
-    let holding = client.wait_line(SOON * 3, |line| line.contains("holding"))?;
-    ensure!(holding.contains(&format!("\"holding\":{count}")), "{holding}");
+    let to = pod.addresses().map(|address| at(address, 7350));
+    let held = Held::open(mesh, "client", &to, count)?;
     look()?;
-    fs::write(&release, "")?;
-    let report = client.wait(SOON * 3)?.ok()?.report()?;
-    fs::remove_file(&release)?;
-    ensure!(report["good"] == count, "{report}");
-    Ok(())
+    held.release()
 }

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mesh_tests::{Agent, Mesh, Process, programs};
 use serde_json::Value;
 
-use super::{at, each, echo, port, python, volume};
+use super::{Load, at, each, echo, port, python, volume};
 use crate::{checks::SOON, http::curl};
 
 /// Requests of another pod that go on all the time, one after the other.
@@ -43,14 +43,12 @@ impl Honest {
     }
 }
 
-/// Does it, and returns what came of it.
-fn abuse(mesh: &Mesh, to: &str, kind: &str) -> Result<Value> {
+/// Does what `http2_abuse.py` can do to a port of a service, and returns what came of it.
+pub(super) fn abuse(mesh: &Mesh, to: &str, port: u16, kind: &str) -> Result<Value> {
     let command = mesh.pod("client").command("python3");
     let command = command.arg(programs::python("http2_abuse.py"));
-    let output = command
-        .args([&at(mesh, to, port::ECHO_2), kind])
-        .deadline(SOON * 3)
-        .run()?;
+    let at = at(mesh, to, port);
+    let output = command.args([&at, kind]).deadline(SOON * 3).run()?;
     output.ok()?.report()
 }
 
@@ -58,7 +56,7 @@ fn abuse(mesh: &Mesh, to: &str, kind: &str) -> Result<Value> {
 pub(super) fn beside(mesh: &Mesh, to: &str, agents: &[Agent], kind: &str) -> Result<Value> {
     let before = volume::resident(agents)?;
     let honest = Honest::start(mesh, to)?;
-    let report = abuse(mesh, to, kind).with_context(|| kind.to_owned())?;
+    let report = abuse(mesh, to, port::ECHO_2, kind).with_context(|| kind.to_owned())?;
     println!("{kind} to {to}: {report}");
     honest
         .end(mesh)
@@ -97,27 +95,10 @@ fn streams_that_are_reset_at_once_end_the_connection() {
 fn a_client_that_gives_up_requests_all_the_time_hurts_no_other_connection_of_its_pod() {
     each("abuse-bursts", |mesh, to, agents| {
         let _echo = echo(mesh, to)?;
-        let stop = mesh.dir().join("calm").display().to_string();
-        let _ = std::fs::remove_file(&stop);
-        let at = at(mesh, to, port::ECHO_2);
-        let web = mesh.pod("client").command(programs::web()?);
-        let args = [
-            "load",
-            "--to",
-            &at,
-            "--version",
-            "http2",
-            "--workers",
-            "8",
-            "--until",
-            &stop,
-        ];
-        let calm = web.args(args).spawn()?;
+        let calm = Load::start(mesh, to, port::ECHO_2, "8")?;
         let report = beside(mesh, to, agents, "bursts-of-resets")?;
         ensure!(report["ended"].is_null(), "{report}");
-        std::fs::write(&stop, "")?;
-        let calm = calm.wait(SOON)?.ok()?.report()?;
-        println!("{calm}");
+        let calm = calm.end()?;
         ensure!(
             calm["failed"] == 0 && calm["good"].as_u64() > Some(0),
             "{calm}: {report}"

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_tests::{Mesh, Process, programs};
 use serde_json::Value;
 
-use super::{abuse, at, each, echo, port, python};
+use super::{Load, abuse, each, echo, port, python};
 use crate::checks::SOON;
 
 /// Starts `http2_server.py` in a pod.
@@ -19,11 +19,7 @@ fn server(mesh: &Mesh, pod: &str, args: &[&str]) -> Result<Process> {
 
 /// Runs a kind of `http2_abuse.py` against it.
 fn client(mesh: &Mesh, to: &str, kind: &str) -> Result<Value> {
-    let command = mesh.pod("client").command("python3");
-    let command = command.arg(programs::python("http2_abuse.py"));
-    let at = at(mesh, to, port::OWN_2);
-    let output = command.args([at.as_str(), kind]).deadline(SOON * 3).run()?;
-    output.ok()?.report()
+    abuse::abuse(mesh, to, port::OWN_2, kind)
 }
 
 #[test]
@@ -91,26 +87,11 @@ fn a_server_that_ends_its_connections_all_the_time_loses_no_request() {
     each("press-goaway", |mesh, to, _| {
         let server = server(mesh, to, &["goaway", "100"])?;
         super::reached(mesh, to, port::OWN_2)?;
-        let stop = mesh.dir().join(format!("enough-{to}")).display().to_string();
-        let web = mesh.pod("client").command(programs::web()?);
-        let at = at(mesh, to, port::OWN_2);
-        let args = [
-            "load",
-            "--to",
-            &at,
-            "--version",
-            "http2",
-            "--workers",
-            "16",
-            "--until",
-            &stop,
-        ];
-        let load = web.args(args).spawn()?;
+        let load = Load::start(mesh, to, port::OWN_2, "16")?;
         let connections = || server.stdout().matches("\"connection\"").count();
         mesh_tests::wait_until(SOON * 3, "many connections to be ended", || connections() > 30)?;
-        std::fs::write(&stop, "")?;
-        let report = load.wait(SOON)?.ok()?.report()?;
-        println!("{to}: {report} over {} connections", connections());
+        let report = load.end()?;
+        println!("{to}: over {} connections", connections());
         ensure!(
             report["failed"] == 0 && report["good"].as_u64() >= Some(2000),
             "{report}"

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Agent, Mesh,
+    Agent, Held, Mesh,
     traffic::{self, at},
     wait_until,
 };
@@ -54,26 +54,6 @@ fn plain(line: &str) -> String {
     text + rest
 }
 
-/// Holds connections from `client` to `web` until the file is there.
-fn hold(mesh: &Mesh, until: &Path) -> Result<mesh_tests::Process> {
-    let mut held = traffic::start(
-        mesh.pod("client"),
-        &[
-            "hold",
-            "--to",
-            &at(mesh.pod("web").v4(), 7350),
-            "--to",
-            &at(mesh.pod("web").v6(), 7350),
-            "--count",
-            "20",
-            "--until",
-            &until.display().to_string(),
-        ],
-    )?;
-    held.wait_line(SOON, |line| line.contains("\"holding\":20"))?;
-    Ok(held)
-}
-
 #[test]
 fn certificates_of_ten_seconds_rotate_under_load_and_no_connection_fails() {
     Mesh::scenario(standard("mtls-rotate"), |mesh| {
@@ -82,8 +62,8 @@ fn certificates_of_ten_seconds_rotate_under_load_and_no_connection_fails() {
         let _servers =
             ["web", "client"].map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
         let _echo = traffic::serve(mesh.pod("web"), "echo", 7350)?;
-        let release = mesh.dir().join("release");
-        let held = hold(mesh, &release)?;
+        let to = mesh.pod("web").addresses().map(|address| at(address, 7350));
+        let held = Held::open(mesh, "client", &to, 20)?;
         let outward = Load::start(mesh, "client", &["web"], &["--rate", "200"])?;
         let inward = Load::start(mesh, "web", &["client"], &["--rate", "200"])?;
         // Each is good for ten seconds and replaced after five: all of the first have expired by then.
@@ -95,10 +75,7 @@ fn certificates_of_ten_seconds_rotate_under_load_and_no_connection_fails() {
             ensure!(report["good"].as_u64() > Some(1000), "hardly a load: {report}");
             println!("rotation: {} connections, none failed", report["good"]);
         }
-        fs::write(&release, "")?;
-        let report = held.wait(SOON)?.ok()?.report()?;
-        ensure!(report["good"] == 20, "long-lived connections: {report}");
-        Ok(())
+        held.release().context("long-lived connections")
     });
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Mesh, Process,
+    Held, Mesh,
     traffic::{self, at},
     wait_until,
 };
@@ -26,14 +26,7 @@ fn connections_and_flows_show_what_protects_them() {
         mesh.secure(&[])?;
         let agents = start(mesh)?;
         let _servers = ["near", "web"].map(|name| traffic::serve(mesh.pod(name), "echo", PORT).unwrap());
-        let release = mesh.dir().join("release").display().to_string();
-        let hold = |from, to| -> Result<Process> {
-            let to = at(mesh.pod(to).v4(), PORT);
-            let args = ["hold", "--to", &to, "--count", "1", "--until", &release];
-            let mut held = traffic::start(mesh.pod(from), &args)?;
-            held.wait_line(SOON, |line| line.contains("\"holding\":1"))?;
-            Ok(held)
-        };
+        let hold = |from, to| Held::open(mesh, from, &[at(mesh.pod(to).v4(), PORT)], 1);
         let _held = [
             hold("client", "near")?,
             hold("client", "web")?,

@@ -1,10 +1,10 @@
 //! Identities that are taken back end the connections that they opened.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Result, ensure};
 use mesh_tests::{
-    Agent, Mesh, Process,
+    Agent, Held, Mesh,
     traffic::{self, at},
     wait_until,
 };
@@ -13,26 +13,12 @@ use super::{credentials::await_roots, start};
 use crate::checks::{SOON, churn, standard};
 
 const PORT: u16 = 7350;
-const HELD: u64 = 20;
+const HELD: usize = 20;
 
-/// Holds connections from `client` to `web`, across the nodes, until the file is there.
-fn hold(mesh: &Mesh, until: &Path) -> Result<Process> {
-    let mut held = traffic::start(
-        mesh.pod("client"),
-        &[
-            "hold",
-            "--to",
-            &at(mesh.pod("web").v4(), PORT),
-            "--to",
-            &at(mesh.pod("web").v6(), PORT),
-            "--count",
-            &HELD.to_string(),
-            "--until",
-            &until.display().to_string(),
-        ],
-    )?;
-    held.wait_line(SOON, |line| line.contains(&format!("\"holding\":{HELD}")))?;
-    Ok(held)
+/// Connections from `client` to `web`, across the nodes.
+fn hold(mesh: &Mesh) -> Result<Held> {
+    let to = mesh.pod("web").addresses().map(|address| at(address, PORT));
+    Held::open(mesh, "client", &to, HELD)
 }
 
 /// Waits until the agents have let go of every connection to the server.
@@ -64,10 +50,8 @@ fn revoked(mesh: &Mesh, reason: &str) -> Result<f64> {
 }
 
 /// The client of the connections has found all of them broken.
-fn all_broken(mesh: &Mesh, held: Process, release: &Path) -> Result<()> {
-    fs::write(release, "")?;
-    let report = held.wait(SOON)?.ok()?.report()?;
-    ensure!(report["good"] == 0, "connections that still work: {report}");
+fn all_broken(mesh: &Mesh, held: Held) -> Result<()> {
+    held.release_broken()?;
     // Those that come now are as good as ever.
     churn::good(mesh, "near", &at(mesh.pod("near").v4(), PORT + 1), "near", 5)
 }
@@ -79,12 +63,11 @@ fn a_root_that_is_dropped_takes_what_was_opened_under_it_along() {
         let agents = start(mesh)?;
         let _echo = traffic::serve(mesh.pod("web"), "echo", PORT)?;
         let _near = traffic::serve(mesh.pod("near"), "identity", PORT + 1)?;
-        let release = mesh.dir().join("release");
-        let held = hold(mesh, &release)?;
+        let held = hold(mesh)?;
         authority.rotate_root()?;
         await_roots(&agents, 2)?;
         for agent in &agents {
-            ensure!(open(agent)? >= HELD, "a root more ended connections");
+            ensure!(open(agent)? >= HELD as u64, "a root more ended connections");
         }
         authority.drop_old_roots()?;
         await_roots(&agents, 3)?;
@@ -108,7 +91,7 @@ fn a_root_that_is_dropped_takes_what_was_opened_under_it_along() {
                 .any(|agent| agent.log().contains("a tunnel is not believed any more")),
             "the log does not say it"
         );
-        all_broken(mesh, held, &release)
+        all_broken(mesh, held)
     });
 }
 
@@ -119,8 +102,7 @@ fn a_service_account_that_is_taken_away_takes_its_connections_along() {
         let agents = start(mesh)?;
         let _echo = traffic::serve(mesh.pod("web"), "echo", PORT)?;
         let _near = traffic::serve(mesh.pod("near"), "identity", PORT + 1)?;
-        let release = mesh.dir().join("release");
-        let held = hold(mesh, &release)?;
+        let held = hold(mesh)?;
         // Only the destination hears of it: it does not need the other agent for it.
         let file = "workload-client.yaml";
         let text = fs::read_to_string(mesh.node("b").config_dir().join(file))?;
@@ -142,6 +124,6 @@ fn a_service_account_that_is_taken_away_takes_its_connections_along() {
             said.contains("is service account default/another now"),
             "the flows do not say why: {said}"
         );
-        all_broken(mesh, held, &release)
+        all_broken(mesh, held)
     });
 }

@@ -98,16 +98,8 @@ fn start_reading(mesh: &Mesh, to: &str, end: &str) -> Result<[Reading; 3]> {
     ])
 }
 
-/// Cuts what a change of policy does not allow any more, and nothing else.
-fn cuts(mesh: &Mesh, to: &str, before: Option<&str>, after: &str) -> Result<()> {
-    if let Some(before) = before {
-        mesh.write_config(FILE, before)?;
-        wait_status(mesh, to, "/elsewhere", "403")?;
-    }
-    let cut = start_reading(mesh, to, "cut")?;
-    let stay = start_reading(mesh, to, "stay")?;
-    mesh.write_config(FILE, after)?;
-    let [download, stream, socket] = cut;
+/// Each of [`start_reading`] ends the way in which its protocol says that it was cut.
+fn are_cut([download, stream, socket]: [Reading; 3]) -> Result<()> {
     let (code, read) = download.end()?;
     ensure!(
         code.is_some_and(|code| code != 0),
@@ -117,6 +109,25 @@ fn cuts(mesh: &Mesh, to: &str, before: Option<&str>, after: &str) -> Result<()> 
     ensure!(read.contains("grpc-status: 7"), "the stream: {read}");
     let (code, read) = socket.end()?;
     ensure!(code == Some(7), "the socket ended with {code:?}: {read}");
+    Ok(())
+}
+
+/// Whether the request was for what is cut.
+fn is_cut(flow: &Value) -> bool {
+    let path = flow["request"]["path"].as_str();
+    path.is_some_and(|path| path.ends_with("/cut"))
+}
+
+/// Cuts what a change of policy does not allow any more, and nothing else.
+fn cuts(mesh: &Mesh, to: &str, before: Option<&str>, after: &str) -> Result<()> {
+    if let Some(before) = before {
+        mesh.write_config(FILE, before)?;
+        wait_status(mesh, to, "/elsewhere", "403")?;
+    }
+    let cut = start_reading(mesh, to, "cut")?;
+    let stay = start_reading(mesh, to, "stay")?;
+    mesh.write_config(FILE, after)?;
+    are_cut(cut)?;
     for mut reading in stay {
         ensure!(reading.process.is_running(), "{}", reading.read());
         reading.more()?;
@@ -133,9 +144,7 @@ fn requests_on_their_way(name: &str, check: impl Fn(&Mesh, &str) -> Result<()>) 
             let node = if to == "far" { "b" } else { "a" };
             let cut = |flow: &Value| {
                 flow["kind"] == "denied"
-                    && flow["request"]["path"]
-                        .as_str()
-                        .is_some_and(|path| path.ends_with("/cut"))
+                    && is_cut(flow)
                     && flow["destination"]["workload"] == format!("default/{to}")
                     && flow["reason"]
                         .as_str()
@@ -213,25 +222,11 @@ fn a_root_that_the_source_drops_ends_its_requests() {
             one.more().context("a root more ended a request")?;
         }
         own.drop_old_roots()?;
-        let [download, stream, socket] = reading;
-        let (code, read) = download.end()?;
-        ensure!(
-            code.is_some_and(|code| code != 0),
-            "an orderly end of the download: {read}"
-        );
-        let (_, read) = stream.end()?;
-        ensure!(read.contains("grpc-status: 7"), "the stream: {read}");
-        let (code, read) = socket.end()?;
-        ensure!(code == Some(7), "the socket ended with {code:?}: {read}");
+        are_cut(reading)?;
         let mut flows = Vec::new();
         wait_until(SOON, "flows of what was cut", || {
             flows = request_flows(mesh, "a").unwrap_or_default();
-            let cut = |flow: &&Value| {
-                flow["request"]["cause"] == "unknown-root"
-                    && flow["request"]["path"]
-                        .as_str()
-                        .is_some_and(|path| path.ends_with("/cut"))
-            };
+            let cut = |flow: &&Value| flow["request"]["cause"] == "unknown-root" && is_cut(flow);
             flows.iter().filter(cut).count() == 3
         })
         .with_context(|| format!("{flows:?}"))?;

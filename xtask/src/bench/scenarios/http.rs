@@ -3,7 +3,7 @@
 use anyhow::Result;
 use mesh_tests::Process;
 
-use super::{Body, Round, Rounds, Scenario};
+use super::{Body, Measure, Prepare, Round, Rounds, Scenario};
 use crate::bench::http::{self, Load, Reuse, Version};
 use crate::bench::sample::Sample;
 use crate::bench::stage::{Setup, Stage};
@@ -21,79 +21,69 @@ const STEPS: [u16; 4] = [1, 16, 64, 256];
 /// Bodies fetched in a round.
 const BODIES: u32 = 4;
 
-pub(super) const ONE: Scenario = Scenario {
-    name: "http-1",
-    about: "HTTP/1.1 requests to another node over kept connections",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: HTTP,
-        prepare: |stage, _| serve(stage, "web", Version::Http1),
-        measure: |stage, round| steps(stage, "web", Version::Http1, round),
-    },
-};
+pub(super) const ONE: Scenario = requests(
+    "http-1",
+    "HTTP/1.1 requests to another node over kept connections",
+    |stage, _| serve(stage, "web", Version::Http1),
+    |stage, round| steps(stage, "web", Version::Http1, round),
+);
 
-pub(super) const TWO: Scenario = Scenario {
-    name: "http-2",
-    about: "HTTP/2 requests to another node over kept connections, one at a time in each",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: HTTP,
-        prepare: |stage, _| serve(stage, "web", Version::Http2),
-        measure: |stage, round| steps(stage, "web", Version::Http2, round),
-    },
-};
+pub(super) const TWO: Scenario = requests(
+    "http-2",
+    "HTTP/2 requests to another node over kept connections, one at a time in each",
+    |stage, _| serve(stage, "web", Version::Http2),
+    |stage, round| steps(stage, "web", Version::Http2, round),
+);
 
-pub(super) const ONE_NEAR: Scenario = Scenario {
-    name: "http-1-near",
-    about: "HTTP/1.1 requests on one node over kept connections",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: HTTP,
-        prepare: |stage, _| serve(stage, "near", Version::Http1),
-        measure: |stage, round| steps(stage, "near", Version::Http1, round),
-    },
-};
+pub(super) const ONE_NEAR: Scenario = requests(
+    "http-1-near",
+    "HTTP/1.1 requests on one node over kept connections",
+    |stage, _| serve(stage, "near", Version::Http1),
+    |stage, round| steps(stage, "near", Version::Http1, round),
+);
 
-pub(super) const TWO_NEAR: Scenario = Scenario {
-    name: "http-2-near",
-    about: "HTTP/2 requests on one node over kept connections, one at a time in each",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: HTTP,
-        prepare: |stage, _| serve(stage, "near", Version::Http2),
-        measure: |stage, round| steps(stage, "near", Version::Http2, round),
-    },
-};
+pub(super) const TWO_NEAR: Scenario = requests(
+    "http-2-near",
+    "HTTP/2 requests on one node over kept connections, one at a time in each",
+    |stage, _| serve(stage, "near", Version::Http2),
+    |stage, round| steps(stage, "near", Version::Http2, round),
+);
 
-pub(super) const NEW: Scenario = Scenario {
-    name: "http-new",
-    about: "HTTP/1.1 requests to another node, a new connection for each, 16 at once",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: HTTP,
-        prepare: |stage, _| serve(stage, "web", Version::Http1),
-        measure: |stage, round| {
-            let load = Load {
-                version: Version::Http1,
-                reuse: Reuse::Closed,
-                connections: 16,
-                seconds: round.seconds,
-            };
-            step(stage, "web", load, Sample::default())
+pub(super) const NEW: Scenario = requests(
+    "http-new",
+    "HTTP/1.1 requests to another node, a new connection for each, 16 at once",
+    |stage, _| serve(stage, "web", Version::Http1),
+    |stage, round| {
+        let load = Load {
+            version: Version::Http1,
+            reuse: Reuse::Closed,
+            connections: 16,
+            seconds: round.seconds,
+        };
+        step(stage, "web", load, Sample::default())
+    },
+);
+
+pub(super) const BIG: Scenario = requests(
+    "http-100mib",
+    "bodies of 100 MiB from another node by HTTP/1.1, one after another",
+    |stage, _| serve(stage, "web", Version::Http1),
+    big,
+);
+
+/// Requests through whoever can carry them.
+const fn requests(name: &'static str, about: &'static str, prepare: Prepare, measure: Measure) -> Scenario {
+    Scenario {
+        name,
+        about,
+        rounds: Rounds::AsAsked,
+        body: Body::Between {
+            setups: HTTP,
+            prepare,
+            measure,
         },
-    },
-};
-
-pub(super) const BIG: Scenario = Scenario {
-    name: "http-100mib",
-    about: "bodies of 100 MiB from another node by HTTP/1.1, one after another",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: HTTP,
-        prepare: |stage, _| serve(stage, "web", Version::Http1),
-        measure: big,
-    },
-};
+    }
+}
 
 /// Starts the web server in a pod, where it can be reached by this version.
 pub(super) fn serve(stage: &Stage, pod: &str, version: Version) -> Result<Vec<Process>> {

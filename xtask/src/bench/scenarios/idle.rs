@@ -3,14 +3,12 @@
 //! They are opened in steps and stay; each was used once, and is used again at the end to see that it stood. How many there
 //! can be, the machine's limit of descriptors in a process says.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use mesh_tests::{Process, traffic};
+use anyhow::{Context, Result};
+use mesh_tests::{Held, Process};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde_json::Value;
 
 use super::{Body, Round, Rounds, Scenario};
 use crate::bench::http::{IDLE_PORT, Version};
@@ -69,17 +67,15 @@ fn held(stage: &Stage, to: &str) -> Result<Sample> {
         idle[1] / KIB,
     );
     let (mut clients, mut open) = (Vec::new(), 0);
-    for (number, wanted) in STEPS.into_iter().enumerate() {
+    for wanted in STEPS {
         let wanted = wanted.min(most(stage.setup())?);
         if wanted <= open {
             continue;
         }
-        let release = stage.mesh().dir().join(format!("release-{number}"));
         let more = wanted - open;
         let before = stage.cpu_seconds()?;
-        let client = hold(stage, to, more, &release.display().to_string())?;
+        clients.push(hold(stage, to, more)?);
         let opening = (stage.cpu_seconds()? - before) / f64::from(more);
-        clients.push((client, release, more));
         open = wanted;
         let before = stage.cpu_seconds()?;
         sleep(REST);
@@ -93,38 +89,14 @@ fn held(stage: &Stage, to: &str) -> Result<Sample> {
             .with_at(step, "CPU to open and use one", "µs", opening * 1e6)
             .with_at(step, "CPU of all at rest", "ms per s", cpu * 1e3);
     }
-    for (client, release, count) in clients {
-        fs::write(&release, "")?;
-        let report = client.wait(SOON)?.ok()?.report()?;
-        ensure!(report["good"] == count, "connections broke: {report}");
-    }
+    clients.into_iter().try_for_each(Held::release)?;
     Ok(sample)
 }
 
 /// Opens connections in the client's pod, and waits until all stand.
-fn hold(stage: &Stage, to: &str, wanted: u32, until: &str) -> Result<Process> {
-    let count = wanted.to_string();
-    let args = [
-        "hold",
-        "--to",
-        to,
-        "--count",
-        &count,
-        "--until",
-        until,
-        "--speak",
-        "http",
-        "--seconds",
-        "3600",
-    ];
-    let mut client = traffic::start(stage.pod("client"), &args)?;
-    let holding = client.wait_line(SOON, |line| line.contains("holding"))?;
-    let holding: Value = serde_json::from_str(&holding)?;
-    ensure!(
-        holding["holding"] == wanted,
-        "not all connections stand: {holding}"
-    );
-    Ok(client)
+fn hold(stage: &Stage, to: &str, wanted: u32) -> Result<Held> {
+    let (to, args) = ([to.to_owned()], ["--speak", "http", "--seconds", "3600"]);
+    Held::open_with(stage.mesh(), "client", &to, wanted as usize, &args, SOON)
 }
 
 /// How many connections there can be.

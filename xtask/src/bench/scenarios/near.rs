@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use mesh_tests::{traffic, wait_until};
 use serde_json::Value;
 
-use super::{Body, Round, Rounds, Scenario, bulk, churned, p50_and_p99, round_trips};
+use super::{Body, Measure, Prepare, Round, Rounds, Scenario, bulk, churned, p50_and_p99, round_trips};
 use crate::bench::sample::Sample;
 use crate::bench::stage::{Setup, Stage};
 
@@ -18,49 +18,47 @@ const PORT: u16 = 7001;
 const CONNECTIONS: &str = "4000";
 const SOON: Duration = Duration::from_secs(10);
 
-pub(super) const BULK_ONE: Scenario = Scenario {
-    name: "near-bulk-1",
-    about: "512 MiB to a pod of the same node in one connection",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: SETUPS,
-        prepare: |stage, _| bulk::serve(stage, "near"),
-        measure: |stage, _| by_itself(stage, bulk::measure(stage, "near", 1)?),
-    },
-};
+pub(super) const BULK_ONE: Scenario = near(
+    "near-bulk-1",
+    "512 MiB to a pod of the same node in one connection",
+    |stage, _| bulk::serve(stage, "near"),
+    |stage, _| by_itself(stage, bulk::measure(stage, "near", 1)?),
+);
 
-pub(super) const BULK_EIGHT: Scenario = Scenario {
-    name: "near-bulk-8",
-    about: "512 MiB to a pod of the same node in eight connections",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: SETUPS,
-        prepare: |stage, _| bulk::serve(stage, "near"),
-        measure: |stage, _| by_itself(stage, bulk::measure(stage, "near", 8)?),
-    },
-};
+pub(super) const BULK_EIGHT: Scenario = near(
+    "near-bulk-8",
+    "512 MiB to a pod of the same node in eight connections",
+    |stage, _| bulk::serve(stage, "near"),
+    |stage, _| by_itself(stage, bulk::measure(stage, "near", 8)?),
+);
 
-pub(super) const ROUND_TRIP: Scenario = Scenario {
-    name: "near-round-trip",
-    about: "1 byte to a pod of the same node and back, 20,000 times",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: SETUPS,
-        prepare: |stage, _| round_trips::serve(stage, "near"),
-        measure: |stage, _| by_itself(stage, round_trips::measure(stage, "near", "1")?),
-    },
-};
+pub(super) const ROUND_TRIP: Scenario = near(
+    "near-round-trip",
+    "1 byte to a pod of the same node and back, 20,000 times",
+    |stage, _| round_trips::serve(stage, "near"),
+    |stage, _| by_itself(stage, round_trips::measure(stage, "near", "1")?),
+);
 
-pub(super) const CONNECT: Scenario = Scenario {
-    name: "near-connections",
-    about: "a pod of the same node: 3,000 calls of connect(), and 4,000 short connections, 16 at once",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: SETUPS,
-        prepare: |stage, _| Ok(vec![traffic::serve(stage.pod("near"), "identity", PORT)?]),
-        measure: connect,
-    },
-};
+pub(super) const CONNECT: Scenario = near(
+    "near-connections",
+    "a pod of the same node: 3,000 calls of connect(), and 4,000 short connections, 16 at once",
+    |stage, _| Ok(vec![traffic::serve(stage.pod("near"), "identity", PORT)?]),
+    connect,
+);
+
+/// What is done to the pod `near`.
+const fn near(name: &'static str, about: &'static str, prepare: Prepare, measure: Measure) -> Scenario {
+    Scenario {
+        name,
+        about,
+        rounds: Rounds::AsAsked,
+        body: Body::Between {
+            setups: SETUPS,
+            prepare,
+            measure,
+        },
+    }
+}
 
 fn connect(stage: &Stage, _: Round) -> Result<Sample> {
     let to = stage.target("near", PORT);

@@ -8,7 +8,7 @@ use std::{thread::sleep, time::Duration};
 use anyhow::{Result, ensure};
 use mesh_tests::{Process, traffic};
 
-use super::{ALL, Body, Round, Rounds, Scenario, p50_and_p99};
+use super::{ALL, Body, Measure, Round, Rounds, Scenario, p50_and_p99};
 use crate::bench::http::Version;
 use crate::bench::sample::Sample;
 use crate::bench::stage::Stage;
@@ -39,49 +39,43 @@ enum Noise {
 
 const EVERYTHING: &[Noise] = &[Noise::Bulk, Noise::Connections, Noise::SlowRequests];
 
-pub(super) const BULK: Scenario = Scenario {
-    name: "noisy-bulk",
-    about: "500 requests a second beside a pod that sends as much as it can over 8 streams",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: ALL,
-        prepare,
-        measure: |stage, round| measure(stage, round, &[Noise::Bulk]),
-    },
-};
+pub(super) const BULK: Scenario = beside(
+    "noisy-bulk",
+    "500 requests a second beside a pod that sends as much as it can over 8 streams",
+    |stage, round| measure(stage, round, &[Noise::Bulk]),
+);
 
-pub(super) const CONNECTING: Scenario = Scenario {
-    name: "noisy-connections",
-    about: "500 requests a second beside a pod that makes as many short connections as it can, 32 at once",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: ALL,
-        prepare,
-        measure: |stage, round| measure(stage, round, &[Noise::Connections]),
-    },
-};
+pub(super) const CONNECTING: Scenario = beside(
+    "noisy-connections",
+    "500 requests a second beside a pod that makes as many short connections as it can, 32 at once",
+    |stage, round| measure(stage, round, &[Noise::Connections]),
+);
 
-pub(super) const ASKING: Scenario = Scenario {
-    name: "noisy-requests",
-    about: "500 requests a second beside a pod with 256 slow HTTP/1.1 requests under way",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: ALL,
-        prepare,
-        measure: |stage, round| measure(stage, round, &[Noise::SlowRequests]),
-    },
-};
+pub(super) const ASKING: Scenario = beside(
+    "noisy-requests",
+    "500 requests a second beside a pod with 256 slow HTTP/1.1 requests under way",
+    |stage, round| measure(stage, round, &[Noise::SlowRequests]),
+);
 
-pub(super) const ALL_AT_ONCE: Scenario = Scenario {
-    name: "noisy-all",
-    about: "500 requests a second beside a pod that does all three at once",
-    rounds: Rounds::AsAsked,
-    body: Body::Between {
-        setups: ALL,
-        prepare,
-        measure: |stage, round| measure(stage, round, EVERYTHING),
-    },
-};
+pub(super) const ALL_AT_ONCE: Scenario = beside(
+    "noisy-all",
+    "500 requests a second beside a pod that does all three at once",
+    |stage, round| measure(stage, round, EVERYTHING),
+);
+
+/// A quiet pod beside some noise.
+const fn beside(name: &'static str, about: &'static str, measure: Measure) -> Scenario {
+    Scenario {
+        name,
+        about,
+        rounds: Rounds::AsAsked,
+        body: Body::Between {
+            setups: ALL,
+            prepare,
+            measure,
+        },
+    }
+}
 
 fn prepare(stage: &Stage, _: u8) -> Result<Vec<Process>> {
     let web = stage.pod("web");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Agent, Mesh, Node, Pod, Process, wait_until};
 
-use super::{Body, Round, Rounds, Scenario};
+use super::{Body, Measure, Rounds, Scenario};
 use crate::bench::sample::Sample;
 use crate::bench::stage::{Setup, Stage, cpu_seconds};
 
@@ -44,7 +44,7 @@ pub(super) const LARGE_FILE: Scenario = Scenario {
 };
 
 /// The stage only says which agent is measured.
-const fn body(measure: fn(&Stage, Round) -> Result<Sample>) -> Body {
+const fn body(measure: Measure) -> Body {
     Body::Between {
         setups: &[Setup::Clear],
         prepare: |_, _| Ok(Vec::<Process>::new()),
