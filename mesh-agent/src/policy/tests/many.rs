@@ -82,6 +82,9 @@ fn asked(index: &RuleIndex, subject: Subject<'_, '_>) -> usize {
     count
 }
 
+/// What the rule with a number wants to see.
+type Made<'m> = &'m dyn Fn(usize) -> (Source, Operation);
+
 #[test]
 fn few_of_many_rules_are_asked() {
     let connection = Connection {
@@ -166,7 +169,7 @@ fn few_of_many_rules_are_asked() {
         )
     };
 
-    let rules: [(&str, &dyn Fn(usize) -> (Source, Operation)); 4] = [
+    let rules: [(&str, Made<'_>); 4] = [
         ("client", &by_client),
         ("namespace", &by_namespace),
         ("account", &by_account),
@@ -178,7 +181,7 @@ fn few_of_many_rules_are_asked() {
         let requests = index(Action::Allow, Kind::Requests, rule);
         assert_eq!(asked(&requests, Subject::Requests(&facts)), 1, "{name}");
     }
-    let of_requests: [(&str, &dyn Fn(usize) -> (Source, Operation)); 3] = [
+    let of_requests: [(&str, Made<'_>); 3] = [
         ("path", &by_path),
         ("prefix", &by_prefix),
         ("template", &by_template),
