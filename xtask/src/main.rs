@@ -53,7 +53,7 @@ enum Command {
     Bench(bench::Options),
     /// Throw random bytes at what reads from the network
     Fuzz(fuzz::Options),
-    /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests
+    /// Run every check of the project: style, lints, docs, licences, layers, unit and integration tests, the kernel matrix
     Test(test::Options),
     /// Run the integration tests on stock distribution kernels, in virtual machines
     VmTest(vm::Options),

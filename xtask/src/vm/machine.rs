@@ -60,11 +60,10 @@ impl Accelerator {
         }
     }
 
-    fn arguments(self) -> [&'static str; 6] {
+    fn arguments(self, processor: &str) -> [&str; 6] {
         match self {
-            // Without CMPXCHG16B: QEMU 7.2 leaves rubbish in the flags behind it, and Linux 6.12, which allocates memory by it,
-            // panics sooner or later. One core, because two are no faster: what runs in a test waits for each other.
-            Self::Tcg => ["-accel", "tcg", "-cpu", "max,cx16=off", "-smp", "1"],
+            // One core, because two are no faster: what runs in a test waits for each other.
+            Self::Tcg => ["-accel", "tcg", "-cpu", processor, "-smp", "1"],
             Self::Kvm => ["-accel", "kvm", "-cpu", "host", "-smp", "2"],
         }
     }
@@ -129,7 +128,7 @@ impl Machine<'_> {
 
     fn start(&self, accelerator: Accelerator, kernel_log: &Path, complaints: Stdio) -> Result<Child> {
         Command::new("qemu-system-x86_64")
-            .args(accelerator.arguments())
+            .args(accelerator.arguments(self.kernel.processor))
             .args(["-m", MEMORY])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .arg("-serial")
