@@ -30,9 +30,9 @@ use crate::{
             ExplainedRule, ExplainedSource, ExplainedWay,
         },
     },
-    http::fault::Cause,
-    listener::account_of,
-    outbound::{Unroutable, speaks_http},
+    http::fault::{Cause, NO_CONNECT},
+    listener::identity_of,
+    outbound::{Unroutable, leads_without_routes},
     policy::{Channel, ConnectionFacts, Peer, PolicyTrace, Trace, Verdict},
     state::{Resolution, ServiceBackend, Snapshot},
 };
@@ -117,7 +117,7 @@ impl World<'_> {
     fn known(&self, workload: Option<Arc<Workload>>, address: IpAddr) -> Source {
         let id = workload
             .as_ref()
-            .and_then(|workload| SpiffeId::new(self.trust_domain, &account_of(workload)).ok());
+            .and_then(|workload| identity_of(self.trust_domain, workload));
         Source {
             workload,
             address,
@@ -207,10 +207,10 @@ impl World<'_> {
             destination: Some(service(key)),
             ..ExplainReply::default()
         };
-        let led = source.workload.is_some() && leads_requests(backend);
+        let led = source.workload.is_some() && leads_without_routes(backend);
         let is_connect = |parts: &Parts| parts.method == Method::CONNECT;
         if (led || table.is_some()) && request.as_ref().is_some_and(is_connect) {
-            let answer = Answer::by(Cause::Method, request::NO_CONNECT.to_owned());
+            let answer = Answer::by(Cause::Method, NO_CONNECT.to_owned());
             return answered(reply, RouteKind::Http, answer);
         }
         if let Some(table) = table {
@@ -281,7 +281,7 @@ impl World<'_> {
         let policy = self.snapshot.policy_of(entry);
         let mode = policy.modes().at(addr.port());
         let carriage = self.carriage(source, target, mode.mode);
-        let channel = match (carriage, source.id.as_ref().map(peer)) {
+        let channel = match (carriage, source.id.as_ref().map(Peer::from)) {
             (Carriage::Local, Some(peer)) => Channel::SameNode(peer),
             (Carriage::MutualTls | Carriage::Hbone, Some(peer)) => Channel::MutualTls(peer),
             _ => Channel::Plaintext,
@@ -347,13 +347,6 @@ impl Source {
 
 /// Said where somebody asks about a request, and connections go as a whole.
 const UNREAD: &str = "; all requests on a connection go there";
-
-/// Whether the requests to a service port without routes are led one by one: as `listener` decides for a captured
-/// connection.
-fn leads_requests(backend: &ServiceBackend) -> bool {
-    let mut endpoints = backend.endpoints.iter();
-    speaks_http(&backend.port) && !endpoints.any(|one| one.workload.tunnel == TunnelProtocol::Hbone)
-}
 
 /// The way's part that the policies decide.
 fn fill(way: &mut ExplainedWay, trace: &Trace<'_>) {
@@ -428,14 +421,6 @@ fn is_same(a: &ExplainedWay, b: &ExplainedWay) -> bool {
         ..way.clone()
     };
     bare(a) == bare(b)
-}
-
-fn peer(id: &SpiffeId) -> Peer<'_> {
-    Peer {
-        trust_domain: id.trust_domain(),
-        namespace: id.namespace(),
-        service_account: id.service_account(),
-    }
 }
 
 fn explained(trace: &PolicyTrace<'_>) -> ExplainedPolicy {

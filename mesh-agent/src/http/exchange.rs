@@ -26,7 +26,7 @@ use super::{
     Broken,
     course::{Course, Deadline, Escort, Onward},
     downstream::Downstream,
-    fault::{Cause, Dialect, Fault, Signature},
+    fault::{Cause, Dialect, Fault, NO_CONNECT, Signature},
     h1::{Framing, Switch, Target},
     mirror::Copies,
     pool::Shelf,
@@ -164,8 +164,7 @@ pub(super) async fn exchange<S: Steer>(steer: &S, mut message: Message, down: &m
     let dialect = Dialect::of(&message.parts.headers);
     let method = message.parts.method.clone();
     if method == Method::CONNECT {
-        // Nobody could judge what would be asked for inside.
-        let fault = Fault::new(Cause::Method, "CONNECT does not pass here");
+        let fault = Fault::new(Cause::Method, NO_CONNECT);
         return refused(steer, &fault, dialect, &method, down).await;
     }
     if let Err(fault) = down.trail().enter() {

@@ -15,6 +15,9 @@ use mesh_common::model::ObjectKey;
 /// The header of every answer that the mesh made.
 pub static HEADER: HeaderName = HeaderName::from_static("nodemesh-error");
 
+/// What is said of CONNECT where requests are led or judged one by one: nobody could judge what would be asked for inside.
+pub const NO_CONNECT: &str = "CONNECT does not pass here";
+
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {

@@ -269,8 +269,7 @@ impl AsyncRead for Rewound {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.seen.is_empty() {
-            let count = self.seen.len().min(buffer.remaining());
-            buffer.put_slice(&self.seen.split_to(count));
+            upstream::hand_out(&mut self.seen, buffer);
             if self.seen.is_empty() {
                 self.seen = BytesMut::new();
             }

@@ -137,7 +137,8 @@ impl Pump {
         self.kept = Kept::Nothing;
     }
 
-    /// Begins again, with `again` before what is left in the source. `None` when too much was sent already.
+    /// Begins again, with what it returns before what is left in the source. `None` when too much was sent already, or when it
+    /// has begun again before.
     pub(super) fn rewind(&mut self) -> Option<Again> {
         let Kept::Whole {
             data,

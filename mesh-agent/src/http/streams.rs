@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::Frame;
 
 use super::{Broken, Writer, h1::Framing, pump::Last};
-use crate::upstream::incoming::Incoming;
+use crate::upstream::{incoming::Incoming, outgoing::poll_room};
 
 /// True for a message that is over with its head.
 pub(super) fn is_empty(body: Framing) -> bool {
@@ -41,14 +41,9 @@ pub(super) fn poll_send(
     last: Last,
 ) -> Poll<Result<usize, Broken>> {
     send.reserve_capacity(data.len());
-    let mut room = send.capacity();
-    while room == 0 {
-        room = match ready!(send.poll_capacity(cx)) {
-            Some(Ok(room)) => room,
-            Some(Err(error)) => return Poll::Ready(Err(error.into())),
-            None => return Poll::Ready(Err(Broken::Closed)),
-        };
-    }
+    let Some(room) = ready!(poll_room(send, cx))? else {
+        return Poll::Ready(Err(Broken::Closed));
+    };
     let part = data.split_to(room.min(data.len()));
     let taken = part.len();
     send.send_data(part, last == Last::Yes && data.is_empty())?;

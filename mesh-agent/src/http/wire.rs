@@ -8,7 +8,12 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, request};
+
+use super::{
+    h1::{Framing, Switch, hop_by_hop},
+    streams::is_empty,
+};
 
 /// All headers of the mesh begin so.
 const OURS: &str = "nodemesh-";
@@ -68,6 +73,19 @@ pub fn client_value(client: SocketAddr) -> HeaderValue {
         HeaderValue::try_from(client.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""));
     value.set_sensitive(true);
     value
+}
+
+/// Takes from a request that came over HTTP/1 what belongs to its connection, and what only agents say. Returns what goes on of
+/// its wish to leave HTTP: a body, and what is not a GET, cannot be carried into another protocol, and every server may pass
+/// over such a wish (RFC 9110 7.8).
+pub fn receive(parts: &mut request::Parts, wish: Switch, body: Framing) -> Switch {
+    let switch = match wish {
+        Switch::Upgrade(_) if parts.method != Method::GET || !is_empty(body) => Switch::Stay,
+        other => other,
+    };
+    hop_by_hop::strip(&mut parts.headers, &switch);
+    clean(&mut parts.headers);
+    switch
 }
 
 /// Removes from an application's headers what only agents may say, and what some servers take for that or for framing: to them

@@ -9,7 +9,7 @@ use mesh_common::model::{Declared, ObjectKey, SpiffeId, Workload};
 use thiserror::Error;
 
 use crate::{
-    policy::{Channel, ConnectionFacts, Decision, Entrance, Interest, Peer, Verdict},
+    policy::{Channel, ConnectionFacts, Decision, Entrance, Interest, Verdict},
     state::Snapshot,
     telemetry::{Ruling, metrics::Metrics},
 };
@@ -194,8 +194,8 @@ impl Guard {
         ConnectionFacts {
             channel: match &self.proof {
                 Proof::None => Channel::Plaintext,
-                Proof::Certificate(id) => Channel::MutualTls(peer(id)),
-                Proof::Kernel(id) => Channel::SameNode(peer(id)),
+                Proof::Certificate(id) => Channel::MutualTls(id.into()),
+                Proof::Kernel(id) => Channel::SameNode(id.into()),
             },
             source_ip: self.client.ip(),
             remote_ip: self.client.ip(),
@@ -212,13 +212,5 @@ fn ruling(decision: &Decision<'_>) -> Ruling {
         policy: decision.policy().cloned(),
         after,
         rule: decision.rule(),
-    }
-}
-
-fn peer(id: &SpiffeId) -> Peer<'_> {
-    Peer {
-        trust_domain: id.trust_domain(),
-        namespace: id.namespace(),
-        service_account: id.service_account(),
     }
 }

@@ -16,7 +16,7 @@ use mesh_common::model::ObjectKey;
 use thiserror::Error;
 
 use crate::{
-    node::{Pod, PodTable},
+    node::{Captured, Pod, PodTable},
     state::Snapshot,
 };
 
@@ -54,8 +54,8 @@ impl Undeliverable {
     }
 }
 
-/// Decides where an inbound connection from `client` to `addressed` goes. Connections of the pods enrolled here are
-/// captured where they begin, so none of them comes this way.
+/// Decides where an inbound connection from `client` to `addressed` goes. Connections of the pods captured here go to
+/// the agent where they begin, so none of them comes this way.
 pub fn resolve(
     snapshot: &Snapshot,
     pods: &PodTable,
@@ -69,14 +69,14 @@ pub fn resolve(
     if !pod.has_address(addressed.ip()) {
         return Err(Undeliverable::NotThisPod);
     }
-    if pods.at(client.ip()).is_some() {
+    if pods
+        .at(client.ip())
+        .is_some_and(|pod| pod.captured() == Captured::Yes)
+    {
         return Err(Undeliverable::Forged);
     }
-    let client_workload = snapshot
-        .workload_at(client.ip())
-        .map(|entry| entry.workload.key.clone());
     Ok(Delivery {
         app: addressed,
-        client_workload,
+        client_workload: snapshot.workload_key_at(client.ip()).cloned(),
     })
 }

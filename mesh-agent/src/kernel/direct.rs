@@ -17,7 +17,10 @@ use aya::{
 };
 use mesh_common::kernel::{DIRECT_TARGETS, DirectEntry, DirectKey, FlowKey, Passage, SockAddr};
 
-use super::load::{KernelError, take};
+use super::{
+    load::{KernelError, take},
+    tables::ignore_absent,
+};
 
 /// Everything about direct connections, to be handed out.
 pub struct DirectMaps {
@@ -106,13 +109,7 @@ impl Verdicts {
 
     /// Connections of the namespace to `dialled` are the agent's to carry.
     pub fn keep(&self, netns_cookie: u64, dialled: SocketAddr) -> Result<(), MapError> {
-        match self.lock().entries.remove(&key(netns_cookie, dialled)) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(())
-            }
-            other => other,
-        }
+        ignore_absent(self.lock().entries.remove(&key(netns_cookie, dialled)))
     }
 
     fn lock(&self) -> MutexGuard<'_, VerdictMaps> {

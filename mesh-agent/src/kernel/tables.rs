@@ -188,7 +188,8 @@ impl OpenPorts {
     }
 }
 
-fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+/// What was to go is gone already.
+pub(super) fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -10,9 +10,8 @@ use std::{
 
 use mesh_common::{
     kernel::{PortKey, SocketRecord},
-    model::{Declared, PeerMode, ServiceAccountKey, SpiffeId, TunnelProtocol, Workload},
+    model::{Declared, PeerMode, ServiceAccountKey, SpiffeId, TrustDomain, TunnelProtocol, Workload},
 };
-use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
@@ -313,6 +312,11 @@ pub(crate) fn account_of(workload: &Workload) -> ServiceAccountKey {
     )
 }
 
+/// Who a workload is to prove to be; `None` where its service account can have no identity.
+pub(crate) fn identity_of(domain: &TrustDomain, workload: &Workload) -> Option<SpiffeId> {
+    SpiffeId::new(domain, &account_of(workload)).ok()
+}
+
 /// Why the agent's own side of a connection does not stand.
 #[derive(Debug, Error)]
 pub(super) enum LegError {
@@ -437,7 +441,6 @@ async fn tunnel_to(
 pub(super) struct Passage {
     pub(super) key: Key,
     identity: Arc<Identity>,
-    config: Arc<ClientConfig>,
 }
 
 impl Passage {
@@ -455,8 +458,6 @@ impl Passage {
             .as_ref()
             .and_then(|store| store.current(&account))
             .ok_or(LegError::NoCertificate(account))?;
-        let expects = Expected::OneOf(Arc::from([expected.clone()]));
-        let config = identity.client_config(expects, protocol::offer(protocol))?;
         let key = Key {
             source: pod.number,
             protocol,
@@ -464,21 +465,19 @@ impl Passage {
             expected: expected.clone(),
             credentials: identity.facts().serial.clone(),
         };
-        Ok(Self {
-            key,
-            identity,
-            config,
-        })
+        Ok(Self { key, identity })
     }
 
     /// Makes a tunnel.
     pub(super) async fn establish(&self, path: &DataPath, pod: &Pod) -> Result<Tunnel, LegError> {
         let Key { door, protocol, .. } = self.key;
+        let expected = Expected::OneOf(Arc::from([self.key.expected.clone()]));
+        let config = self.identity.client_config(expected, protocol::offer(protocol))?;
         let tcp = path.dialer.dial_in_time(&pod.netns, door).await?;
         let footing = Footing {
             protocol,
             identity: &self.identity,
-            config: Arc::clone(&self.config),
+            config,
             claim: &path.registry.claim_of(&pod.workload.key, None),
         };
         Ok(Tunnel::establish(tcp, door, footing, &path.tunnels).await?)

@@ -11,7 +11,7 @@ use std::{
 
 use mesh_common::model::{ObjectKey, SpiffeId, TrustDomain, Workload};
 
-use super::journey::account_of;
+use super::journey::identity_of;
 use crate::{
     state::Snapshot,
     telemetry::{
@@ -170,7 +170,7 @@ impl Ends<'_> {
 
     /// One for each side that the agent stands on: both, between pods of its node.
     fn labels(&self, snapshot: &Snapshot, domain: &TrustDomain, protocol: Protocol) -> Vec<Traffic> {
-        let own = self.peer.and_then(|_| identity(domain, self.workload));
+        let own = self.peer.and_then(|_| identity_of(domain, self.workload));
         let known = |key: &ObjectKey| snapshot.workload(key).map(|entry| &*entry.workload);
         let client = self.client.and_then(known);
         let server = self.server().and_then(known);
@@ -186,7 +186,7 @@ impl Ends<'_> {
                 self.encrypted(),
             ),
             Direction::Local => {
-                let proved = server.and_then(|server| identity(domain, server));
+                let proved = server.and_then(|server| identity_of(domain, server));
                 (
                     Party::new(Some(self.workload), self.peer),
                     Party::new(server, proved.as_ref()),
@@ -231,10 +231,6 @@ impl Ends<'_> {
             Destination::Workload(_) | Destination::Passthrough => self.service,
         }
     }
-}
-
-fn identity(domain: &TrustDomain, workload: &Workload) -> Option<SpiffeId> {
-    SpiffeId::new(domain, &account_of(workload)).ok()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use super::{
     accept::{HeldRequest, PodListener, canonical},
     admission::Place,
     journey::{self, account_of, takes_mtls},
-    requests::{Arrivals, Inspected},
+    requests::{Arrivals, Inspected, SWEEP},
     serve::{self, ACCEPT_DEADLINE, DataPath},
     terms::Terms,
 };
@@ -45,9 +45,6 @@ use crate::{
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 22;
-
-/// How often connections to the application that no request uses are looked for.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// How a connection from another agent begins.
 enum Beginning {
@@ -111,9 +108,7 @@ impl Arrived {
         let snapshot = path.store.load();
         let guest = Guest {
             addr: client.ip(),
-            workload: snapshot
-                .workload_at(client.ip())
-                .map(|entry| entry.workload.key.clone()),
+            workload: snapshot.workload_key_at(client.ip()).cloned(),
         };
         Self {
             path: Arc::clone(path),
@@ -386,7 +381,7 @@ async fn serve_stream(
             inspected.serve(path, &entry, stream, Some(app)).await;
         }
         Ok(stream) => {
-            let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream);
+            let carried = tunnel::carry::carry(&app, stream, entry.connection(), Side::ToDownstream, None);
             let terms = Terms::of(
                 &path.store.load(),
                 entry.connection(),

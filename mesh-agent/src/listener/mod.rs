@@ -22,6 +22,6 @@ pub mod socket;
 mod terms;
 
 pub use accept::PodListener;
-pub(crate) use journey::account_of;
+pub(crate) use journey::{account_of, identity_of};
 pub(crate) use requests::backend_of;
 pub use serve::{DataPath, Serving};

@@ -432,7 +432,7 @@ async fn carry(
                 upstream::abort(&upstream);
             };
             let terms = Terms::of(&path.store.load(), connection, guard, None);
-            let carried = pin!(upstream::relay(&downstream, &upstream, connection));
+            let carried = pin!(upstream::relay(&downstream, &upstream, connection, None));
             attend(path, entry, &terms, carried, cut).await;
         }
         Upstream::Tunnel(stream, place) => {
@@ -443,7 +443,8 @@ async fn carry(
                 &downstream,
                 stream,
                 connection,
-                Side::ToUpstream
+                Side::ToUpstream,
+                None
             ));
             attend(path, entry, &terms, carried, || upstream::abort(&downstream)).await;
         }

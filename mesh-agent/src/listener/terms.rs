@@ -9,13 +9,15 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use mesh_common::model::{ObjectKey, ServiceAccountKey};
+use mesh_common::model::{ObjectKey, ServiceAccountKey, Workload};
+
+use tokio::sync::watch;
 
 use super::{journey::account_of, serve::DataPath};
 use crate::{
     identity::{CertificateStore, Credentials},
     inbound::{Guard, Reading},
-    state::{Snapshot, WorkloadEntry},
+    state::{Snapshot, Store, WorkloadEntry},
     telemetry::{Cause, Connection, Direction},
 };
 
@@ -68,16 +70,13 @@ impl<'a> Terms<'a> {
     ) -> Self {
         let mut parties = Vec::new();
         if let Some(peer) = connection.peer() {
-            let own = &connection.workload;
-            parties.push(Party::workload(&own.key, account_of(own)));
+            parties.push(Party::workload(&connection.workload));
             let other = match connection.direction {
                 Direction::Outbound => connection
                     .upstream()
                     .map(|addr| Party::address(addr.ip(), peer.account())),
                 Direction::Inbound => Some(Party::address(connection.client.ip(), peer.account())),
-                Direction::Local => {
-                    guard.map(|guard| Party::workload(&guard.workload.key, account_of(&guard.workload)))
-                }
+                Direction::Local => guard.map(|guard| Party::workload(&guard.workload)),
             };
             // Whoever is let in from an address that is not its own workload's is not held to it later.
             parties.extend(other.filter(|party| party.check(snapshot).is_ok()));
@@ -164,29 +163,12 @@ impl<'a> Terms<'a> {
             return std::future::pending().await;
         }
         let certificates = path.certificates.as_deref();
-        let mut versions = path.store.subscribe();
-        let mut changes = self
-            .credentials
-            .as_ref()
-            .and_then(|_| certificates.map(CertificateStore::changes));
+        let mut changes = Changes::of(&path.store, self.credentials.as_ref().and(certificates));
         loop {
             if let Err(cause) = self.check(&path.store.load(), certificates) {
                 return cause;
             }
-            let changed = async {
-                match &mut changes {
-                    Some(changes) => changes.changed().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let ended = tokio::select! {
-                changed = versions.changed() => changed.is_err(),
-                changed = changed => changed.is_err(),
-            };
-            if ended {
-                // Both stores outlive every connection.
-                return std::future::pending().await;
-            }
+            changes.next().await;
         }
     }
 }
@@ -202,6 +184,48 @@ pub(super) fn check_unread(guard: &Guard, snapshot: &Snapshot) -> Result<(), Cau
     Ok(())
 }
 
+/// What may break terms: changes of the configuration and, where somebody proved who it is by a certificate, of the roots.
+pub(super) struct Changes {
+    versions: watch::Receiver<u64>,
+    roots: Option<watch::Receiver<u64>>,
+}
+
+/// Which of them it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Changed {
+    Configuration,
+    Roots,
+}
+
+impl Changes {
+    /// Those from now on.
+    pub(super) fn of(store: &Store, certificates: Option<&CertificateStore>) -> Self {
+        Self {
+            versions: store.subscribe(),
+            roots: certificates.map(CertificateStore::changes),
+        }
+    }
+
+    /// Waits for the next.
+    pub(super) async fn next(&mut self) -> Changed {
+        let rooted = async {
+            match &mut self.roots {
+                Some(roots) => roots.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = tokio::select! {
+            changed = self.versions.changed() => changed.map(|()| Changed::Configuration),
+            changed = rooted => changed.map(|()| Changed::Roots),
+        };
+        match changed {
+            Ok(changed) => changed,
+            // Both stores outlive every connection.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
 impl Party {
     /// The workload at this address.
     pub(super) fn address(ip: IpAddr, account: ServiceAccountKey) -> Self {
@@ -209,10 +233,12 @@ impl Party {
         Self { place, account }
     }
 
-    /// The workload of this name.
-    pub(super) fn workload(key: &ObjectKey, account: ServiceAccountKey) -> Self {
-        let place = Place::Workload(key.clone());
-        Self { place, account }
+    /// The workload of this name, as it is here.
+    pub(super) fn workload(workload: &Workload) -> Self {
+        Self {
+            place: Place::Workload(workload.key.clone()),
+            account: account_of(workload),
+        }
     }
 
     /// Whether it is there.

@@ -6,4 +6,4 @@ pub mod netns;
 pub mod pod;
 
 pub use netns::Netns;
-pub use pod::{Pod, PodTable};
+pub use pod::{Captured, Pod, PodTable};

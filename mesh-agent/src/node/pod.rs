@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -22,9 +25,44 @@ pub struct Pod {
     pub netns: Arc<Netns>,
     /// The agent's listener ports in that namespace, by data worker.
     pub listener_ports: Vec<u16>,
+    captured: AtomicBool,
+}
+
+/// Whether everything that a pod dials goes to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Captured {
+    /// So what bears its address and comes from elsewhere is not the pod's.
+    Yes,
+    /// Not yet, or not any more.
+    No,
 }
 
 impl Pod {
+    /// A pod of which nothing is captured yet.
+    pub fn new(number: u32, workload: Arc<Workload>, netns: Arc<Netns>, listener_ports: Vec<u16>) -> Self {
+        Self {
+            number,
+            workload,
+            netns,
+            listener_ports,
+            captured: AtomicBool::new(false),
+        }
+    }
+
+    /// Says whether the pod's outbound connections are captured.
+    pub fn set_captured(&self, captured: Captured) {
+        self.captured.store(captured == Captured::Yes, Ordering::Relaxed);
+    }
+
+    /// Whether the pod's outbound connections are captured.
+    pub fn captured(&self) -> Captured {
+        if self.captured.load(Ordering::Relaxed) {
+            Captured::Yes
+        } else {
+            Captured::No
+        }
+    }
+
     /// True for an address of the pod on which no application can be meant: a connection to it would come
     /// back to the agent for ever.
     pub fn is_own_listener(&self, addr: SocketAddr) -> bool {

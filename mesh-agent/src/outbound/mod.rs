@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::model::{Declared, Service, ServicePort, Workload};
+use mesh_common::model::{Declared, Service, ServicePort, TunnelProtocol, Workload};
 use rand::Rng as _;
 
 use crate::{
@@ -157,9 +157,15 @@ pub fn lot() -> u64 {
     rand::rng().next_u64()
 }
 
-/// Whether the requests of a service port are led one by one: its `appProtocol` says that it speaks HTTP. What is not in
-/// Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes.
-pub fn speaks_http(port: &ServicePort) -> bool {
+/// Whether the requests of a service port are led one by one though it has no routes: its `appProtocol` says that it speaks
+/// HTTP. What is not in Kubernetes' list, or `tcp`, `tls` and `https`, is carried as bytes; and so is everything where HBONE is
+/// spoken: requests in tunnels are our own agents' language.
+pub fn leads_without_routes(backend: &ServiceBackend) -> bool {
+    let mut endpoints = backend.endpoints.iter();
+    speaks_http(&backend.port) && !endpoints.any(|endpoint| endpoint.workload.tunnel == TunnelProtocol::Hbone)
+}
+
+fn speaks_http(port: &ServicePort) -> bool {
     port.declared() == Declared::Requests
 }
 

@@ -12,7 +12,7 @@ use mesh_common::model::{
 };
 
 use super::clause::{Address, Clause, Effect, Field, Miss, Part, Sense, Test};
-use super::facts::{ConnectionFacts, Subject};
+use super::facts::{Kind, Subject};
 use super::networks::NetworkSet;
 use super::request::RequestTest;
 use super::text::{Case, TextSet};
@@ -45,18 +45,19 @@ impl Reads {
     }
 }
 
+/// A rule in the form that decisions need.
 #[derive(Debug)]
-struct CompiledRule {
+pub(super) struct CompiledRule {
     effect: Effect,
     /// The first field about requests that it has.
     request_field: Option<Field>,
-    from: Vec<Entry>,
-    to: Vec<Entry>,
-    when: Vec<Clause>,
+    pub(super) from: Vec<Entry>,
+    pub(super) to: Vec<Entry>,
+    pub(super) when: Vec<Clause>,
 }
 
 /// Fields that must all hold.
-type Entry = Vec<Clause>;
+pub(super) type Entry = Vec<Clause>;
 
 impl CompiledPolicy {
     /// Compiles a policy.
@@ -104,10 +105,7 @@ impl CompiledPolicy {
 
     /// The fields of its rules that look at requests, in the order in which they stand there.
     pub fn request_fields(&self) -> impl Iterator<Item = &Field> {
-        let clauses = self.rules.iter().flat_map(|rule| {
-            let entries = rule.from.iter().chain(&rule.to).flatten();
-            entries.chain(&rule.when)
-        });
+        let clauses = self.rules.iter().flat_map(CompiledRule::clauses);
         clauses
             .filter(|clause| matches!(clause.test, Test::Request(_)))
             .map(|clause| &clause.field)
@@ -116,30 +114,19 @@ impl CompiledPolicy {
     /// What it looks at in requests.
     pub(super) fn reads(&self) -> Reads {
         let mut reads = Reads::default();
-        for rule in &self.rules {
-            let entries = rule.from.iter().chain(&rule.to).flatten();
-            for clause in entries.chain(&rule.when) {
-                if let Test::Request(test) = &clause.test {
-                    reads.requests = true;
-                    reads.paths |= matches!(test, RequestTest::Path(..));
-                    reads.headers |= matches!(test, RequestTest::Header(..));
-                }
+        for clause in self.rules.iter().flat_map(CompiledRule::clauses) {
+            if let Test::Request(test) = &clause.test {
+                reads.requests = true;
+                reads.paths |= matches!(test, RequestTest::Path(..));
+                reads.headers |= matches!(test, RequestTest::Header(..));
             }
         }
         reads
     }
 
-    /// Whether some rule depends on the request and could match one on that connection.
-    pub(super) fn could_match_request(&self, facts: &ConnectionFacts<'_>) -> bool {
-        self.rules.iter().any(|rule| {
-            // For a rule that permits, the requests thought of at their best are those that it wants to see; from one
-            // that objects, what it says of requests is dropped.
-            let subject = match rule.effect {
-                Effect::Permit => Subject::Requests(facts),
-                Effect::Object => Subject::Connection(facts),
-            };
-            rule.request_field.is_some() && rule.matches(subject, &mut ())
-        })
+    /// Its rules.
+    pub(super) fn rules(&self) -> &[CompiledRule] {
+        &self.rules
     }
 
     /// The first rule that matches.
@@ -161,9 +148,25 @@ impl CompiledPolicy {
 }
 
 impl CompiledRule {
-    fn matches<'a>(&'a self, subject: Subject<'_, '_>, notes: &mut impl Notes<'a>) -> bool {
-        if let (Effect::Permit, Some(field), Subject::Connection(_)) =
-            (self.effect, &self.request_field, subject)
+    /// All its fields, in the order in which they stand there.
+    pub(super) fn clauses(&self) -> impl Iterator<Item = &Clause> {
+        let entries = self.from.iter().chain(&self.to).flatten();
+        entries.chain(&self.when)
+    }
+
+    /// Whether it looks at requests.
+    pub(super) fn reads_requests(&self) -> bool {
+        self.request_field.is_some()
+    }
+
+    /// Whether it never matches such subjects: what it would permit is no TCP.
+    pub(super) fn is_not_for(&self, kind: Kind) -> bool {
+        kind == Kind::Connection && self.effect == Effect::Permit && self.reads_requests()
+    }
+
+    pub(super) fn matches<'a>(&'a self, subject: Subject<'_, '_>, notes: &mut impl Notes<'a>) -> bool {
+        if let Some(field) = &self.request_field
+            && self.is_not_for(subject.kind())
         {
             notes.miss(Miss::NoRequest(field));
             return false;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
+use mesh_common::model::SpiffeId;
 
 use super::token::Token;
 
@@ -16,6 +17,16 @@ pub struct Peer<'a> {
     pub namespace: &'a str,
     /// Its service account.
     pub service_account: &'a str,
+}
+
+impl<'a> From<&'a SpiffeId> for Peer<'a> {
+    fn from(id: &'a SpiffeId) -> Self {
+        Self {
+            trust_domain: id.trust_domain(),
+            namespace: id.namespace(),
+            service_account: id.service_account(),
+        }
+    }
 }
 
 /// How a connection arrived. There is no identity without a proof, and no mutual TLS without an identity.
@@ -83,7 +94,28 @@ pub(super) enum Subject<'s, 'f> {
     Request(&'s RequestFacts<'f>),
 }
 
+/// What kind of [`Subject`] is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Connection,
+    Requests,
+    Request,
+}
+
+impl Kind {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Request as usize + 1;
+}
+
 impl<'s, 'f> Subject<'s, 'f> {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Connection(_) => Kind::Connection,
+            Self::Requests(_) => Kind::Requests,
+            Self::Request(_) => Kind::Request,
+        }
+    }
+
     pub(super) fn connection(self) -> &'s ConnectionFacts<'f> {
         match self {
             Self::Connection(facts) | Self::Requests(facts) => facts,

@@ -42,6 +42,19 @@ impl Template {
         }
     }
 
+    /// How all paths begin that are made like this.
+    pub(super) fn beginning(&self) -> String {
+        let mut beginning = String::from("/");
+        for (number, segment) in self.head.iter().enumerate() {
+            let Segment::Fixed(text) = segment else { break };
+            beginning.push_str(text);
+            if number + 1 < self.head.len() || self.tail.is_some() {
+                beginning.push('/');
+            }
+        }
+        beginning
+    }
+
     /// Whether a path is made like this.
     pub(super) fn matches(&self, path: &str) -> bool {
         let Some(path) = path.strip_prefix('/') else {
@@ -99,6 +112,7 @@ mod tests {
             let compiled = Template::new(template);
             for path in matching {
                 assert!(compiled.matches(path), "{template} {path}");
+                assert!(path.starts_with(&compiled.beginning()), "{template} {path}");
             }
             for path in others {
                 assert!(!compiled.matches(path), "{template} {path}");
@@ -122,7 +136,9 @@ mod tests {
             prop_assume!(!template.is_empty());
             let pattern = template.replace("{**}", ".*").replace("{*}", "[^/]+");
             let expected = regex::Regex::new(&format!("^{pattern}$")).unwrap().is_match(&path);
-            prop_assert_eq!(Template::new(&template).matches(&path), expected, "{} {}", template, path);
+            let compiled = Template::new(&template);
+            prop_assert_eq!(compiled.matches(&path), expected, "{} {}", template, path);
+            prop_assert!(!expected || path.starts_with(&compiled.beginning()), "{} {}", template, path);
         }
     }
 }

@@ -26,6 +26,13 @@ pub(super) enum Case {
     Ignored,
 }
 
+/// How much of a text is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Reach {
+    Whole,
+    Beginning,
+}
+
 impl TextSet {
     pub(super) fn new<'p>(patterns: impl IntoIterator<Item = &'p Pattern>, case: Case) -> Self {
         let boxed = |text: &String| match case {
@@ -49,6 +56,14 @@ impl TextSet {
         }
         set.exact.sort_unstable();
         set
+    }
+
+    /// What a text must be, or begin with, one of them, for a match; `None` if there are other ways to match.
+    pub(super) fn needed(&self) -> Option<impl Iterator<Item = (Reach, &[u8])>> {
+        let whole = self.exact.iter().map(|text| (Reach::Whole, &**text));
+        let beginnings = self.prefixes.iter().map(|text| (Reach::Beginning, &**text));
+        let is_all = self.case == Case::Sensitive && self.suffixes.is_empty() && !self.present;
+        is_all.then(|| whole.chain(beginnings))
     }
 
     /// Whether one of the patterns matches the text that the pieces make up.
@@ -87,7 +102,7 @@ impl Case {
     }
 
     /// The order of a text in pieces and a whole one.
-    fn compare<T: AsRef<[u8]>>(self, pieces: &[T], text: &[u8]) -> Ordering {
+    pub(super) fn compare<T: AsRef<[u8]>>(self, pieces: &[T], text: &[u8]) -> Ordering {
         let mut rest = text;
         for piece in pieces.iter().map(AsRef::as_ref) {
             let (head, tail) = rest.split_at(piece.len().min(rest.len()));
@@ -103,7 +118,7 @@ impl Case {
         }
     }
 
-    fn begins_with<T: AsRef<[u8]>>(self, pieces: &[T], prefix: &[u8]) -> bool {
+    pub(super) fn begins_with<T: AsRef<[u8]>>(self, pieces: &[T], prefix: &[u8]) -> bool {
         let mut rest = prefix;
         for piece in pieces.iter().map(AsRef::as_ref) {
             let (head, tail) = rest.split_at(piece.len().min(rest.len()));

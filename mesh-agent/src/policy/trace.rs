@@ -1,7 +1,8 @@
 //! How a decision came about: every policy and rule that was looked at, and what kept it from matching.
 //!
-//! The code that decides tells its steps to [`Notes`]. For a decision nobody writes them down; for a [`Trace`] a
-//! [`Recorder`] does. So what is explained is what is done.
+//! The code that decides tells its steps to [`Notes`]. For a decision nobody writes them down, and rules that cannot match
+//! are left out; for a [`Trace`] a [`Recorder`] does, and every rule is asked. The rules themselves are asked by the same
+//! code, and [`list`](super::list) promises that the same one is found: so what is explained is what is done.
 
 use std::fmt;
 
@@ -52,6 +53,9 @@ pub struct RuleTrace<'a> {
 
 /// Who is told the steps of a decision.
 pub(super) trait Notes<'a> {
+    /// Whether anybody wants to know of rules that cannot match.
+    const WRITTEN: bool;
+
     /// A policy is asked.
     fn policy(&mut self, policy: &'a CompiledPolicy);
     /// A rule of the policy is looked at.
@@ -64,6 +68,8 @@ pub(super) trait Notes<'a> {
 
 /// Nobody.
 impl<'a> Notes<'a> for () {
+    const WRITTEN: bool = false;
+
     fn policy(&mut self, _: &'a CompiledPolicy) {}
     fn rule(&mut self, _: usize) {}
     fn miss(&mut self, _: Miss<'a>) {}
@@ -83,6 +89,8 @@ impl<'a> Recorder<'a> {
 }
 
 impl<'a> Notes<'a> for Recorder<'a> {
+    const WRITTEN: bool = true;
+
     fn policy(&mut self, policy: &'a CompiledPolicy) {
         self.policies.push(PolicyTrace {
             policy: policy.policy(),

@@ -8,6 +8,7 @@ use super::compile::{CompiledPolicy, Reads};
 use super::decision::{Decision, Reason, Report, Verdict};
 use super::facts::{Channel, ConnectionFacts, RequestFacts, Subject};
 use super::jwt::CompiledAuthentication;
+use super::list::{Place, PolicyList};
 use super::mode::Modes;
 use super::trace::{Notes, Recorder, Trace};
 
@@ -19,15 +20,17 @@ pub struct WorkloadPolicy {
     modes: Modes,
     /// Named by the workload, and not there.
     unknown: Vec<ObjectKey>,
-    custom: Vec<Arc<CompiledPolicy>>,
-    deny: Vec<Arc<CompiledPolicy>>,
-    allow: Vec<Arc<CompiledPolicy>>,
-    audit: Vec<Arc<CompiledPolicy>>,
+    custom: PolicyList,
+    deny: PolicyList,
+    allow: PolicyList,
+    audit: PolicyList,
     authentications: Vec<Arc<CompiledAuthentication>>,
     /// What those look at that decide.
     reads: Reads,
     /// What those look at that decide nothing; `None` if there are none.
     silent: Option<Reads>,
+    /// Whether any is in dry run.
+    rehearses: bool,
 }
 
 /// What can be said of a connection before its first request.
@@ -78,36 +81,35 @@ impl WorkloadPolicy {
         policies: impl IntoIterator<Item = Arc<CompiledPolicy>>,
         unknown: Vec<ObjectKey>,
     ) -> Self {
-        let mut all = Self {
-            modes,
-            unknown,
-            custom: Vec::new(),
-            deny: Vec::new(),
-            allow: Vec::new(),
-            audit: Vec::new(),
-            authentications: Vec::new(),
-            reads: Reads::default(),
-            silent: None,
-        };
+        let (mut custom, mut deny, mut allow, mut audit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut reads, mut silent, mut rehearses) = (Reads::default(), None, false);
         for policy in policies {
+            rehearses |= !policy.is_enforced();
             let reads = match policy.is_silent() {
-                true => all.silent.get_or_insert_default(),
-                false => &mut all.reads,
+                true => silent.get_or_insert_default(),
+                false => &mut reads,
             };
             reads.add(policy.reads());
             let list = match policy.policy().action {
-                Action::Custom => &mut all.custom,
-                Action::Deny => &mut all.deny,
-                Action::Allow => &mut all.allow,
-                Action::Audit => &mut all.audit,
+                Action::Custom => &mut custom,
+                Action::Deny => &mut deny,
+                Action::Allow => &mut allow,
+                Action::Audit => &mut audit,
             };
             list.push(policy);
         }
-        for list in [&mut all.custom, &mut all.deny, &mut all.allow, &mut all.audit] {
-            list.sort_by(|a, b| a.policy().key.cmp(&b.policy().key));
-            list.shrink_to_fit();
+        Self {
+            modes,
+            unknown,
+            custom: PolicyList::new(custom),
+            deny: PolicyList::new(deny),
+            allow: PolicyList::new(allow),
+            audit: PolicyList::new(audit),
+            authentications: Vec::new(),
+            reads,
+            silent,
+            rehearses,
         }
-        all
     }
 
     /// Adds the RequestAuthentications that concern the workload, in the order of their names.
@@ -129,8 +131,8 @@ impl WorkloadPolicy {
 
     /// All policies in the order in which they are asked, and by name.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
-        let decide = self.custom.iter().chain(&self.deny).chain(&self.allow);
-        decide.chain(&self.audit)
+        let lists = [&self.custom, &self.deny, &self.allow, &self.audit];
+        lists.into_iter().flat_map(|list| list.iter())
     }
 
     /// The policies that the workload names and that are not known.
@@ -143,7 +145,10 @@ impl WorkloadPolicy {
         let lists = [&self.custom, &self.deny, &self.allow];
         self.modes.at(port).mode == PeerMode::Strict
             || !self.unknown.is_empty()
-            || lists.into_iter().flatten().any(|policy| policy.is_enforced())
+            || lists
+                .into_iter()
+                .flat_map(|list| list.iter())
+                .any(|policy| policy.is_enforced())
     }
 
     /// Whether the requests of a connection must be looked at to judge them: some policy that decides asks for something
@@ -199,8 +204,20 @@ impl WorkloadPolicy {
         if !self.authentications.is_empty() {
             return Interest::Tokens;
         }
-        let mut silent = self.policies().filter(|policy| policy.is_silent());
-        match silent.any(|policy| policy.could_match_request(facts)) {
+        // For a rule that permits, the requests thought of at their best are those that it wants to see; from one that
+        // objects, what it says of requests is dropped.
+        let subjects = [
+            (&self.deny, Subject::Connection(facts)),
+            (&self.audit, Subject::Connection(facts)),
+            (&self.allow, Subject::Requests(facts)),
+        ];
+        let could_match = |(list, subject): (&PolicyList, Subject<'_, '_>)| {
+            list.find(Place::default(), subject, |policy, rule| {
+                policy.is_silent() && rule.reads_requests()
+            })
+            .is_some()
+        };
+        match self.has_silent() && subjects.into_iter().any(could_match) {
             true => Interest::Reports,
             false => Interest::None,
         }
@@ -242,12 +259,21 @@ impl WorkloadPolicy {
     }
 
     fn rehearse_subject(&self, subject: Subject<'_, '_>) -> Option<Decision<'_>> {
-        self.rehearses().then(|| self.walk(subject, Cast::All, &mut ()))
+        self.rehearses.then(|| self.walk(subject, Cast::All, &mut ()))
     }
 
     fn reports_on<'a>(&'a self, subject: Subject<'_, '_>) -> impl Iterator<Item = Report<'a>> {
-        self.policies()
-            .filter_map(move |policy| report(policy, subject, &mut ()))
+        let custom = self.custom.iter().filter(|policy| policy.is_silent());
+        let lists = [&self.deny, &self.allow, &self.audit]
+            .into_iter()
+            .filter(|_| self.has_silent());
+        let matches = lists.flat_map(move |list| list.matches(subject, CompiledPolicy::is_silent));
+        let whole = custom.map(|policy| (policy, None));
+        let all = whole.chain(matches.map(|(policy, rule)| (policy, Some(rule))));
+        all.map(|(policy, rule)| Report {
+            policy: policy.policy(),
+            rule,
+        })
     }
 
     fn trace_subject<'a>(
@@ -259,9 +285,9 @@ impl WorkloadPolicy {
         let mut considered = Recorder::default();
         let decision = self.walk(subject, Cast::Enforced, &mut considered);
         let mut reported = Recorder::default();
-        self.policies().for_each(|policy| {
-            report(policy, subject, &mut reported);
-        });
+        for policy in self.policies().filter(|policy| policy.is_silent()) {
+            policy.first_match(subject, &mut reported);
+        }
         Trace {
             facts,
             request,
@@ -271,10 +297,6 @@ impl WorkloadPolicy {
             decision,
             rehearsal: self.rehearse_subject(subject),
         }
-    }
-
-    fn rehearses(&self) -> bool {
-        self.policies().any(|policy| !policy.is_enforced())
     }
 
     /// The one way to a decision.
@@ -287,24 +309,21 @@ impl WorkloadPolicy {
         if let Some(key) = self.unknown.first() {
             return Reason::UnknownPolicy(key).into();
         }
-        let acting = |policy: &&'a Arc<CompiledPolicy>| cast == Cast::All || policy.is_enforced();
-        if let Some(policy) = self.custom.iter().find(acting) {
+        let acts = |policy: &CompiledPolicy| cast == Cast::All || policy.is_enforced();
+        if let Some(policy) = self.custom.iter().find(|policy| acts(policy)) {
             notes.policy(policy);
             return Reason::NoAuthorizer(&policy.policy().key).into();
         }
-        for policy in self.deny.iter().filter(acting) {
-            if let Some(rule) = policy.first_match(subject, notes) {
-                return Reason::DenyRule(&policy.policy().key, rule).into();
-            }
+        if let Some((policy, rule)) = self.deny.first_match(subject, acts, notes) {
+            return Reason::DenyRule(&policy.policy().key, rule).into();
         }
-        let mut undecided = Reason::NoAllowPolicy;
-        for policy in self.allow.iter().filter(acting) {
-            if let Some(rule) = policy.first_match(subject, notes) {
-                return Reason::AllowRule(&policy.policy().key, rule).into();
-            }
-            undecided = Reason::NothingAllows;
+        if let Some((policy, rule)) = self.allow.first_match(subject, acts, notes) {
+            return Reason::AllowRule(&policy.policy().key, rule).into();
         }
-        undecided.into()
+        match self.allow.iter().any(|policy| acts(policy)) {
+            true => Reason::NothingAllows.into(),
+            false => Reason::NoAllowPolicy.into(),
+        }
     }
 }
 
@@ -330,21 +349,4 @@ impl<'a> From<Reason<'a>> for Decision<'a> {
     fn from(reason: Reason<'a>) -> Self {
         Self { reason }
     }
-}
-
-/// The match of a policy that decides nothing.
-fn report<'a>(
-    policy: &'a Arc<CompiledPolicy>,
-    subject: Subject<'_, '_>,
-    notes: &mut impl Notes<'a>,
-) -> Option<Report<'a>> {
-    if !policy.is_silent() {
-        return None;
-    }
-    let action = policy.policy().action;
-    let rule = policy.first_match(subject, notes);
-    (rule.is_some() || action == Action::Custom).then(|| Report {
-        policy: policy.policy(),
-        rule,
-    })
 }

@@ -82,6 +82,11 @@ impl Snapshot {
         }
     }
 
+    /// The key of the workload that has this address.
+    pub fn workload_key_at(&self, ip: IpAddr) -> Option<&ObjectKey> {
+        self.workload_at(ip).map(|entry| &entry.workload.key)
+    }
+
     /// The service with this key.
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<ServiceEntry>> {
         self.services.get(key)

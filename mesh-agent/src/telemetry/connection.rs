@@ -112,8 +112,6 @@ pub struct Connection {
     pub worker: u32,
     /// When the request arrived.
     pub opened_at: SystemTime,
-    /// What its workload's connections may hold.
-    pub budget: Arc<Budget>,
     /// Whose places and time it takes.
     pub claim: Arc<Claim>,
     upstream: OnceLock<SocketAddr>,
@@ -177,7 +175,6 @@ impl Connection {
             ruling: Mutex::new(opening.ruling),
             worker,
             opened_at: SystemTime::now(),
-            budget: Arc::clone(claim.budget()),
             claim,
             upstream: OnceLock::new(),
             state: AtomicU8::new(opening.state as u8),
@@ -188,6 +185,11 @@ impl Connection {
             unauthorized: AtomicBool::new(false),
             direct: AtomicBool::new(false),
         }
+    }
+
+    /// What its workload's connections may hold.
+    pub fn budget(&self) -> &Arc<Budget> {
+        self.claim.budget()
     }
 
     /// What the agent connected to, once it has.

@@ -5,6 +5,9 @@
 
 use std::cell::RefCell;
 
+use bytes::Buf;
+use tokio::io::ReadBuf;
+
 /// Room in one buffer, in bytes. With the head of an HTTP/2 frame it fills eight TLS records to the last byte.
 pub(crate) const ROOM: usize = 8 * (16 << 10) - FRAME_HEAD;
 /// Length of the head of an HTTP/2 frame (RFC 9113, 4.1).
@@ -96,6 +99,14 @@ impl Drop for Buffer {
             }
         });
     }
+}
+
+/// Hands out of `rest` what `buffer` has room for. Returns how many bytes that was.
+pub(crate) fn hand_out(rest: &mut impl Buf, buffer: &mut ReadBuf<'_>) -> usize {
+    let count = rest.chunk().len().min(buffer.remaining());
+    buffer.put_slice(&rest.chunk()[..count]);
+    rest.advance(count);
+    count
 }
 
 #[cfg(test)]

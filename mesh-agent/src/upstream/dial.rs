@@ -97,19 +97,13 @@ impl Dialer {
         addr: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<TcpStream, DialError> {
-        let fail = |source| DialError { addr, source };
         let Some(source) = source else {
-            let socket = new_socket(netns, addr).map_err(fail)?;
-            return TcpSocket::from_std_stream(socket.into())
-                .connect(addr)
-                .await
-                .map_err(fail);
+            return connect(netns, addr, |_| Ok(())).await;
         };
-        match self.dial_from(netns, addr, source, raw::bind_beside).await {
+        match connect(netns, addr, |socket| raw::bind_beside(socket, source)).await {
             // Another connection to the same destination had this port within the last minute.
             Err(error) if error.source.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
-                let any_port = SocketAddr::new(source.ip(), 0);
-                self.dial_from(netns, addr, any_port, bind_late).await
+                connect(netns, addr, |socket| bind_late(socket, source.ip())).await
             }
             other => other,
         }
@@ -125,22 +119,6 @@ impl Dialer {
             })
     }
 
-    async fn dial_from(
-        &self,
-        netns: &Netns,
-        addr: SocketAddr,
-        source: SocketAddr,
-        bind: fn(&Socket, SocketAddr) -> io::Result<()>,
-    ) -> Result<TcpStream, DialError> {
-        let fail = |source| DialError { addr, source };
-        let socket = new_socket(netns, addr).map_err(fail)?;
-        bind(&socket, source).map_err(fail)?;
-        TcpSocket::from_std_stream(socket.into())
-            .connect(addr)
-            .await
-            .map_err(fail)
-    }
-
     /// Connects to an application inside its own namespace, on behalf of `client`, from `source`.
     pub async fn deliver(
         &self,
@@ -149,13 +127,12 @@ impl Dialer {
         client: SocketAddr,
         source: Source,
     ) -> Result<TcpStream, DialError> {
-        let open = || -> io::Result<TcpSocket> {
-            let socket = new_socket(netns, addr)?;
+        let connected = connect(netns, addr, |socket| {
             let ip = match source {
                 Source::Loopback => loopback_source(addr.ip(), client),
                 Source::Own => addr.ip(),
             };
-            bind_late(&socket, SocketAddr::new(ip, 0))?;
+            bind_late(socket, ip)?;
             let record = SocketRecord {
                 peer: client.into(),
                 via: SockAddr::from(addr),
@@ -164,19 +141,18 @@ impl Dialer {
             };
             self.lock()
                 .insert(&socket.as_raw_fd(), record, 0)
-                .map_err(io::Error::other)?;
-            Ok(TcpSocket::from_std_stream(socket.into()))
-        };
-        let fail = |source| DialError { addr, source };
-        let connect = open().map_err(fail)?.connect(addr);
+                .map_err(io::Error::other)
+        });
         if addr.is_ipv4() || source == Source::Own {
-            return connect.await.map_err(fail);
+            return connected.await;
         }
         // A refusal would not reach `::1`; a local application that accepts answers at once.
-        tokio::time::timeout(LOCAL_PATIENCE, connect)
+        tokio::time::timeout(LOCAL_PATIENCE, connected)
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(fail)
+            .unwrap_or_else(|_| {
+                let source = io::ErrorKind::TimedOut.into();
+                Err(DialError { addr, source })
+            })
     }
 
     /// Lets the client whose socket has this cookie know under which address the network knows its connection.
@@ -252,6 +228,21 @@ pub(crate) fn in_order(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
+/// Connects from `netns`, with a socket that is bound as `bind` does it.
+async fn connect(
+    netns: &Netns,
+    addr: SocketAddr,
+    bind: impl FnOnce(&Socket) -> io::Result<()>,
+) -> Result<TcpStream, DialError> {
+    let open = || -> io::Result<TcpSocket> {
+        let socket = new_socket(netns, addr)?;
+        bind(&socket)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    };
+    let fail = |source| DialError { addr, source };
+    open().map_err(fail)?.connect(addr).await.map_err(fail)
+}
+
 fn new_socket(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
     netns.enter()?;
     let socket = Socket::new(
@@ -264,9 +255,9 @@ fn new_socket(netns: &Netns, addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Binds to an address and leaves the port to `connect()`, which can share it between destinations.
-fn bind_late(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+fn bind_late(socket: &Socket, ip: IpAddr) -> io::Result<()> {
     raw::bind_address_no_port(socket)?;
-    socket.bind(&addr.into())
+    socket.bind(&SocketAddr::new(ip, 0).into())
 }
 
 /// A loopback source address: for IPv4 one of sixteen million, by client; for IPv6 there is only one.

@@ -1,11 +1,13 @@
 //! Connecting upstream, and carrying bytes once both sides stand.
 
+pub(crate) use buffer::hand_out;
 pub(crate) use dial::{in_order, tune};
 
 mod buffer;
 mod dial;
 pub mod fair;
 pub mod incoming;
+pub(crate) mod outgoing;
 mod relay;
 mod seats;
 pub mod session;
@@ -13,7 +15,7 @@ mod tap;
 pub mod tunnel;
 
 pub use dial::{DialError, Dialer, Refusal, Source};
-pub use relay::{Ending, abort, relay, relay_tapped};
+pub use relay::{Ending, abort, relay};
 pub use tap::{Overheard, Tap, tap};
 
 /// The agent's own side of a connection, established.

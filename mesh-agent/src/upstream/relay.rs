@@ -40,22 +40,8 @@ pub enum Ending {
     Broken(io::Error),
 }
 
-/// Carries bytes both ways until both have ended or one side breaks off.
-pub async fn relay(downstream: &TcpStream, upstream: &TcpStream, connection: &Connection) -> Ending {
-    carry(downstream, upstream, connection, None).await
-}
-
-/// The same, with a copy of what the downstream sends for `tap`.
-pub async fn relay_tapped(
-    downstream: &TcpStream,
-    upstream: &TcpStream,
-    connection: &Connection,
-    tap: &Tap,
-) -> Ending {
-    carry(downstream, upstream, connection, Some(tap)).await
-}
-
-async fn carry(
+/// Carries bytes both ways until both have ended or one side breaks off. `tap` gets a copy of what the downstream sends.
+pub async fn relay(
     downstream: &TcpStream,
     upstream: &TcpStream,
     connection: &Connection,
@@ -190,7 +176,7 @@ impl<'a> Way<'a> {
             }
         }
         if !self.kept.is_empty() {
-            self.connection.budget.release(self.kept.len());
+            self.connection.budget().release(self.kept.len());
             self.kept = Vec::new();
             self.written = 0;
         }
@@ -200,7 +186,7 @@ impl<'a> Way<'a> {
     /// Reads once and writes as much as the other side takes.
     fn poll_copy(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<()>> {
         // What the other side does not take is held; a workload that has much of that reads less.
-        let room = self.connection.budget.room(scratch.len());
+        let room = self.connection.budget().room(scratch.len());
         let scratch = &mut scratch[..room];
         let read = loop {
             ready!(self.from.poll_read_ready(cx))?;
@@ -223,7 +209,7 @@ impl<'a> Way<'a> {
         self.connection.count(self.side, taken as u64);
         if taken < read.len() {
             self.kept = read[taken..].to_vec();
-            self.connection.budget.hold(self.kept.len());
+            self.connection.budget().hold(self.kept.len());
         }
         Poll::Ready(Ok(()))
     }
@@ -231,7 +217,7 @@ impl<'a> Way<'a> {
 
 impl Drop for Way<'_> {
     fn drop(&mut self) {
-        self.connection.budget.release(self.kept.len());
+        self.connection.budget().release(self.kept.len());
     }
 }
 

@@ -13,11 +13,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
+
+use super::buffer::hand_out;
 
 /// The most that waits to be read. Carrying shows less than that before it lets the watcher have its turn.
 const BACKLOG: usize = 1 << 20;
@@ -85,9 +87,7 @@ impl AsyncRead for Overheard {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = self.rest.len().min(buffer.remaining());
-        buffer.put_slice(&self.rest[..count]);
-        self.rest.advance(count);
+        let count = hand_out(&mut self.rest, buffer);
         self.backlog.fetch_sub(count, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }

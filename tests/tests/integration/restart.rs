@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Held, Mesh, Process, amount,
+    Held, Mesh, Pod, Process, amount,
     traffic::{self, at},
     wait_until,
 };
@@ -22,6 +22,42 @@ fn a_killed_agent_fails_closed_and_a_restart_recovers() {
 #[test]
 fn a_takeover_under_load_loses_no_connection() {
     Mesh::scenario(standard("takeover"), |mesh| takeover(mesh));
+}
+
+#[test]
+fn the_pods_of_a_full_node_talk_on_while_its_agent_is_replaced() {
+    let mut mesh = Mesh::builder("full")
+        .node("a")
+        .pod("a", Pod::new("client"))
+        .pod("a", Pod::new("near"));
+    // Each takes the successor a moment to enrol, in no order: connections meet every state between.
+    for number in 0..24 {
+        mesh = mesh.pod("a", Pod::new(&format!("other-{number}")));
+    }
+    Mesh::scenario(mesh, |mesh| {
+        let _servers =
+            ["client", "near"].map(|name| traffic::serve(mesh.pod(name), "identity", PORT).unwrap());
+        let mut agents = mesh.start_agents()?;
+        let loads = [
+            Load::start(mesh, "client", &["near"], &[])?,
+            Load::start(mesh, "near", &["client"], &[])?,
+        ];
+        for _ in 0..3 {
+            let now = agents.last().context("an agent runs")?;
+            wait_until(SOON, "load through the agent", || {
+                now.accepted().is_ok_and(|count| count > amount(200))
+            })?;
+            agents.push(now.takeover(mesh.node("a"))?);
+        }
+        for load in loads {
+            let report = load.end()?;
+            ensure!(
+                report["failed"] == 0 && report["wrong"] == 0,
+                "connections between pods of one node: {report}"
+            );
+        }
+        Ok(())
+    });
 }
 
 /// An agent is killed under load and started again.

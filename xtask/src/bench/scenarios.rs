@@ -3,6 +3,7 @@
 mod bulk;
 mod connect;
 mod connections;
+mod decisions;
 mod grpc;
 mod handshakes;
 mod http;
@@ -112,6 +113,7 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     near::ROUND_TRIP,
     near::CONNECT,
     handshakes::SCENARIO,
+    decisions::SCENARIO,
     http::ONE,
     http::TWO,
     http::ONE_NEAR,

@@ -3,10 +3,12 @@
 //! One thread owns the shared maps and the links. It compares what the snapshot says should be enrolled with what
 //! is, whenever the snapshot changes and a few times a second, since namespaces come and go without telling.
 //!
-//! Order is everything. Enrolling: listeners first, then what steers inbound connections to them, then the entry
-//! that captures outbound ones. Un-enrolling: the reverse, and the listeners stay a little for requests already
-//! on their way. Invariant: whatever happens in between, a connection is carried or refused, never let past.
+//! Order is everything. Enrolling: listeners first, and the data path learns of the pod; then what steers inbound
+//! connections to the listeners; then the entry that captures outbound ones. Un-enrolling: the reverse, and the
+//! listeners stay a little for requests already on their way. Invariant: whatever happens in between, a connection is
+//! carried or refused, never let past.
 
+mod ready;
 mod roll;
 
 use std::{

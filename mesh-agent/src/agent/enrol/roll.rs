@@ -5,29 +5,24 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use mesh_common::{
-    kernel::{InboundEntry, Ip, ListenerEntry, MAX_WORKERS, PodEntry},
-    model::{Locate, ObjectKey, Workload},
+    kernel::Ip,
+    model::{ObjectKey, Workload},
 };
-use socket2::{Domain, Socket, Type};
-use thiserror::Error;
 
-use super::{Scope, Standing};
+use super::{
+    Scope, Standing,
+    ready::{EnrolError, Enrolled, Ready},
+};
 use crate::{
     kernel::KernelError,
-    listener::{self, answer::Answerer, socket},
-    node::{
-        Netns, Pod,
-        locate::{self, LocateError},
-        netns::NetnsId,
-    },
+    listener,
+    node::{Captured, Netns, Pod, locate, netns::NetnsId},
 };
 
 /// How long listeners of a pod that left stay for requests already on their way.
@@ -52,45 +47,6 @@ struct Remains {
     workload: ObjectKey,
     netns_cookie: u64,
     addresses: Vec<IpAddr>,
-}
-
-#[derive(Debug, Error)]
-enum EnrolError {
-    #[error("the workload says no `locate`; name its netns, netnsPath, cgroup or pid")]
-    NoLocate,
-    #[error(transparent)]
-    Locate(#[from] LocateError),
-    #[error("network namespace {}: {source}", path.display())]
-    Netns { path: PathBuf, source: io::Error },
-    #[error(
-        "{} is the agent's own network namespace; a workload on the host's network cannot be enrolled", path.display()
-    )]
-    HostNetwork { path: PathBuf },
-    #[error("its network namespace is workload {0}'s; correct the `locate` of one of them")]
-    SameNetns(ObjectKey),
-    #[error("address {0} is not configured in its network namespace yet; it is looked for again")]
-    NoAddress(IpAddr),
-    #[error("opening sockets in its network namespace: {0}")]
-    Sockets(#[source] io::Error),
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-}
-
-impl EnrolError {
-    fn standing(&self) -> Standing {
-        match self {
-            Self::Locate(LocateError::Absent { .. } | LocateError::NoProcess { .. }) | Self::NoAddress(_) => {
-                Standing::Waiting(self.to_string())
-            }
-            _ => Standing::Failed(self.to_string()),
-        }
-    }
-}
-
-/// One enrolled pod.
-struct Enrolled {
-    pod: Arc<Pod>,
-    listener_cookies: Vec<u64>,
 }
 
 impl Roll {
@@ -146,15 +102,7 @@ impl Roll {
             .filter(|workload| !self.enrolled.contains_key(&workload.key))
             .cloned()
             .collect();
-        for workload in missing {
-            changed |= match self.enrol(&workload) {
-                Ok(()) => {
-                    self.troubled.remove(&workload.key);
-                    true
-                }
-                Err(error) => self.trouble(&workload.key, &error),
-            };
-        }
+        changed |= self.enrol_all(&missing);
         self.say_farewell();
         // A thread keeps the namespace it is in alive, and this one looked into many.
         if let Err(error) = self.scope.home.enter() {
@@ -207,112 +155,62 @@ impl Roll {
         true
     }
 
-    fn enrol(&mut self, workload: &Arc<Workload>) -> Result<(), EnrolError> {
-        let netns = self.locate(workload.locate.as_ref().ok_or(EnrolError::NoLocate)?)?;
-        for ip in &workload.addresses {
-            if !is_configured(*ip) {
-                return Err(EnrolError::NoAddress(*ip));
+    /// Enrols what can be enrolled. True when that changed anything.
+    ///
+    /// A pod that is captured may dial any other at once. So the data path knows all of them before the first is captured;
+    /// else a connection would be sent to a neighbour as to another node's pod, and be refused there as forged.
+    fn enrol_all(&mut self, missing: &[Arc<Workload>]) -> bool {
+        let mut changed = false;
+        let mut ready: Vec<Ready> = Vec::new();
+        for workload in missing {
+            let taken = self
+                .enrolled
+                .values()
+                .chain(ready.iter().map(|pod| &pod.enrolled));
+            match Ready::open(&self.scope, workload, self.next_number, taken) {
+                Ok(pod) => {
+                    self.next_number += 1;
+                    ready.push(pod);
+                }
+                Err(error) => changed |= self.trouble(&workload.key, &error),
             }
         }
-        let number = self.next_number;
-        let mut sockets = Vec::with_capacity(self.scope.workers.len());
-        for _ in self.scope.workers.iter() {
-            sockets.push(socket::open(&netns).map_err(EnrolError::Sockets)?);
+        if ready.is_empty() {
+            return changed;
         }
-        let answerer =
-            Arc::new(Answerer::open(&netns, self.scope.kernel.mark()).map_err(EnrolError::Sockets)?);
-        let listener_ports = sockets
-            .iter()
-            .map(socket::port)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(EnrolError::Sockets)?;
-        let listener_cookies = sockets
-            .iter()
-            .map(Socket::cookie)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(EnrolError::Sockets)?;
-        let pod = Arc::new(Pod {
-            number,
-            workload: Arc::clone(workload),
-            netns,
-            listener_ports,
-        });
-        self.next_number += 1;
+        let enrolled = self.enrolled.values().map(|enrolled| &enrolled.pod);
+        self.scope
+            .pods
+            .replace(enrolled.chain(ready.iter().map(|pod| &pod.enrolled.pod)));
+        for pod in ready {
+            match pod.carry(&mut self.scope) {
+                Ok(()) => self.enter(pod.enrolled),
+                Err(error) => self.fail(&pod, &error),
+            }
+        }
+        true
+    }
 
-        let enrolled = Enrolled {
-            pod,
-            listener_cookies,
-        };
-        if let Err(error) = self.steer(&enrolled, &sockets) {
-            self.retreat(&enrolled);
-            return Err(error.into());
-        }
-        for (worker, socket) in self.scope.workers.iter().zip(sockets) {
-            worker.listen(Arc::clone(&enrolled.pod), socket.into(), Arc::clone(&answerer));
-        }
-        // Only now outbound connections are captured: everything they meet stands.
-        if let Err(error) = self
-            .scope
-            .kernel
-            .tables
-            .enrol(enrolled.pod.netns.cookie(), pod_entry(&enrolled.pod))
-        {
-            self.retreat(&enrolled);
-            return Err(error.into());
-        }
-        if let Some(before) = self.refused.remove(&workload.key) {
+    /// The pod is carried.
+    fn enter(&mut self, enrolled: Enrolled) {
+        let key = enrolled.pod.workload.key.clone();
+        if let Some(before) = self.refused.remove(&key) {
             self.replace(&before, &enrolled.pod);
         }
-        tracing::info!(workload = %workload.key, netns = %enrolled.pod.netns.path().display(), "enrolled");
-        self.enrolled.insert(workload.key.clone(), enrolled);
-        Ok(())
+        self.troubled.remove(&key);
+        tracing::info!(workload = %key, netns = %enrolled.pod.netns.path().display(), "enrolled");
+        self.enrolled.insert(key, enrolled);
     }
 
-    fn locate(&self, locate: &Locate) -> Result<Arc<Netns>, EnrolError> {
-        let path = locate::netns_path(locate)?;
-        let netns = Netns::open(&path).map_err(|source| EnrolError::Netns {
-            path: path.clone(),
-            source,
-        })?;
-        if netns.cookie() == self.scope.home.cookie() {
-            return Err(EnrolError::HostNetwork { path });
+    /// Undoes an enrolment that failed half-way. A pod that was enrolled before, by this agent or one before it, stays
+    /// refused, not let loose.
+    fn fail(&mut self, ready: &Ready, error: &EnrolError) {
+        let pod = &ready.enrolled.pod;
+        if !ready.was_captured && !self.refused.contains_key(&pod.workload.key) {
+            self.withdraw(&Remains::of(pod));
         }
-        let other = self
-            .enrolled
-            .iter()
-            .find(|(_, other)| other.pod.netns.cookie() == netns.cookie());
-        match other {
-            Some((key, _)) => Err(EnrolError::SameNetns(key.clone())),
-            None => Ok(Arc::new(netns)),
-        }
-    }
-
-    /// Points inbound connections at the pod's listeners.
-    fn steer(&mut self, enrolled: &Enrolled, sockets: &[Socket]) -> Result<(), KernelError> {
-        let pod = &enrolled.pod;
-        let kernel = &mut self.scope.kernel;
-        for (worker, (socket, cookie)) in (0..).zip(sockets.iter().zip(&enrolled.listener_cookies)) {
-            let entry = ListenerEntry {
-                netns: pod.netns.cookie(),
-                pod: pod.number,
-                worker,
-            };
-            kernel.tables.describe_listener(*cookie, entry)?;
-            kernel.hold(socket)?;
-            for ip in &pod.workload.addresses {
-                kernel.tables.set_listener(*ip, worker, socket)?;
-            }
-        }
-        for ip in &pod.workload.addresses {
-            kernel.tables.set_inbound(
-                *ip,
-                InboundEntry {
-                    pod: pod.number,
-                    workers: worker_count(sockets.len()),
-                },
-            )?;
-        }
-        kernel.capture_inbound(&pod.netns)
+        self.close_listeners(&ready.enrolled);
+        self.trouble(&pod.workload.key, error);
     }
 
     /// Takes back everything that enrolment did in the kernel.
@@ -323,17 +221,6 @@ impl Roll {
         for ip in &remains.addresses {
             report(&remains.workload, kernel.tables.remove_inbound(Ip::from(*ip)));
         }
-    }
-
-    /// Undoes an enrolment that failed half-way. A pod that was enrolled before, by this agent or one before it, stays
-    /// refused, not let loose.
-    fn retreat(&mut self, enrolled: &Enrolled) {
-        let pod = &enrolled.pod;
-        let before = self.scope.kernel.tables.is_enrolled(pod.netns.cookie());
-        if !before && !self.refused.contains_key(&pod.workload.key) {
-            self.withdraw(&Remains::of(pod));
-        }
-        self.close_listeners(enrolled);
     }
 
     /// Takes back what an enrolment before this one left in the kernel and this one did not overwrite.
@@ -359,6 +246,7 @@ impl Roll {
             tracing::info!(workload = %key, "changed or gone: refused until it is found again");
             self.refused.insert(key.clone(), Remains::of(&enrolled.pod));
         } else {
+            enrolled.pod.set_captured(Captured::No);
             self.withdraw(&Remains::of(&enrolled.pod));
             tracing::info!(workload = %key, "un-enrolled");
         }
@@ -539,36 +427,4 @@ fn still_stands(pod: &Pod, workload: &Workload) -> bool {
 fn netns_cookie_of(workload: &Workload) -> Option<u64> {
     let path = locate::netns_path(workload.locate.as_ref()?).ok()?;
     Netns::open(&path).ok().map(|netns| netns.cookie())
-}
-
-fn pod_entry(pod: &Pod) -> PodEntry {
-    let own = |v4: bool| {
-        let found = pod.workload.addresses.iter().find(|ip| ip.is_ipv4() == v4);
-        found.map_or(Ip::UNSPECIFIED, |ip| Ip::from(*ip))
-    };
-    let mut ports = [0; MAX_WORKERS];
-    ports
-        .iter_mut()
-        .zip(&pod.listener_ports)
-        .for_each(|(slot, port)| *slot = *port);
-    PodEntry {
-        ip4: own(true),
-        ip6: own(false),
-        pod: pod.number,
-        workers: worker_count(pod.listener_ports.len()),
-        ports,
-    }
-}
-
-fn worker_count(count: usize) -> u32 {
-    u32::try_from(count.min(MAX_WORKERS)).unwrap_or(0)
-}
-
-/// Whether the namespace the thread is in has this address and it may be used (IPv6 addresses are checked for
-/// duplicates first).
-fn is_configured(ip: IpAddr) -> bool {
-    let addr = SocketAddr::new(ip, 0);
-    Socket::new(Domain::for_address(addr), Type::DGRAM.cloexec(), None)
-        .and_then(|socket| socket.bind(&addr.into()))
-        .is_ok()
 }

@@ -1,10 +1,6 @@
 //! The request that is asked about: read from the question, and judged as the data path judges one.
 
-use http::{
-    HeaderName, HeaderValue, Method, Request,
-    header::{CONNECTION, HOST, UPGRADE},
-    request::Parts,
-};
+use http::{HeaderName, HeaderValue, Method, Request, header::HOST, request::Parts};
 
 use super::fill;
 use crate::{
@@ -13,8 +9,8 @@ use crate::{
         proto::{ExplainedWay, RequestHead},
     },
     http::{
-        fault::Cause,
-        h1::{Switch, hop_by_hop},
+        fault::{Cause, NO_CONNECT},
+        h1::{self, Framing},
         wire,
     },
     identity::Clock,
@@ -48,8 +44,6 @@ pub(super) enum Keys<'n> {
 
 /// What is said where only a request could tell.
 pub(super) const DEPENDS: &str = "depends on the request; give --method, --path, --header";
-/// What is said of CONNECT where requests are led or judged one by one.
-pub(super) const NO_CONNECT: &str = "CONNECT does not pass here";
 
 /// The head of the request that is asked about. Without a header of its own it is for `host`.
 pub(super) fn head(asked: &RequestHead, host: &str) -> Result<Parts, ExplainError> {
@@ -81,18 +75,9 @@ pub(super) fn head(asked: &RequestHead, host: &str) -> Result<Parts, ExplainErro
 
 /// A request as it is judged and goes on: without what belongs to its connection, and without what only agents say.
 pub(super) fn received(mut parts: Parts) -> Parts {
-    let lists = parts.headers.get_all(CONNECTION).iter();
-    let mut listed = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
-    let switches = listed.any(|word| {
-        word.trim_ascii()
-            .eq_ignore_ascii_case(UPGRADE.as_str().as_bytes())
-    });
-    let switch = match parts.headers.get(UPGRADE) {
-        Some(protocol) if switches && parts.method == Method::GET => Switch::Upgrade(protocol.clone()),
-        _ => Switch::Stay,
-    };
-    hop_by_hop::strip(&mut parts.headers, &switch);
-    wire::clean(&mut parts.headers);
+    let wish = h1::wish(&parts);
+    // Nobody asks about a body.
+    wire::receive(&mut parts, wish, Framing::None);
     parts
 }
 

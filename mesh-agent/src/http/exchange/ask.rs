@@ -16,7 +16,7 @@ use crate::{
         Broken, LIMITS,
         course::Escort,
         downstream::Downstream,
-        fault::{Cause, Fault},
+        fault::{Cause, Fault, NO_CONNECT},
         h1::{Framing, Switch, hop_by_hop},
         host,
         pool::{Connection, Repeat},
@@ -92,7 +92,7 @@ async fn ask_agent<A: Agent, E: Escort>(
     match &switch {
         Switch::Stay => {}
         Switch::Tunnel => {
-            return Err(Fault::new(Cause::Method, "CONNECT does not pass here").into());
+            return Err(Fault::new(Cause::Method, NO_CONNECT).into());
         }
         Switch::Upgrade(protocol) => extend(&mut parts, protocol)?,
     }
@@ -231,7 +231,6 @@ async fn ask_over(
     let mut again: Option<Again> = None;
     loop {
         let room = unless_gone(down, rooms.room()).await.map_err(Stop::Gone)??;
-        let repeated = again.is_some();
         let copy = Request::from_parts(head.clone(), ());
         let unheard = match Upstream::send(room, copy, framing, method.clone()) {
             Ok(mut up) => {
@@ -239,9 +238,7 @@ async fn ask_over(
                     && !is_empty(body)
                 {
                     let late = again.unreleased;
-                    if let Err(broken) = again.send(&mut up).await {
-                        return Err(Stop::Fault(broken.of_server()));
-                    }
+                    again.send(&mut up).await.map_err(|broken| broken.of_server())?;
                     down.release(late);
                 }
                 match hear(down, &mut up, request).await {
@@ -260,11 +257,10 @@ async fn ask_over(
             Err(broken) if broken.is_unsent() => broken,
             Err(broken) => return Err(unsendable(&broken).into()),
         };
-        if !repeated {
-            again = request.rewind();
-        }
-        if again.is_none() || repeated {
-            return Err(Stop::Fault(unheard.of_server()));
+        // What was kept can be had once.
+        again = request.rewind();
+        if again.is_none() {
+            return Err(unheard.of_server().into());
         }
         tracing::debug!(broken = %unheard, "a request is sent again: nobody looked at it");
     }

@@ -40,6 +40,8 @@ mod tests;
 
 use http::{HeaderValue, Method, StatusCode, Version, request, response};
 
+use facts::Facts;
+
 pub use error::{ReadError, WriteError};
 pub use read::{Reader, Readiness};
 pub use write::Writer;
@@ -150,6 +152,19 @@ impl Target {
 #[must_use]
 pub fn is_host(text: &[u8]) -> bool {
     target::is_host(text, target::Port::Optional)
+}
+
+/// What a request wishes of its connection, as a [`Reader`] sees it.
+#[must_use]
+pub fn wish(parts: &request::Parts) -> Switch {
+    if parts.method == Method::CONNECT {
+        return Switch::Tunnel;
+    }
+    let mut facts = Facts::default();
+    for (name, value) in &parts.headers {
+        facts.note(name, value);
+    }
+    facts.upgrade(parts.version)
 }
 
 /// A request head as read.

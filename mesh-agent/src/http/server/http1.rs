@@ -25,7 +25,7 @@ use crate::{
         downstream::{Downstream, Listening, Turn},
         exchange::{Done, Message, Steer, exchange, refuse},
         fault::Dialect,
-        h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch, hop_by_hop},
+        h1::{Asked, KeepAlive, ReadError, Readiness, RequestHead, Switch},
         io::{Transport, split},
         mirror::Copies,
         raw::{self, Raw},
@@ -93,7 +93,7 @@ pub(super) async fn serve<S: Steer>(
     }
 }
 
-/// A request without what belongs to its connection, and without what only agents say.
+/// A request as it goes on.
 fn message(head: RequestHead) -> Message {
     let RequestHead {
         mut parts,
@@ -102,20 +102,7 @@ fn message(head: RequestHead) -> Message {
         switch,
         ..
     } = head;
-    // A body, and what is not a GET, cannot be carried into another protocol: the wish is not passed on, as RFC 9110 7.8
-    // lets every server do. h2c is spoken with prior knowledge only.
-    let switch = match switch {
-        Switch::Upgrade(protocol)
-            if parts.method != Method::GET
-                || !crate::http::streams::is_empty(body)
-                || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") =>
-        {
-            Switch::Stay
-        }
-        other => other,
-    };
-    hop_by_hop::strip(&mut parts.headers, &switch);
-    wire::clean(&mut parts.headers);
+    let switch = wire::receive(&mut parts, switch, body);
     Message {
         parts,
         spoken: Spoken::Http1,

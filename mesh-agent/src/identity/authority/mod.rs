@@ -26,10 +26,6 @@ use super::certificate::{Facts, Unreadable, hexadecimal};
 pub use directory::{CaDirectory, DirectoryError, Rotation};
 pub use embedded::EmbeddedCa;
 
-/// How long a root is valid unless somebody says otherwise.
-pub const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// How long a node's intermediate is valid unless somebody says otherwise.
-pub const INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long a leaf is valid unless somebody says otherwise.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How far a verifier's clock may be behind ours.

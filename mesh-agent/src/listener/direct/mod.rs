@@ -22,13 +22,16 @@ use std::{
 
 use mesh_common::{
     kernel::DIRECT_TARGETS,
-    model::{PeerMode, SpiffeId, TrustDomain},
+    model::{PeerMode, TrustDomain},
 };
 use socket2::{Domain, Socket, Type};
 use tokio::sync::Notify;
 
 use self::ways::{Way, Ways};
-use super::{journey::account_of, terms};
+use super::{
+    journey::identity_of,
+    terms::{Party, check_unread},
+};
 use crate::{
     inbound::{Guard, Proof},
     kernel::direct::Verdicts,
@@ -234,7 +237,7 @@ impl Direct {
     fn passing(&self, source: &Arc<Pod>, addr: SocketAddr, client: Option<SocketAddr>) -> Option<Passing> {
         let target = self.pods.at(addr.ip())?;
         let own = source.address_like(addr.ip())?;
-        let id = SpiffeId::new(&self.trust_domain, &account_of(&source.workload)).ok()?;
+        let id = identity_of(&self.trust_domain, &source.workload)?;
         let guard = Guard {
             workload: Arc::clone(&target.workload),
             proof: Proof::Kernel(id),
@@ -278,18 +281,9 @@ impl Passing {
             .guard
             .check(snapshot)
             .map_err(|denied| Cause::of(denied.word(), &denied))?;
-        terms::check_unread(&self.guard, snapshot)?;
+        check_unread(&self.guard, snapshot)?;
         for pod in [&self.source, &self.target] {
-            let before = account_of(&pod.workload);
-            let entry = snapshot.workload(&pod.workload.key);
-            let now = entry.map(|entry| account_of(&entry.workload));
-            if now.as_ref() != Some(&before) {
-                let text = format!(
-                    "{} was service account {before}, and is not any more",
-                    pod.workload.key
-                );
-                return Err(Cause::new("identity-changed", text));
-            }
+            Party::workload(&pod.workload).check(snapshot)?;
         }
         let port = self.guard.addressed.port();
         let strict = snapshot

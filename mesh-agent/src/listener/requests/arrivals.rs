@@ -123,21 +123,19 @@ impl Arrivals {
     }
 
     /// The workload that the tunnel comes from, if it is known.
-    fn client_workload(&self, snapshot: &Snapshot) -> Option<ObjectKey> {
-        let entry = snapshot.workload_at(self.guard.client.ip());
-        entry.map(|entry| entry.workload.key.clone())
+    fn client_workload<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s ObjectKey> {
+        snapshot.workload_key_at(self.guard.client.ip())
     }
 
     /// Between whom a request goes that names `host`.
     fn ends(&self, host: &[u8]) -> Arc<RequestEnds> {
         let to = (&*self.pod.workload, self.guard.addressed.port());
         self.ends.now(&self.path, to, host, |snapshot, service| {
-            let client = self.client_workload(snapshot);
             let destination = Destination::Workload(self.pod.workload.key.clone());
             let ends = Ends {
                 direction: Direction::Inbound,
                 workload: &self.pod.workload,
-                client: client.as_ref(),
+                client: self.client_workload(snapshot),
                 destination: &destination,
                 service,
                 peer: self.guard.proof.id(),
@@ -156,12 +154,12 @@ impl Arrivals {
                 proof,
                 ..
             } = &*self.guard;
-            let client_workload = self.client_workload(&self.path.store.load());
+            let snapshot = self.path.store.load();
             let opening = Opening {
                 direction: Direction::Inbound,
                 workload: Arc::clone(&self.pod.workload),
                 client: *client,
-                client_workload,
+                client_workload: self.client_workload(&snapshot).cloned(),
                 original_destination: *addressed,
                 destination: Destination::Workload(self.pod.workload.key.clone()),
                 process: None,

@@ -7,17 +7,13 @@
 //! Invariant: nothing reaches the application of a connection that is denied as TCP but requests that were judged, as the
 //! engine wrote them. A policy that decides nothing changes nothing.
 
-use std::{
-    convert::Infallible,
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, io, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
+    SWEEP,
     account::{self, KnownEnds},
     authorize,
     look::{Found, look},
@@ -44,11 +40,8 @@ use crate::{
         terms::Terms,
     },
     telemetry::{self, Connection, Entry},
-    upstream::{self, Ending, Tap, relay, relay_tapped, tunnel::carry},
+    upstream::{self, Ending, Tap, relay, tunnel::carry},
 };
-
-/// How often connections to the application that no request uses are looked for.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// A connection that is to be looked at.
 pub(in crate::listener) struct Inspected {
@@ -285,13 +278,11 @@ impl Inspected {
         }
         connection.count(telemetry::Side::ToUpstream, (seen.len() + rest.len()) as u64);
         drop(seen);
-        match (client, tap) {
-            (Plain::Tcp(client), None) => relay(&client, &app, connection).await,
-            (Plain::Tcp(client), Some(tap)) => relay_tapped(&client, &app, connection, tap).await,
-            (Plain::Tunnel(stream, _), None) => {
-                carry::carry(&app, stream, connection, telemetry::Side::ToDownstream).await
+        match client {
+            Plain::Tcp(client) => relay(&client, &app, connection, tap).await,
+            Plain::Tunnel(stream, _) => {
+                carry::carry(&app, stream, connection, telemetry::Side::ToDownstream, tap).await
             }
-            (Plain::Tunnel(stream, _), Some(tap)) => carry::carry_tapped(&app, stream, connection, tap).await,
         }
     }
 }

@@ -18,9 +18,9 @@ mod server;
 mod standing;
 mod ways;
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use mesh_common::{kernel::SocketRecord, model::TunnelProtocol};
+use mesh_common::kernel::SocketRecord;
 use tokio::net::TcpStream;
 
 pub(super) use arrivals::Arrivals;
@@ -44,16 +44,18 @@ use crate::{
     },
     inbound::{Authorized, Guard, KeptRequest, RequestDenied},
     node::Pod,
-    outbound::speaks_http,
-    state::{Endpoint, Resolution},
-    telemetry::{Claim, ConnectionState, Destination, Direction, FlowKind, Opening, Process},
+    outbound::leads_without_routes,
+    state::Resolution,
+    telemetry::{ConnectionState, Destination, Direction, FlowKind, Opening, Process},
     upstream,
 };
+
+/// How often connections to the application that no request uses are looked for.
+pub(super) const SWEEP: Duration = Duration::from_secs(30);
 
 /// A connection whose requests are led one by one.
 pub(super) struct Routed {
     opening: Opening,
-    claim: Arc<Claim>,
     steer: Outbound,
 }
 
@@ -72,12 +74,8 @@ pub(super) fn routed(
     };
     let namespace = &*pod.workload.key.namespace;
     let routes = snapshot.routes_of(&backend.service.key, backend.port.port, Some(namespace));
-    if routes.is_none() {
-        // Requests in tunnels are our own agents' language: to others go bytes.
-        let speaks_hbone = |endpoint: &Arc<Endpoint>| endpoint.workload.tunnel == TunnelProtocol::Hbone;
-        if !speaks_http(&backend.port) || backend.endpoints.iter().any(speaks_hbone) {
-            return None;
-        }
+    if routes.is_none() && !leads_without_routes(backend) {
+        return None;
     }
     let client = journey::shown(pod, src, dialled);
     let opening = Opening {
@@ -99,19 +97,15 @@ pub(super) fn routed(
         state: ConnectionState::Held,
     };
     let steer = Outbound::new(path, pod, client, dialled);
-    Some(Routed {
-        opening,
-        claim: steer.claim(),
-        steer,
-    })
+    Some(Routed { opening, steer })
 }
 
 /// Serves a held connection: lets it in at once. Its destination is there; whether an endpoint is, each request learns.
 pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) {
     let owned = Arc::clone(path);
-    let claim = Arc::clone(&routed.claim);
+    let claim = routed.steer.claim();
     path.spawn(&claim, async move {
-        let mut entry = owned.registry.open_as(routed.opening, routed.claim);
+        let mut entry = owned.registry.open_as(routed.opening, routed.steer.claim());
         if let Err(full) = entry.seat() {
             held.refuse(upstream::Refusal::Refused);
             return serve::full(&owned, &entry, &full);
@@ -132,9 +126,9 @@ pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) 
 /// Serves a connection that was let through at once.
 pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) {
     let owned = Arc::clone(path);
-    let claim = Arc::clone(&routed.claim);
+    let claim = routed.steer.claim();
     path.spawn(&claim, async move {
-        let mut entry = owned.registry.open_as(routed.opening, routed.claim);
+        let mut entry = owned.registry.open_as(routed.opening, routed.steer.claim());
         if let Err(full) = entry.seat() {
             upstream::abort(&stream);
             return serve::full(&owned, &entry, &full);

@@ -18,7 +18,10 @@ use crate::{
     },
     identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
-    listener::{journey::account_of, serve::DataPath, terms::Party},
+    listener::{
+        serve::DataPath,
+        terms::{Changed, Changes, Party},
+    },
     state::Snapshot,
 };
 
@@ -76,9 +79,9 @@ impl Standing {
     /// Waits until it ends.
     pub(super) fn watch(self) -> Revoked {
         Box::pin(async move {
-            let mut versions = self.path.store.subscribe();
             let tunnelled = self.carrier.as_deref().zip(self.path.certificates.as_deref());
-            let mut roots = tunnelled.map(|(_, certificates)| certificates.changes());
+            let roots = tunnelled.map(|(_, certificates)| certificates);
+            let mut changes = Changes::of(&self.path.store, roots);
             // Between the decision and now something may have changed.
             let mut changed = self.path.store.load().version() != self.version;
             loop {
@@ -90,23 +93,7 @@ impl Standing {
                 if changed && let Err(fault) = self.check(&self.path.store.load()) {
                     return fault;
                 }
-                let rooted = async {
-                    match &mut roots {
-                        Some(roots) => roots.changed().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let ended = tokio::select! {
-                    version = versions.changed() => {
-                        changed = true;
-                        version.is_err()
-                    }
-                    rooted = rooted => rooted.is_err(),
-                };
-                if ended {
-                    // Both stores outlive every request.
-                    return std::future::pending().await;
-                }
+                changed |= changes.next().await == Changed::Configuration;
             }
         })
     }
@@ -117,10 +104,10 @@ impl Standing {
                 .still_allows(snapshot, kept)
                 .map_err(|denied| denial(&denied))?;
         }
-        let own = Party::workload(&self.own.key, account_of(&self.own));
+        let own = Party::workload(&self.own);
         let other = match &self.other {
             Other::Peer(ip, peer) => Party::address(*ip, peer.account()),
-            Other::Local(workload) => Party::workload(&workload.key, account_of(workload)),
+            Other::Local(workload) => Party::workload(workload),
             Other::Unproved => return Ok(()),
         };
         for party in [own, other] {

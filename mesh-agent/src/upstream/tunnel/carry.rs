@@ -20,7 +20,7 @@ use h2::{Reason, SendStream};
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, sync::Notify};
 
-use super::Stream;
+use super::{Stream, broken};
 use crate::{
     telemetry::{Budget, Connection, ConnectionState, Side},
     upstream::{
@@ -28,30 +28,22 @@ use crate::{
         buffer::{Buffer, ROOM},
         in_order,
         incoming::Incoming,
+        outgoing::poll_room,
         relay::try_read,
         tap::Tap,
     },
 };
 
 /// Carries bytes both ways until both have ended or one side breaks off. `tcp_side` is the way from the TCP
-/// connection into the tunnel.
-pub async fn carry(tcp: &TcpStream, stream: Stream, connection: &Connection, tcp_side: Side) -> Ending {
-    carry_both(tcp, stream, connection, tcp_side, None).await
-}
-
-/// The same for a stream from a client, with a copy of what comes out of it for `tap`.
-pub async fn carry_tapped(app: &TcpStream, stream: Stream, connection: &Connection, tap: &Tap) -> Ending {
-    carry_both(app, stream, connection, Side::ToDownstream, Some(tap)).await
-}
-
-async fn carry_both(
+/// connection into the tunnel; `tap` gets a copy of what comes out of the stream.
+pub async fn carry(
     tcp: &TcpStream,
     stream: Stream,
     connection: &Connection,
     tcp_side: Side,
     tap: Option<&Tap>,
 ) -> Ending {
-    let _seat = connection.budget.join();
+    let _seat = connection.budget().join();
     let Stream { mut send, recv } = stream;
     let other_side = match tcp_side {
         Side::ToUpstream => Side::ToDownstream,
@@ -117,17 +109,17 @@ async fn into_tunnel(
     connection: &Connection,
     side: Side,
 ) -> io::Result<()> {
-    let outgoing = Arc::new(Outgoing::new(Arc::clone(&connection.budget)));
+    let outgoing = Arc::new(Outgoing::new(Arc::clone(connection.budget())));
     loop {
         poll_fn(|cx| tcp.poll_read_ready(cx)).await?;
         outgoing.may_go_on().await;
         // Capacity is asked for only now: an idle stream must not hold a share of the tunnel's window.
         send.reserve_capacity(ROOM);
-        let Some(capacity) = capacity(send).await? else {
+        let Some(capacity) = poll_fn(|cx| poll_room(send, cx)).await.map_err(broken)? else {
             return nobody_hears(send).await;
         };
         let mut buffer = Buffer::take();
-        let room = capacity.min(connection.budget.room(ROOM));
+        let room = capacity.min(connection.budget().room(ROOM));
         match try_read(tcp, &mut buffer.room()[..room])? {
             None => send.reserve_capacity(0),
             Some(0) => {
@@ -158,25 +150,9 @@ async fn nobody_hears(send: &mut SendStream<Bytes>) -> io::Result<()> {
     });
     match reset.await {
         Some(Ok(Reason::NO_ERROR)) => Ok(()),
-        Some(Ok(reason)) => Err(broken_tunnel(reason.into())),
-        Some(Err(error)) => Err(broken_tunnel(error)),
+        Some(Ok(reason)) => Err(broken(reason.into())),
+        Some(Err(error)) => Err(broken(error)),
         None => Err(io::ErrorKind::ConnectionReset.into()),
-    }
-}
-
-/// What may be sent; waits until it is something. `None`: the stream takes nothing more.
-async fn capacity(send: &mut SendStream<Bytes>) -> io::Result<Option<usize>> {
-    loop {
-        // Asked for first: where the whole window is the stream's already, nobody is told of more.
-        match send.capacity() {
-            0 => {}
-            capacity => return Ok(Some(capacity)),
-        }
-        match poll_fn(|cx| send.poll_capacity(cx)).await {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(broken_tunnel(error)),
-            None => return Ok(None),
-        }
     }
 }
 
@@ -244,7 +220,7 @@ async fn out_of_tunnel(
     tap: Option<&Tap>,
 ) -> io::Result<()> {
     while let Some(data) = recv.data().await {
-        let data = data.map_err(broken_tunnel)?;
+        let data = data.map_err(broken)?;
         if let Some(tap) = tap {
             tap.show(&data);
         }
@@ -271,8 +247,4 @@ async fn write_all(tcp: &TcpStream, mut data: &[u8], recv: &mut Incoming) -> io:
         }
     }
     Ok(())
-}
-
-fn broken_tunnel(error: h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

@@ -9,12 +9,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
-use crate::upstream::incoming::Incoming;
+use super::{Stream, broken};
+use crate::upstream::{buffer::hand_out, incoming::Incoming, outgoing::poll_room};
 
 /// The most that is handed to the stream at once.
 const PIECE: usize = 64 * 1024;
@@ -72,9 +72,7 @@ impl AsyncRead for StreamReader {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = self.rest.len().min(buffer.remaining());
-        buffer.put_slice(&self.rest[..count]);
-        self.rest.advance(count);
+        let count = hand_out(&mut self.rest, buffer);
         self.recv.release(count);
         Poll::Ready(Ok(()))
     }
@@ -98,14 +96,9 @@ impl AsyncWrite for StreamWriter {
             return Poll::Ready(Ok(0));
         }
         send.reserve_capacity(wanted);
-        let mut room = send.capacity();
-        while room == 0 {
-            room = match ready!(send.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            };
-        }
+        let Some(room) = ready!(poll_room(send, cx)).map_err(broken)? else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
         let mut data = BytesMut::with_capacity(wanted.min(room));
         for piece in pieces {
             let left = wanted.min(room) - data.len();
@@ -138,8 +131,4 @@ impl Drop for StreamWriter {
             send.send_reset(Reason::CONNECT_ERROR);
         }
     }
-}
-
-fn broken(error: h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

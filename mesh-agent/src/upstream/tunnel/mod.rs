@@ -19,7 +19,7 @@ pub(crate) mod tuning;
 mod window;
 mod wire;
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -77,6 +77,11 @@ pub(crate) fn read_forwarded(headers: &HeaderMap) -> Option<SocketAddr> {
         .split([';', ','])
         .find_map(|pair| pair.trim().strip_prefix("for="))
         .and_then(|client| client.trim_matches('"').parse().ok())
+}
+
+/// What a TCP connection of the same fate would say.
+fn broken(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 #[cfg(test)]

@@ -150,9 +150,8 @@ impl Pool {
 
     fn slot(&self, key: &Key) -> Arc<OnceCell<Tunnel>> {
         let mut tunnels = self.lock();
-        let slots = tunnels.entry(key.clone()).or_default();
         let room = |slot: &&mut Slot| slot.tunnel.get().is_none_or(|tunnel| tunnel.session().has_room());
-        if let Some(slot) = slots.iter_mut().find(room) {
+        if let Some(slot) = tunnels.get_mut(key).and_then(|slots| slots.iter_mut().find(room)) {
             slot.used = Instant::now();
             return Arc::clone(&slot.tunnel);
         }
@@ -160,7 +159,7 @@ impl Pool {
             tunnel: Arc::default(),
             used: Instant::now(),
         };
-        slots.push(slot.clone());
+        tunnels.entry(key.clone()).or_default().push(slot.clone());
         slot.tunnel
     }
 

@@ -7,6 +7,10 @@ use serde_json::json;
 use super::*;
 use crate::{
     config::{Directory, File},
+    http::{
+        h1::{Limits, Reader, Switch},
+        wire,
+    },
     policy::jwt::signer::Signer,
 };
 
@@ -335,8 +339,40 @@ fn a_request_is_judged_without_what_does_not_go_on() {
     assert_eq!((allowed, status), (true, 0));
     assert_eq!(asked_for.len(), 7, "as it was asked: {asked_for:?}");
     assert_eq!(arrives, ["host: web.shop"]);
-    let (.., arrives) = asked(&["Connection: keep-alive, Upgrade", "Upgrade: websocket"]);
-    assert_eq!(arrives, ["host: web.shop", "upgrade: websocket"]);
+}
+
+#[tokio::test]
+async fn a_wish_to_leave_http_goes_on_where_the_engine_lets_it() {
+    let store = world(&[]);
+    let wishes = |protocol| {
+        [
+            "Connection: keep-alive, Upgrade".to_owned(),
+            format!("Upgrade: {protocol}"),
+        ]
+    };
+    for (method, protocol, goes_on) in [
+        ("GET", "websocket", true),
+        ("GET", "h2c", false),
+        ("GET", "websocket, H2C", false),
+        ("GET", "", false),
+        ("POST", "websocket", false),
+    ] {
+        let lines = wishes(protocol);
+        let reply = about(
+            &store,
+            "shop/cart",
+            "shop/web:80",
+            head(method, "/", &lines.each_ref().map(String::as_str)),
+        );
+        let arrives = &reply.ways[0].request.as_ref().unwrap().headers;
+        let explained = arrives.iter().any(|line| line.starts_with("upgrade:"));
+        let bytes = format!("{method} / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", lines.join("\r\n"));
+        let mut reader = Reader::new(bytes.as_bytes(), Limits::default());
+        let mut read = reader.request().await.unwrap().unwrap();
+        let switch = wire::receive(&mut read.parts, read.switch, read.body);
+        let carried = matches!(switch, Switch::Upgrade(_));
+        assert_eq!((explained, carried), (goes_on, goes_on), "{method} {protocol}");
+    }
 }
 
 #[test]

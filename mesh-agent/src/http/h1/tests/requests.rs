@@ -351,6 +351,7 @@ fn a_wish_to_switch_is_seen_and_http2_in_clear_text_is_none() {
         let mut reader = Reader::new(Pieces::whole(bytes.as_bytes()), Limits::default());
         let head = poll_until(|cx| reader.poll_request(cx)).unwrap().unwrap();
         assert_eq!(shown(&head.switch), wish, "{version} {lines:?}");
+        assert_eq!(super::super::wish(&head.parts), head.switch, "of its parts");
     }
     assert_eq!(
         text(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"),
