@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{Mesh, Process, traffic, wait_until};
 use serde_json::Value;
 
-use super::{APP, FILE, GRPC, mesh, policy, request_flows, start, url, wait_status};
+use super::{APP, FILE, GRPC, mesh, policy, request_flows, start, status, url, wait_status};
 use crate::checks::SOON;
 
 /// A client that goes on reading, and what it has read.
@@ -234,7 +234,10 @@ fn a_root_that_the_source_drops_ends_its_requests() {
             !agents[1].log().contains("a tunnel is not believed any more"),
             "the destination ended it"
         );
-        // New requests go in a new tunnel.
-        wait_status(mesh, "far", "/", "200")
+        // New requests go in a new tunnel, once the destination has a leaf of the new root: it asks for one within half a
+        // minute of learning of that root.
+        wait_until(SOON * 3, "an answer over a new tunnel", || {
+            status(mesh, "far", "/").is_ok_and(|status| status == "200")
+        })
     });
 }
