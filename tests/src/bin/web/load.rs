@@ -34,6 +34,8 @@ pub(crate) struct Load {
 struct Seen {
     good: u64,
     connections: u64,
+    /// Requests that were not sent any more, because their connection had ended by then.
+    unsent: u64,
     errors: Vec<String>,
 }
 
@@ -57,12 +59,14 @@ impl Load {
             let one = task.await??;
             seen.good += one.good;
             seen.connections += one.connections;
+            seen.unsent += one.unsent;
             seen.errors.extend(one.errors);
         }
         let report = serde_json::json!({
             "good": seen.good,
             "failed": seen.errors.len(),
             "connections": seen.connections,
+            "unsent": seen.unsent,
             "errors": seen.errors.iter().take(10).collect::<Vec<_>>(),
         });
         println!("{report}");
@@ -144,7 +148,15 @@ impl Seen {
     fn count(&mut self, done: Result<()>) {
         match done {
             Ok(()) => self.good += 1,
+            Err(error) if is_unsent(&error) => self.unsent += 1,
             Err(error) => self.errors.push(format!("{error:#}")),
         }
     }
+}
+
+/// Whether hyper gave the request back before any of it was on its way, as when a GOAWAY comes first.
+fn is_unsent(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_canceled)
 }
