@@ -1,7 +1,7 @@
 //! What it costs to decide on a request when many policies concern one workload.
 //!
 //! Each policy allows one path, or one client, that no other does. Asked are requests that the first of them allows, the
-//! last, and none. `cargo xtask bench decisions` runs it. Prints JSON: nanoseconds for one decision, in the best of some
+//! last, and none. `cargo run --release -p mesh-benches --bin decisions` runs it. Prints JSON: nanoseconds for one decision, in the best of some
 //! short rounds, which other work of the machine disturbed least.
 
 use std::hint::black_box;

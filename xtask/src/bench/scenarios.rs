@@ -3,7 +3,6 @@
 mod bulk;
 mod connect;
 mod connections;
-mod decisions;
 mod grpc;
 mod handshakes;
 mod http;
@@ -113,7 +112,6 @@ pub(super) static SCENARIOS: &[Scenario] = &[
     near::ROUND_TRIP,
     near::CONNECT,
     handshakes::SCENARIO,
-    decisions::SCENARIO,
     http::ONE,
     http::TWO,
     http::ONE_NEAR,

@@ -17,8 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     body: Body::Alone { prepare, measure },
 };
 
-/// Builds the programs of `mesh-benches`.
-pub(super) fn prepare(repo: &Repo) -> Result<()> {
+fn prepare(repo: &Repo) -> Result<()> {
     let mut build = repo.cargo();
     process::run(build.args(["build", "--locked", "--release", "--package", "mesh-benches"]))
 }
