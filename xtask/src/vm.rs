@@ -14,7 +14,7 @@ mod matrix;
 mod report;
 mod transcript;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -153,9 +153,25 @@ pub(crate) fn step(repo: &Repo, kernel: &str, counts: impl FnOnce(usize, usize))
     verdict(repo, &rows)
 }
 
+/// Has the directory of machines to itself until the file is dropped: what is packed there is of this run alone.
+fn take_directory(repo: &Repo) -> Result<File> {
+    fs::create_dir_all(repo.vm_dir())?;
+    let lock = File::create(repo.vm_dir().join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            println!("  another run of machines goes on in this checkout; waiting for its end");
+            lock.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    Ok(lock)
+}
+
 impl Plan<'_> {
     /// Runs the machines, shows how they went, and the table of all.
     fn run(&self, repo: &Repo, agent: &Path, object: Option<&Path>) -> Result<Vec<Row>> {
+        let _directory = take_directory(repo)?;
         let fetch = |series: &&'static Series| {
             // The others may be there, if one is not.
             Kernel::fetch(repo, series, self.freshness).inspect_err(|error| println!("  {error:#}"))
