@@ -31,6 +31,17 @@ enum Differ {
     Clients,
 }
 
+impl Differ {
+    /// The path and the client that the policy with this number allows.
+    fn of(self, number: usize) -> (String, String) {
+        let (path, client) = match self {
+            Self::Paths => (number, 0),
+            Self::Clients => (0, number),
+        };
+        (format!("/team-{path}"), format!("client-{client}"))
+    }
+}
+
 fn main() -> Result<()> {
     let mut report = json!({});
     for (differ, name) in [(Differ::Paths, "paths"), (Differ::Clients, "clients")] {
@@ -52,10 +63,7 @@ fn main() -> Result<()> {
 
 /// Nanoseconds for a decision about what the policy with this number allows.
 fn measure(policy: &WorkloadPolicy, differ: Differ, number: usize, verdict: Verdict) -> Result<f64> {
-    let (path, account) = match differ {
-        Differ::Paths => (path(number), account(0)),
-        Differ::Clients => (path(0), account(number)),
-    };
+    let (path, account) = differ.of(number);
     let headers = HeaderMap::new();
     let facts = RequestFacts {
         connection: ConnectionFacts {
@@ -114,10 +122,7 @@ fn workload_policy(differ: Differ, count: usize) -> WorkloadPolicy {
 }
 
 fn policy(differ: Differ, number: usize) -> AuthorizationPolicy {
-    let (path, account) = match differ {
-        Differ::Paths => (path(number), account(0)),
-        Differ::Clients => (path(0), account(number)),
-    };
+    let (path, account) = differ.of(number);
     let principal = format!("cluster.local/ns/default/sa/{account}");
     AuthorizationPolicy {
         // In the order of their numbers.
@@ -146,12 +151,4 @@ fn one<T>(value: T) -> Values<T> {
         any: vec![value],
         none: Vec::new(),
     }
-}
-
-fn path(number: usize) -> String {
-    format!("/team-{number}")
-}
-
-fn account(number: usize) -> String {
-    format!("client-{number}")
 }

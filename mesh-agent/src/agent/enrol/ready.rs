@@ -66,8 +66,6 @@ pub(super) struct Enrolled {
 /// A pod that was found, and its open sockets. Nothing leads to them yet.
 pub(super) struct Ready {
     pub(super) enrolled: Enrolled,
-    /// Its outbound connections went to an agent before.
-    pub(super) was_captured: bool,
     sockets: Vec<Socket>,
     answerer: Arc<Answerer>,
 }
@@ -105,9 +103,9 @@ impl Ready {
             .map(Socket::cookie)
             .collect::<Result<_, _>>()
             .map_err(EnrolError::Sockets)?;
-        let was_captured = scope.kernel.tables.is_enrolled(netns.cookie());
         let pod = Pod::new(number, Arc::clone(workload), netns, listener_ports);
-        if was_captured {
+        // By an agent before this one, or by this one before the pod was lost.
+        if scope.kernel.tables.is_enrolled(pod.netns.cookie()) {
             pod.set_captured(Captured::Yes);
         }
         Ok(Self {
@@ -115,7 +113,6 @@ impl Ready {
                 pod: Arc::new(pod),
                 listener_cookies,
             },
-            was_captured,
             sockets,
             answerer: Arc::new(answerer),
         })

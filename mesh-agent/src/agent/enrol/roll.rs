@@ -206,7 +206,7 @@ impl Roll {
     /// refused, not let loose.
     fn fail(&mut self, ready: &Ready, error: &EnrolError) {
         let pod = &ready.enrolled.pod;
-        if !ready.was_captured && !self.refused.contains_key(&pod.workload.key) {
+        if pod.captured() == Captured::No && !self.refused.contains_key(&pod.workload.key) {
             self.withdraw(&Remains::of(pod));
         }
         self.close_listeners(&ready.enrolled);
