@@ -5,6 +5,9 @@
 //! and hands it to the agent instead; the agent dials, and sends the request on (marked), answers it with a
 //! reset or an unreachable, or leaves the client to its own time-out. Without an agent there is no listener,
 //! and the kernel refuses.
+//!
+//! Where the agent would let the client in without asking anybody, it says so in `LET_IN` and `OPEN_PORTS`, and
+//! nothing is held.
 
 use aya_ebpf::{
     EbpfContext,
@@ -18,10 +21,10 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use mesh_common::kernel::{
-    FlowKey, Ip, PORT_LET_THROUGH, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX,
+    FlowKey, Ip, LetInKey, PORT_LET_THROUGH, PortKey, SockAddr, SocketRecord, SynEvent, TCP_HEADER_MAX,
 };
 
-use crate::maps::{CONFIG, FLOWS, HELD, LISTENERS, OPEN_PORTS, SYN_RINGS};
+use crate::maps::{CONFIG, FLOWS, HELD, LET_IN, LISTENERS, OPEN_PORTS, SYN_RINGS};
 
 const PASS: i64 = u32::MAX as i64;
 const DROP: i64 = 0;
@@ -62,7 +65,17 @@ fn hold_syn(ctx: SkBuffContext) -> i64 {
     };
     // SAFETY: the entry is removed only after this connection's handshake.
     let record = unsafe { FLOWS.get(&flow) };
-    if record.is_none() {
+    if let Some(record) = record {
+        let destination = LetInKey {
+            netns: listener.netns,
+            dialled: record.peer,
+            reserved: 0,
+        };
+        // SAFETY: only whether there is a value counts.
+        if unsafe { LET_IN.get(&destination) }.is_some() {
+            return PASS;
+        }
+    } else {
         let port = PortKey {
             netns: listener.netns,
             port: dst.port,

@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mesh_common::kernel::{
-    Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey,
-    MAX_WORKERS, PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
+    Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, LetInKey, ListenerEntry,
+    ListenerKey, MAX_WORKERS, PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
 };
 
 const MAX_PODS: usize = 1024;
@@ -49,6 +49,11 @@ pub static LOADS: Array<u64, MAX_WORKERS, MMAPABLE> = Array::new();
 /// Ports on which an application was seen to accept: requests to them are not held.
 #[btf_map]
 pub static OPEN_PORTS: LruHashMap<PortKey, u32, 8192> = LruHashMap::new();
+
+/// Destinations whose captured connections are not held: the agent lets them in before it knows where their requests
+/// go. Each agent's own.
+#[btf_map]
+pub static LET_IN: LruHashMap<LetInKey, u32, 8192> = LruHashMap::new();
 
 /// The record of each socket, on the socket itself.
 #[btf_map]

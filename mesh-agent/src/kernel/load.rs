@@ -29,7 +29,7 @@ use super::{
     pins::{Pins, SHARED_MAPS},
     probe::one_line,
     raw::{self, Loads},
-    tables::{OpenPorts, Tables},
+    tables::{LetIn, OpenPorts, Tables},
 };
 use crate::node::{Netns, cgroup::Cgroup};
 
@@ -147,6 +147,8 @@ pub struct WorkerMaps {
     pub sources: HashMap<MapData, u64, SockAddr>,
     /// Ports on which requests need not be held.
     pub open_ports: Arc<OpenPorts>,
+    /// Destinations to which captured connections need not be held.
+    pub let_in: Arc<LetIn>,
     /// Connection requests held for this worker.
     pub syns: RingBuf<MapData>,
     /// Where the worker tells the kernel how busy it is.
@@ -192,6 +194,7 @@ pub fn load(
     };
     let loads = Arc::new(loads);
     let open_ports = Arc::new(OpenPorts::new(take(&mut ebpf, "OPEN_PORTS")?));
+    let let_in = Arc::new(LetIn::new(take(&mut ebpf, "LET_IN")?));
     let mut worker_maps = Vec::with_capacity(workers);
     for index in 0..workers.min(MAX_WORKERS) {
         let ring = new_ring()?;
@@ -205,6 +208,7 @@ pub fn load(
             records: pinned(&pins, "SOCKETS")?,
             sources: pinned(&pins, "SOURCES")?,
             open_ports: Arc::clone(&open_ports),
+            let_in: Arc::clone(&let_in),
             syns: RingBuf::try_from(Map::RingBuf(ring)).map_err(map_error("SYN_RINGS"))?,
             loads: Arc::clone(&loads),
         });

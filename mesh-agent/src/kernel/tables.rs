@@ -10,7 +10,8 @@ use aya::{
     maps::{HashMap, MapData, MapError, SockHash},
 };
 use mesh_common::kernel::{
-    InboundEntry, Ip, ListenerEntry, ListenerKey, MAX_WORKERS, PORT_HELD, PORT_LET_THROUGH, PodEntry, PortKey,
+    InboundEntry, Ip, LetInKey, ListenerEntry, ListenerKey, MAX_WORKERS, PORT_HELD, PORT_LET_THROUGH,
+    PodEntry, PortKey,
 };
 
 use socket2::Socket;
@@ -38,6 +39,9 @@ pub enum PortState {
 
 /// Ports known to be served; shared by the data workers.
 pub struct OpenPorts(std::sync::Mutex<HashMap<MapData, PortKey, u32>>);
+
+/// Destinations whose captured connections are let in at once; shared by the data workers.
+pub struct LetIn(std::sync::Mutex<HashMap<MapData, LetInKey, u32>>);
 
 impl Tables {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
@@ -184,6 +188,27 @@ impl OpenPorts {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, PortKey, u32>> {
         // The map lives in the kernel; a panic elsewhere cannot leave it half changed.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl LetIn {
+    pub(super) fn new(map: HashMap<MapData, LetInKey, u32>) -> Self {
+        Self(std::sync::Mutex::new(map))
+    }
+
+    /// The next connections to it are not held.
+    pub fn insert(&self, destination: LetInKey) -> Result<(), MapError> {
+        self.lock().insert(destination, 1, 0)
+    }
+
+    /// The next ones are.
+    pub fn remove(&self, destination: LetInKey) -> Result<(), MapError> {
+        ignore_absent(self.lock().remove(&destination))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, LetInKey, u32>> {
+        // As above.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -81,7 +81,7 @@ impl PodListener {
                 tokio::task::yield_now().await;
             }
             let accepted = tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return self.take_the_rest(listener, &path),
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -90,6 +90,21 @@ impl PodListener {
                     tracing::warn!(%error, pod = %self.pod.workload.key, "accepting failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Takes what stands already: the kernel resets what a closed listener leaves.
+    fn take_the_rest(self: &Arc<Self>, listener: TcpListener, path: &Arc<DataPath>) {
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, client)) = listener.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.take(stream, canonical(client), path);
             }
         }
     }

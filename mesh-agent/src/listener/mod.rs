@@ -3,7 +3,7 @@
 //! A request comes in one of two ways. Usually the kernel half holds it ([`held`]): the worker dials first, then
 //! sends the request on ([`answer`]), so that the client learns from its own `connect()` what became of it. A
 //! request to an application that is known to accept is let through at once, and the worker dials after the
-//! accept. [`accept`] joins both; [`journey`] says what a connection means,
+//! accept; so is one to a destination whose requests are led one by one, each to an endpoint of its own. [`accept`] joins both; [`journey`] says what a connection means,
 //! and [`serve`] is its life from there. Connections of other agents, each with many connections in it, are [`mesh`]'s;
 //! [`admission`] bounds how many of them shake hands at once. What needs no agent is let go: [`direct`]. Where requests are led one by one, [`requests`] says where to.
 

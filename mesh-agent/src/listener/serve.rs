@@ -38,7 +38,10 @@ use crate::{
     http::pool::Shelves,
     identity::CertificateStore,
     inbound::{Gate, Guard, Proof},
-    kernel::{raw::Loads, tables::OpenPorts},
+    kernel::{
+        raw::Loads,
+        tables::{LetIn, OpenPorts},
+    },
     node::PodTable,
     state::Store,
     telemetry::{
@@ -70,6 +73,8 @@ pub struct DataPath {
     pub dialer: Dialer,
     /// Ports whose requests are not held.
     pub open_ports: Arc<OpenPorts>,
+    /// Destinations to which captured connections are not held.
+    pub let_in: Arc<LetIn>,
     /// The worker's connections.
     pub registry: Arc<Registry>,
     /// What became of connections.
@@ -118,6 +123,7 @@ pub struct Serving {
     pub pods: Arc<PodTable>,
     pub dialer: Dialer,
     pub open_ports: Arc<OpenPorts>,
+    pub let_in: Arc<LetIn>,
     pub registry: Arc<Registry>,
     pub flows: Arc<FlowLog>,
     pub metrics: Arc<Metrics>,
@@ -136,6 +142,7 @@ impl DataPath {
             pods: parts.pods,
             dialer: parts.dialer,
             open_ports: parts.open_ports,
+            let_in: parts.let_in,
             registry: parts.registry,
             flows: parts.flows,
             meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
@@ -229,7 +236,10 @@ pub(super) fn accepted(
         return requests::accepted(path, stream, routed);
     }
     let journey = match captured {
-        Some(record) => journey::outbound(path, &listener.pod, client, &record),
+        Some(record) => {
+            requests::hold_from_now_on(path, &listener.pod, &record);
+            journey::outbound(path, &listener.pod, client, &record)
+        }
         None => {
             let journey = journey::inbound(path, &listener.pod, client, local, Proof::None);
             if journey.leg.is_err() {

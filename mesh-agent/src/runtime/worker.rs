@@ -209,6 +209,7 @@ impl Worker {
             pods: Arc::clone(&shared.pods),
             dialer: Dialer::new(maps.records, maps.sources),
             open_ports: maps.open_ports,
+            let_in: maps.let_in,
             registry: Registry::new(number, Arc::clone(&shared.budgets)),
             flows: Arc::clone(&shared.flows),
             metrics: Arc::clone(&shared.metrics),

@@ -3,7 +3,8 @@
 //! [`Claim`] has places and time; this file has the bytes. What a slow reader does not take is either held by the agent, and then counted here, or still at the other agent,
 //! for want of room in the stream's window. The more streams a workload has, the smaller are their windows, so that all
 //! of them filled stay below the limit: an eighth of it at once at full size, then half as much for each
-//! doubling. Who is over the limit reads in small pieces, one at a time: slower, but never not at all.
+//! doubling. Windows shrink at once and grow later: telling all tunnels of every change would cost more than the requests.
+//! Who is over the limit reads in small pieces, one at a time: slower, but never not at all.
 //!
 //! Invariant: no connection waits for another one's reader.
 
@@ -24,7 +25,7 @@ use std::{
 };
 
 use mesh_common::model::ObjectKey;
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
 
 use self::{claim::Taken, mark::Mark};
 pub use self::{
@@ -38,6 +39,8 @@ pub use self::{
 pub const WINDOW_MOST: usize = 1 << 20;
 /// The window of a stream however many there are, in bytes.
 pub const WINDOW_LEAST: usize = 16 << 10;
+/// After a window has shrunk it stays so for this long.
+pub const WINDOW_REST: Duration = Duration::from_secs(1);
 /// What one workload may make the agent hold unless somebody says otherwise, in bytes.
 const LIMIT: usize = 32 << 20;
 /// The least that makes sense as a limit, in bytes: one full window, four times. See [`window`].
@@ -62,8 +65,11 @@ pub struct Budget {
     limits: Limits,
     streams: AtomicUsize,
     held: AtomicUsize,
-    window: watch::Sender<usize>,
+    window: AtomicUsize,
+    /// The same, for those who wait for a change.
+    windows: watch::Sender<usize>,
     least: watch::Sender<usize>,
+    shrunk: Mutex<Option<time::Instant>>,
     taken: Taken,
     guests: Mutex<HashMap<IpAddr, Weak<Taken>>>,
     /// Nanoseconds of data workers.
@@ -121,8 +127,10 @@ impl Budget {
             limits,
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
-            window: watch::Sender::new(window(limits.bytes, 0)),
+            window: AtomicUsize::new(window(limits.bytes, 0)),
+            windows: watch::Sender::new(window(limits.bytes, 0)),
             least: watch::Sender::new(window(limits.bytes, 0)),
+            shrunk: Mutex::default(),
             taken: Taken::default(),
             guests: Mutex::default(),
             time: AtomicU64::new(0),
@@ -201,12 +209,13 @@ impl Budget {
 
     /// The window that each stream of the workload is to have now.
     pub fn window(&self) -> usize {
-        *self.window.borrow()
+        self.window.load(Ordering::Relaxed)
     }
 
-    /// The window that each stream of the workload is to have, as it changes.
+    /// The window that each stream of the workload is to have, as it changes. It grows when somebody joins, leaves, or asks
+    /// to [`Budget::settle`], [`WINDOW_REST`] after it shrank.
     pub fn windows(&self) -> watch::Receiver<usize> {
-        self.window.subscribe()
+        self.windows.subscribe()
     }
 
     /// The smallest that window has ever been: it only shrinks, and few times.
@@ -244,25 +253,32 @@ impl Budget {
         self.guests.lock().unwrap().len()
     }
 
-    fn settle(&self) {
-        let due = |now: usize| {
-            let streams = self.streams.load(Ordering::Relaxed);
-            match window(self.limits.bytes, streams) {
-                less if less < now => less,
-                // Given back only once half as many again would still have it: no back and forth.
-                _ => window(self.limits.bytes, streams * 2).max(now),
-            }
-        };
-        let now = *self.window.borrow();
-        if due(now) != now {
-            let mut next = now;
-            self.window.send_if_modified(|window| {
-                let before = std::mem::replace(window, due(*window));
-                next = *window;
-                before != *window
-            });
-            self.least
-                .send_if_modified(|least| next < std::mem::replace(least, next.min(*least)));
+    /// Brings the window to what the number of streams asks for, if it may.
+    pub fn settle(&self) {
+        let due = self.due(self.window());
+        if due == self.window() {
+            return;
+        }
+        let mut shrunk = self.shrunk.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have been here before.
+        let (now, due) = (self.window(), self.due(self.window()));
+        if due < now {
+            *shrunk = Some(time::Instant::now());
+        } else if due == now || shrunk.is_some_and(|shrunk| shrunk.elapsed() < WINDOW_REST) {
+            return;
+        }
+        self.window.store(due, Ordering::Relaxed);
+        self.windows.send_replace(due);
+        self.least
+            .send_if_modified(|least| due < std::mem::replace(least, due.min(*least)));
+    }
+
+    fn due(&self, now: usize) -> usize {
+        let streams = self.streams.load(Ordering::Relaxed);
+        match window(self.limits.bytes, streams) {
+            less if less < now => less,
+            // Given back only once half as many again would still have it: no back and forth.
+            _ => window(self.limits.bytes, streams * 2).max(now),
         }
     }
 }
@@ -289,8 +305,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn windows_shrink_with_the_streams_and_grow_again() {
+    #[tokio::test(start_paused = true)]
+    async fn windows_shrink_with_the_streams_and_grow_again() {
         let budgets = Budgets::new(Limits::default());
         let budget = budgets.of(&ObjectKey::new("a", "b"));
         let windows = budget.windows();
@@ -298,6 +314,10 @@ mod tests {
         assert_eq!(*windows.borrow(), WINDOW_MOST);
         seats.push(budget.join());
         assert_eq!(*windows.borrow(), WINDOW_MOST / 2);
+        seats.truncate(4);
+        assert_eq!(*windows.borrow(), WINDOW_MOST / 2, "so soon");
+        seats.extend((0..4).map(|_| budget.join()));
+        time::advance(WINDOW_REST).await;
         seats.truncate(5);
         assert_eq!(*windows.borrow(), WINDOW_MOST / 2);
         seats.truncate(4);
@@ -306,6 +326,9 @@ mod tests {
         seats.extend((0..2000).map(|_| budget.join()));
         assert_eq!(*windows.borrow(), WINDOW_LEAST);
         drop(seats);
+        assert_eq!(*windows.borrow(), WINDOW_LEAST);
+        time::advance(WINDOW_REST).await;
+        budget.settle();
         assert_eq!(*windows.borrow(), WINDOW_MOST);
         assert_eq!(*budget.least_window().borrow(), WINDOW_LEAST);
     }

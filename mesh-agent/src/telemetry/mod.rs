@@ -18,7 +18,7 @@ mod throttle;
 pub use access::{AccessLog, Flushed};
 pub use budget::{
     Budget, Budgets, Claim, Full, Guest, Kind, LIMIT_LEAST, Limited, Limits, Place, Resource, Seat, TURN,
-    WINDOW_LEAST, WINDOW_MOST,
+    WINDOW_LEAST, WINDOW_MOST, WINDOW_REST,
 };
 pub use cause::Cause;
 pub use connection::{Channel, Connection, ConnectionState, Destination, Direction, Opening, Process, Side};

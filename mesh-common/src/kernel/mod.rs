@@ -98,6 +98,18 @@ pub struct PortKey {
     pub reserved: u32,
 }
 
+/// A destination whose captured connections the agent lets in whatever becomes of their requests, the key of `LET_IN`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LetInKey {
+    /// Cookie of the network namespace of who dials.
+    pub netns: u64,
+    /// What is dialled.
+    pub dialled: SockAddr,
+    /// Always zero.
+    pub reserved: u32,
+}
+
 /// A TCP four-tuple in one network namespace, the key of `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,6 +205,7 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<ListenerEntry>() == 16);
     assert!(size_of::<PortKey>() == 16);
+    assert!(size_of::<LetInKey>() == 8 + 20 + 4);
     assert!(size_of::<FlowKey>() == 8 + 20 + 20);
     assert!(size_of::<SocketRecord>() == 20 * 3 + 4 + 8 + 8 + 4 + 4 + 16);
     assert!(size_of::<Config>() == 8);

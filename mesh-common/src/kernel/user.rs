@@ -1,8 +1,8 @@
 //! Marks the ABI as plain old data for the loader.
 
 use super::{
-    Config, DirectEntry, DirectKey, FlowEvent, FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey,
-    Passage, PassageEvent, PodEntry, PortKey, SockAddr, SocketRecord, SynEvent,
+    Config, DirectEntry, DirectKey, FlowEvent, FlowKey, InboundEntry, Ip, LetInKey, ListenerEntry,
+    ListenerKey, Passage, PassageEvent, PodEntry, PortKey, SockAddr, SocketRecord, SynEvent,
 };
 
 macro_rules! plain_old_data {
@@ -21,6 +21,7 @@ plain_old_data!(
     FlowKey,
     InboundEntry,
     Ip,
+    LetInKey,
     ListenerEntry,
     ListenerKey,
     Passage,

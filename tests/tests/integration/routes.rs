@@ -8,7 +8,7 @@ mod limits;
 mod mirrors;
 
 use anyhow::{Result, ensure};
-use mesh_tests::{Service, traffic};
+use mesh_tests::{Mesh, Service, traffic};
 
 use self::kit::{
     APP, apply, ask, ask_at, conditions, expect, expect_from, grpc, http, routed, routed_mesh, routed_with,
@@ -39,6 +39,40 @@ fn a_route_leads_its_parent_service_or_the_one_port_that_it_names() {
             ensure!(said == format!("200 {server} GET /x"), "port {port}: {said}");
         }
         expect(mesh, "near", &[("/x", &[], "200 v2 GET /x")])
+    });
+}
+
+/// Where each request finds its own way, only the first connection of a pod is held; where a route goes, connections are held
+/// again, but for the one that finds out.
+#[test]
+fn only_the_first_connection_to_what_is_led_is_held() {
+    Mesh::scenario(routed_mesh("route-let-in"), |mesh| {
+        let (agents, _servers) = kit::start(mesh)?;
+        let agent = &agents[0];
+        let let_in = || agent.map_entries("LET_IN");
+        let port = format!("{}:9000", mesh.service("web").v4());
+        let ask = || anyhow::Ok(ask_at(mesh, "client", &port, "/x", &[])?.said());
+        let others = let_in()?;
+        ensure!(others > 0, "the clients have asked services that speak HTTP");
+        // A port of no protocol, and then one that is led.
+        for _ in 0..2 {
+            ensure!(ask()? == "200 web GET /x");
+            ensure!(let_in()? == others, "nobody said that this port speaks HTTP");
+        }
+        apply(
+            mesh,
+            &[http("default/r", "web:9000", &format!("[{{{}}}]", to("v1")))],
+        )?;
+        for _ in 0..3 {
+            ensure!(ask()? == "200 v1 GET /x");
+            ensure!(let_in()? == others + 1, "one destination more");
+        }
+        apply(mesh, &[])?;
+        for _ in 0..2 {
+            ensure!(ask()? == "200 web GET /x");
+            ensure!(let_in()? == others, "held again");
+        }
+        Ok(())
     });
 }
 

@@ -22,9 +22,9 @@ pub(crate) fn machines_for_each(kernels: usize, cores: usize) -> usize {
     cores.div_ceil(kernels.max(1))
 }
 
-/// How many machines run at once: one more than cores, for while one waits another gets on.
+/// How many machines run at once: more than cores, for while one waits another gets on.
 pub(crate) fn at_once(cores: usize) -> usize {
-    cores + 1
+    cores + 2
 }
 
 /// Shares tests out, as a dealer does cards: tests that take long stand side by side.

@@ -72,7 +72,8 @@ pub(super) async fn serve<S: Steer>(
             listening: Listening::default(),
             trail: &mut attended.trail,
         });
-        let done = exchange(steer, message, &mut down).await;
+        // A connection that waits for its next request has no room for one.
+        let done = Box::pin(exchange(steer, message, &mut down)).await;
         let Downstream::H1(Turn { keep_alive, .. }) = down else {
             return broken("a request changed its connection");
         };

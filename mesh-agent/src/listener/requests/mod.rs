@@ -20,7 +20,7 @@ mod ways;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use mesh_common::kernel::SocketRecord;
+use mesh_common::kernel::{LetInKey, SocketRecord};
 use tokio::net::TcpStream;
 
 pub(super) use arrivals::Arrivals;
@@ -57,6 +57,34 @@ pub(super) const SWEEP: Duration = Duration::from_secs(30);
 pub(super) struct Routed {
     opening: Opening,
     steer: Outbound,
+    destination: LetInKey,
+}
+
+/// What `pod` dialled, as the kernel half looks it up.
+fn destination(pod: &Pod, record: &SocketRecord) -> LetInKey {
+    LetInKey {
+        netns: pod.netns.cookie(),
+        dialled: record.peer,
+        reserved: 0,
+    }
+}
+
+/// Connections of the pod to what was dialled are held from now on: whether they may be is not known before they are made.
+pub(super) fn hold_from_now_on(path: &DataPath, pod: &Pod, record: &SocketRecord) {
+    hold(path, destination(pod, record));
+}
+
+fn hold(path: &DataPath, destination: LetInKey) {
+    if let Err(error) = path.let_in.remove(destination) {
+        tracing::warn!(%error, "connections are let in that should be held");
+    }
+}
+
+/// The next ones are let in by the kernel half.
+fn let_in(path: &DataPath, destination: LetInKey) {
+    if let Err(error) = path.let_in.insert(destination) {
+        tracing::warn!(%error, "connections are held that need not be");
+    }
 }
 
 /// What a captured connection is when its requests are led one by one; `None` when it is not. They are where the port is
@@ -97,7 +125,11 @@ pub(super) fn routed(
         state: ConnectionState::Held,
     };
     let steer = Outbound::new(path, pod, client, dialled);
-    Some(Routed { opening, steer })
+    Some(Routed {
+        opening,
+        steer,
+        destination: destination(pod, record),
+    })
 }
 
 /// Serves a held connection: lets it in at once. Its destination is there; whether an endpoint is, each request learns.
@@ -110,6 +142,7 @@ pub(super) fn held(path: &Arc<DataPath>, mut held: HeldRequest, routed: Routed) 
             held.refuse(upstream::Refusal::Refused);
             return serve::full(&owned, &entry, &full);
         }
+        let_in(&owned, routed.destination);
         match tokio::time::timeout(ACCEPT_DEADLINE, held.send_on()).await {
             Ok(Some(stream)) => {
                 drop(held);
@@ -130,6 +163,8 @@ pub(super) fn accepted(path: &Arc<DataPath>, stream: TcpStream, routed: Routed) 
     path.spawn(&claim, async move {
         let mut entry = owned.registry.open_as(routed.opening, routed.steer.claim());
         if let Err(full) = entry.seat() {
+            // The next ones learn it before they stand.
+            hold(&owned, routed.destination);
             upstream::abort(&stream);
             return serve::full(&owned, &entry, &full);
         }

@@ -4,17 +4,18 @@
 //! stream has a larger window than the budget has for it, but for the moment that an announcement takes; and what busy
 //! tunnels do does not keep idle ones busy, of which there may be thousands.
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::telemetry::Budget;
+use crate::telemetry::{Budget, WINDOW_MOST, WINDOW_REST};
 
 /// A change that could not be announced yet is tried again after this. The one before waits for its acknowledgement.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the streams of one tunnel have, and should have.
 pub(crate) struct Windows {
+    budget: Arc<Budget>,
     wanted: watch::Receiver<usize>,
     /// The smallest that was ever wanted. Idle tunnels with no more than that need not know what is wanted now.
     least: watch::Receiver<usize>,
@@ -30,10 +31,11 @@ pub(crate) trait Announce {
 
 impl Windows {
     /// As the budget has it now, or had it when it had least: a tunnel that is about to be used is soon told of more.
-    pub(crate) fn of(budget: &Budget) -> Self {
+    pub(crate) fn of(budget: &Arc<Budget>) -> Self {
         let (mut wanted, mut least) = (budget.windows(), budget.least_window());
         let announced = (*wanted.borrow_and_update()).min(*least.borrow_and_update());
         Self {
+            budget: Arc::clone(budget),
             wanted,
             least,
             announced,
@@ -69,6 +71,10 @@ impl Windows {
                     std::future::pending::<()>().await;
                 },
                 () = begins => {}
+                // Nobody else may come to ask for more.
+                () = tokio::time::sleep(WINDOW_REST), if !idle && self.announced < WINDOW_MOST => {
+                    self.budget.settle();
+                }
             }
         }
     }
@@ -116,9 +122,10 @@ mod tests {
     };
 
     use mesh_common::model::ObjectKey;
+    use tokio::time;
 
     use super::*;
-    use crate::telemetry::{Budgets, Limits, WINDOW_LEAST, WINDOW_MOST};
+    use crate::telemetry::{Budgets, Limits, WINDOW_LEAST};
 
     /// Takes every announcement.
     struct Willing;
@@ -162,6 +169,8 @@ mod tests {
         let seats: Vec<_> = (0..2000).map(|_| budget.join()).collect();
         assert_eq!(settle(&mut windows, false), Some(WINDOW_LEAST));
         drop(seats);
+        time::advance(WINDOW_REST).await;
+        budget.settle();
         assert_eq!(settle(&mut windows, false), None);
         assert_eq!(settle(&mut windows, true), Some(WINDOW_MOST));
         // In use no more, but more than the least there ever was: a smaller one concerns it again.
@@ -173,6 +182,8 @@ mod tests {
     async fn a_stream_that_begins_is_noticed_by_whoever_waits() {
         let budget = budget();
         drop((0..2000).map(|_| budget.join()).collect::<Vec<_>>());
+        time::advance(WINDOW_REST).await;
+        budget.settle();
         let (mut windows, used) = (Windows::of(&budget), Cell::new(false));
         assert_eq!(windows.first() as usize, WINDOW_LEAST);
         let mut due = pin!(windows.due(|| used.get()));
@@ -180,6 +191,17 @@ mod tests {
         assert_eq!(due.as_mut().poll(&mut cx), Poll::Pending);
         used.set(true);
         assert_eq!(due.as_mut().poll(&mut cx), Poll::Ready(WINDOW_MOST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_left_alone_gets_more_without_anybody_coming() {
+        let budget = budget();
+        let _one = budget.join();
+        drop((0..2000).map(|_| budget.join()).collect::<Vec<_>>());
+        let mut windows = Windows::of(&budget);
+        let begun = Instant::now();
+        assert_eq!(windows.due(|| true).await, WINDOW_MOST);
+        assert_eq!(begun.elapsed(), WINDOW_REST);
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,6 +213,8 @@ mod tests {
         let waker = Waker::from(Arc::clone(&woken));
         assert_eq!(due.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending);
         for _ in 0..10 {
+            time::advance(WINDOW_REST).await;
+            budget.settle();
             drop((0..100).map(|_| budget.join()).collect::<Vec<_>>());
         }
         assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 0);
