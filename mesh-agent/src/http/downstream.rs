@@ -243,8 +243,10 @@ impl Source for Downstream<'_> {
     }
 
     fn gather(&mut self, cx: &mut Context<'_>) {
-        if let Self::H2(pair) = self {
-            pair.recv.gather(cx);
+        match self {
+            Self::H1(turn) => turn.reader.half_mut().gather(cx),
+            Self::H2(pair) => pair.recv.gather(cx),
+            Self::Copy(..) => {}
         }
     }
 

@@ -181,6 +181,13 @@ impl ReadHalf {
             upstream::in_order(half.as_ref());
         }
     }
+
+    /// Nobody reads it now: see [`Incoming::gather`](crate::upstream::incoming::Incoming::gather).
+    pub(super) fn gather(&mut self, cx: &mut Context<'_>) {
+        if let Self::Tunnel(half) = self {
+            half.gather(cx);
+        }
+    }
 }
 
 /// The half itself would announce an end of stream, which only an orderly end may do.

@@ -177,8 +177,9 @@ impl Source for From {
     }
 
     fn gather(&mut self, cx: &mut Context<'_>) {
-        if let Self::Stream(recv) = self {
-            recv.gather(cx);
+        match self {
+            Self::Connection { half, .. } => half.gather(cx),
+            Self::Stream(recv) => recv.gather(cx),
         }
     }
 

@@ -182,7 +182,7 @@ impl Sent {
         let (mut parts, recv) = heard?.into_parts();
         self.response = None;
         if let Some(protocol) = wire::take_switched(&mut parts.headers) {
-            self.recv = Some(Incoming::new(recv));
+            self.recv = Some(self.seat.incoming(recv));
             return Poll::Ready(Ok(Heard::Answer(Answered {
                 status: StatusCode::SWITCHING_PROTOCOLS,
                 headers: parts.headers,
@@ -191,7 +191,7 @@ impl Sent {
             })));
         }
         let body = framing(&self.method, parts.status, &parts.headers, recv.is_end_stream());
-        self.recv = Some(Incoming::new(recv));
+        self.recv = Some(self.seat.incoming(recv));
         Poll::Ready(Ok(Heard::Answer(Answered {
             status: parts.status,
             headers: parts.headers,

@@ -36,7 +36,7 @@ use crate::{
     node::Pod,
     telemetry::{Budget, Cause, Claim, Direction, Entry, Flow, FlowKind, FlowSubject, Guest, Kind, Side},
     upstream::{
-        self, Refusal, Upstream,
+        self, Refusal, Unread, Upstream,
         fair::fair,
         incoming::Incoming,
         tunnel::{self, Stream, Windows, Wire, baggage, keepalive, protocol, tuning},
@@ -166,7 +166,8 @@ impl Arrived {
         upstream::in_order(&stream);
         let taken = protocol::taken_at(addressed.port());
         let budget = claim.budget();
-        let mut windows = Windows::of(budget);
+        let unread = Arc::<Unread>::default();
+        let mut windows = Windows::of(budget, &unread);
         let (mut connection, peer, protocol, credentials) =
             handshake(stream, &identity, taken, budget, &windows).await?;
         drop(place);
@@ -185,14 +186,15 @@ impl Arrived {
         loop {
             let in_use = connection.has_streams();
             let accepted = tokio::select! {
-                accepted = connection.accept() => accepted,
+                biased;
+                // First: smaller windows are announced, and what is read now no more made up for, before more is granted.
+                due = windows.due(|| in_use) => {
+                    windows.apply(&mut connection, due);
+                    continue;
+                }
                 cause = &mut broken, if revoked.is_none() => {
                     connection.abrupt_shutdown(h2::Reason::INADEQUATE_SECURITY);
                     revoked = Some(cause);
-                    continue;
-                }
-                window = windows.due(|| in_use) => {
-                    windows.apply(&mut connection, window);
                     continue;
                 }
                 _ = sweep.tick() => {
@@ -214,13 +216,17 @@ impl Arrived {
                     connection.graceful_shutdown();
                     continue;
                 }
+                accepted = connection.accept() => accepted,
             };
             if let Some(cause) = revoked {
                 tracing::warn!(%client, workload = %pod.workload.key, peer = %peer.id(), reason = %cause, "a tunnel is not believed any more");
                 return Ok(());
             }
             let (request, respond) = match accepted {
-                Some(Ok(accepted)) => accepted,
+                Some(Ok((request, respond))) => (
+                    request.map(|recv| Incoming::new(recv, Some(Arc::clone(&unread)))),
+                    respond,
+                ),
                 // We end it, since the peer does not follow the protocol or asks for too much.
                 Some(Err(error)) if error.is_library() => return Err(error.into()),
                 // The other agent is gone; its streams say what that means to them.
@@ -318,7 +324,7 @@ async fn expired(identity: &Identity, credentials: &Credentials) {
 }
 
 /// Whether a request asks for a stream of bytes; else it is one to the application. An extended CONNECT (RFC 8441) is.
-fn is_for_stream(request: &Request<h2::RecvStream>) -> bool {
+fn is_for_stream(request: &Request<Incoming>) -> bool {
     request.method() == Method::CONNECT && request.extensions().get::<h2::ext::Protocol>().is_none()
 }
 
@@ -411,7 +417,7 @@ struct Asked {
     /// Who asks, as its own agent says.
     client: SocketAddr,
     protocol: TunnelProtocol,
-    request: Request<h2::RecvStream>,
+    request: Request<Incoming>,
     respond: SendResponse<Bytes>,
 }
 
@@ -468,7 +474,7 @@ impl Asked {
     /// Reads a request; answers it at once when it is none for this pod, and says whom it asked for and what is wrong
     /// with that. `peer` is where the connection came from.
     fn read(
-        request: Request<h2::RecvStream>,
+        request: Request<Incoming>,
         mut respond: SendResponse<Bytes>,
         pod: &Pod,
         peer: SocketAddr,
@@ -512,7 +518,7 @@ impl Asked {
         let send = self.respond.send_response(response, false)?;
         Ok(Stream {
             send,
-            recv: Incoming::new(self.request.into_body()),
+            recv: self.request.into_body(),
         })
     }
 
@@ -523,7 +529,7 @@ impl Asked {
 }
 
 /// Where in the pod a request wants to go.
-fn destination(request: &Request<h2::RecvStream>, pod: &Pod) -> Result<SocketAddr, MeshError> {
+fn destination(request: &Request<Incoming>, pod: &Pod) -> Result<SocketAddr, MeshError> {
     let size = header_list(request);
     if size > tuning::HEADER_LIST {
         return Err(MeshError::Headers(size));
@@ -542,7 +548,7 @@ fn destination(request: &Request<h2::RecvStream>, pod: &Pod) -> Result<SocketAdd
 }
 
 /// The size of a request's headers as RFC 9113 (6.5.2) counts them, the fields beginning with a colon left out.
-fn header_list(request: &Request<h2::RecvStream>) -> usize {
+fn header_list(request: &Request<Incoming>) -> usize {
     let fields = request.headers().iter();
     fields
         .map(|(name, value)| name.as_str().len() + value.len() + 32)

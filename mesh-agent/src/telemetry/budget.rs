@@ -45,6 +45,8 @@ pub const WINDOW_REST: Duration = Duration::from_secs(1);
 const LIMIT: usize = 32 << 20;
 /// The least that makes sense as a limit, in bytes: one full window, four times. See [`window`].
 pub const LIMIT_LEAST: usize = 4 * WINDOW_MOST;
+/// The windows that streams should have make one in so many of the limit.
+const WINDOWS: usize = 4;
 /// Read at once by a connection whose workload is over its limit, in bytes.
 const SMALL: usize = 4 << 10;
 
@@ -223,6 +225,11 @@ impl Budget {
         self.least.subscribe()
     }
 
+    /// What the windows of all streams make at most while each is as it should be, but for those with [`WINDOW_LEAST`].
+    pub fn windows_together(&self) -> usize {
+        self.limits.bytes / WINDOWS
+    }
+
     /// Tells that the workload wanted more than it may have.
     fn tell(&self, resource: Resource, why: &dyn Display, now: Instant) {
         self.mark.tell(&self.workload, resource, why, now);
@@ -296,7 +303,7 @@ impl Drop for Seat {
 /// therefore adds an eighth of the limit to what the ones before it hold; from the full window down to the least there
 /// are six, which with the first quarter makes the limit.
 fn window(limit: usize, streams: usize) -> usize {
-    (limit / 4 / streams.max(1).next_power_of_two()).clamp(WINDOW_LEAST, WINDOW_MOST)
+    (limit / WINDOWS / streams.max(1).next_power_of_two()).clamp(WINDOW_LEAST, WINDOW_MOST)
 }
 
 #[cfg(test)]

@@ -5,16 +5,20 @@
 //! carries a stream calls [`Incoming::gather`] while its reader takes nothing. Small frames are put together here.
 //!
 //! Invariant: the window opens again only for bytes that the reader has taken, so a stream holds no more here than its
-//! window allows; and what arrived before an end, or a reset, comes before it.
+//! window allows, and what it holds for a reader that takes nothing is counted as [`Unread`]; and what arrived before an end,
+//! or a reset, comes before it.
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
+
+use super::Unread;
 
 /// Frames below this are put together: those whose cost h2 counts.
 const SMALL: usize = 256;
@@ -26,6 +30,11 @@ pub struct Incoming {
     gathered: Gathered,
     /// Why nothing more comes out of h2, once gathering came upon it.
     over: Option<Over>,
+    /// Bytes that came out of h2, and for which the window has not opened again.
+    taken: usize,
+    /// As many of them are counted as unread.
+    counted: usize,
+    unread: Option<Arc<Unread>>,
 }
 
 #[derive(Debug)]
@@ -42,12 +51,15 @@ struct Gathered {
 }
 
 impl Incoming {
-    /// Takes over a stream.
-    pub fn new(recv: RecvStream) -> Self {
+    /// Takes over a stream. `unread` is for a connection whose window makes up for what nobody reads.
+    pub(crate) fn new(recv: RecvStream, unread: Option<Arc<Unread>>) -> Self {
         Self {
             recv,
             gathered: Gathered::default(),
             over: None,
+            taken: 0,
+            counted: 0,
+            unread,
         }
     }
 
@@ -62,7 +74,13 @@ impl Incoming {
             return Poll::Ready(Some(Ok(piece)));
         }
         match self.over.take() {
-            None => self.recv.poll_data(cx),
+            None => {
+                let came = self.recv.poll_data(cx);
+                if let Poll::Ready(Some(Ok(piece))) = &came {
+                    self.taken += piece.len();
+                }
+                came
+            }
             Some(Over::Broken(error)) => Poll::Ready(Some(Err(error))),
             Some(Over::End) => {
                 self.over = Some(Over::End);
@@ -80,16 +98,28 @@ impl Incoming {
     pub fn gather(&mut self, cx: &mut Context<'_>) {
         while self.over.is_none() {
             match self.recv.poll_data(cx) {
-                Poll::Pending => return,
-                Poll::Ready(Some(Ok(piece))) => self.gathered.put(piece),
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(piece))) => {
+                    self.taken += piece.len();
+                    self.gathered.put(piece);
+                }
                 Poll::Ready(Some(Err(error))) => self.over = Some(Over::Broken(error)),
                 Poll::Ready(None) => self.over = Some(Over::End),
             }
+        }
+        if let Some(unread) = &self.unread
+            && self.counted < self.taken
+        {
+            unread.add(self.taken - self.counted);
+            self.counted = self.taken;
         }
     }
 
     /// Opens the window again for bytes that the reader has taken.
     pub fn release(&mut self, bytes: usize) {
+        self.taken = self.taken.saturating_sub(bytes);
+        // First, so that the window of the connection is never larger by more than is unread.
+        self.count_at_most(self.taken);
         // Fails only for more bytes than were received.
         let _ = self.recv.flow_control().release_capacity(bytes);
     }
@@ -97,6 +127,21 @@ impl Incoming {
     /// True when it is known that nothing follows, trailers included.
     pub fn is_end_stream(&self) -> bool {
         self.gathered.is_empty() && self.recv.is_end_stream()
+    }
+
+    fn count_at_most(&mut self, bytes: usize) {
+        if let Some(unread) = &self.unread
+            && self.counted > bytes
+        {
+            unread.sub(self.counted - bytes);
+            self.counted = bytes;
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.count_at_most(0);
     }
 }
 
@@ -177,7 +222,7 @@ mod tests {
             let _respond = respond;
             while let Some(Ok(_)) = server.accept().await {}
         });
-        (Incoming::new(request.into_body()), ended)
+        (Incoming::new(request.into_body(), None), ended)
     }
 
     async fn send_all(mut send: SendStream<Bytes>) {

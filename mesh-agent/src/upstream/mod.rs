@@ -13,10 +13,12 @@ mod seats;
 pub mod session;
 mod tap;
 pub mod tunnel;
+mod unread;
 
 pub use dial::{DialError, Dialer, Refusal, Source};
 pub use relay::{Ending, abort, relay};
 pub use tap::{Overheard, Tap, tap};
+pub(crate) use unread::Unread;
 
 /// The agent's own side of a connection, established.
 pub enum Upstream {

@@ -12,7 +12,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use h2::RecvStream;
 use tokio::sync::Notify;
+
+use super::{Unread, incoming::Incoming};
 
 /// The places of one connection.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub(crate) struct Seats {
     changed: Notify,
     /// Nobody asks the other end what it knows: the connection is over, or the other end does not take PINGs.
     gone: AtomicBool,
+    /// What their streams hold that nobody reads.
+    pub(super) unread: Arc<Unread>,
 }
 
 /// A stream's place in its connection.
@@ -121,6 +126,11 @@ impl Seat {
     /// Those of its connection.
     pub(super) fn seats(&self) -> &Arc<Seats> {
         &self.seats
+    }
+
+    /// What arrives on its stream.
+    pub(crate) fn incoming(&self, recv: RecvStream) -> Incoming {
+        Incoming::new(recv, Some(Arc::clone(&self.seats.unread)))
     }
 }
 

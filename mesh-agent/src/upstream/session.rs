@@ -71,9 +71,9 @@ impl Session {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let budget = claim.budget();
-        let mut windows = Windows::of(budget);
-        let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
         let seats = Arc::<Seats>::default();
+        let mut windows = Windows::of(budget, &seats.unread);
+        let (requests, mut connection) = tuning::client(budget, &windows).handshake(io).await?;
         let asking = seats.asking();
         let pings = match pinging {
             Pinging::Taken => connection.ping_pong().map(|pings| (pings, asking)),
@@ -84,8 +84,11 @@ impl Session {
             let mut silent = pin!(keepalive::silent_beside(pings));
             let ended = loop {
                 tokio::select! {
+                    biased;
+                    // First: smaller windows are announced, and what is read now no more made up for, before a stream is
+                    // opened and before more is granted.
+                    due = windows.due(|| counted.taken() > 0) => windows.apply(&mut connection, due),
                     ended = &mut connection => break ended,
-                    window = windows.due(|| counted.taken() > 0) => windows.apply(&mut connection, window),
                     () = &mut silent => {
                         tracing::warn!(
                             %addr,
@@ -199,5 +202,7 @@ impl Room {
     }
 }
 
+#[cfg(test)]
+mod bursts;
 #[cfg(test)]
 mod tests;

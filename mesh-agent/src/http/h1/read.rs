@@ -265,6 +265,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         &self.io
     }
 
+    /// The half.
+    pub fn half_mut(&mut self) -> &mut R {
+        &mut self.io
+    }
+
     /// The half and the bytes that were read but belong to no message: for a connection that leaves HTTP.
     pub fn into_parts(self) -> (R, BytesMut) {
         (self.io, self.buffer)

@@ -5,7 +5,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
+use h2::server::SendResponse;
 use http::{Method, Request, header};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -99,6 +99,7 @@ pub(super) async fn serve<S: Steer + 'static>(
                 let serve = async move {
                     let _share = share;
                     let (mut parts, recv) = request.into_parts();
+                    let recv = Incoming::new(recv, None);
                     wire::clean(&mut parts.headers);
                     // Only agents switch protocols over HTTP/2, so far.
                     if parts.extensions.remove::<h2::ext::Protocol>().is_some() {
@@ -129,7 +130,7 @@ fn window(claim: Option<&Claim>) -> u32 {
 /// Serves a request that came from another agent, as a stream of a tunnel. `told` was taken from its headers.
 pub async fn serve_stream<S: Steer>(
     steer: &S,
-    request: Request<RecvStream>,
+    request: Request<Incoming>,
     respond: SendResponse<Bytes>,
     told: Told,
 ) {
@@ -155,13 +156,13 @@ pub async fn serve_stream<S: Steer>(
 async fn serve_message<S: Steer>(
     steer: &S,
     mut message: Message,
-    recv: RecvStream,
+    recv: Incoming,
     respond: SendResponse<Bytes>,
 ) {
     let settled = host::settle(&mut message.parts, message.spoken);
     let mut attended = Attended::new(steer, &message);
     let mut down = Downstream::H2(StreamPair {
-        recv: Incoming::new(recv),
+        recv,
         respond: Respond::Unanswered(respond),
         trail: &mut attended.trail,
     });
@@ -220,7 +221,7 @@ fn too_large(parts: &http::request::Parts) -> Option<Fault> {
     })
 }
 
-fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &RecvStream) -> Message {
+fn message(parts: http::request::Parts, spoken: Spoken, switch: Switch, recv: &Incoming) -> Message {
     let body = if switch != Switch::Stay || recv.is_end_stream() {
         match parts.headers.get(header::CONTENT_LENGTH) {
             Some(_) => Framing::Length(0),

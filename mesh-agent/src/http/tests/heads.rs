@@ -8,7 +8,7 @@ use crate::{
         server::serve_stream,
         wire::{Spoken, Told},
     },
-    upstream,
+    upstream::{self, incoming::Incoming},
 };
 
 /// The agent of the destination, before an HTTP/1 server: tunnels come in the clear.
@@ -23,6 +23,7 @@ async fn destination(app: SocketAddr) -> SocketAddr {
                     spoken: Spoken::Http1,
                     client: None,
                 };
+                let request = request.map(|recv| Incoming::new(recv, None));
                 serve_stream(&*steer, request, respond, told).await;
             });
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
+use h2::server::SendResponse;
 use http::Request;
 use mesh_common::model::{ObjectKey, SpiffeId};
 
@@ -44,6 +44,7 @@ use crate::{
         Claim, Connection, ConnectionState, Destination, Direction, Entry, FlowKind, Opening, RequestEnds,
         Ruling,
     },
+    upstream::incoming::Incoming,
 };
 
 /// The requests of one tunnel.
@@ -95,7 +96,7 @@ impl Arrivals {
     /// Serves a request as a task of its own.
     pub(in crate::listener) fn serve(
         self: &Arc<Self>,
-        mut request: Request<RecvStream>,
+        mut request: Request<Incoming>,
         respond: SendResponse<Bytes>,
     ) {
         self.enter();

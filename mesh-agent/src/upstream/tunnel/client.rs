@@ -16,7 +16,6 @@ use crate::{
     telemetry::Claim,
     upstream::{
         Refusal, in_order,
-        incoming::Incoming,
         session::{Pinging, Seat, Session},
     },
 };
@@ -162,6 +161,7 @@ impl Tunnel {
         let (response, send, mut seat) = room.send(request(self.protocol, asking), false).map_err(http)?;
         let response = response.await;
         seat.heard();
+        let response = response.map(|response| response.map(|recv| seat.incoming(recv)));
         let place = Place {
             _seat: seat,
             credentials: Arc::clone(&self.credentials),
@@ -175,7 +175,6 @@ impl Tunnel {
                 refusal,
             });
         }
-        let recv = Incoming::new(recv);
         Ok((Stream { send, recv }, place))
     }
 

@@ -31,6 +31,13 @@ pub struct StreamReader {
 #[derive(Debug)]
 pub struct StreamWriter(Option<SendStream<Bytes>>);
 
+impl StreamReader {
+    /// See [`Incoming::gather`].
+    pub(crate) fn gather(&mut self, cx: &mut Context<'_>) {
+        self.recv.gather(cx);
+    }
+}
+
 /// Divides a stream.
 pub fn split(stream: Stream) -> (StreamReader, StreamWriter) {
     let reader = StreamReader {

@@ -56,7 +56,8 @@ pub(crate) fn server(budget: &Budget, windows: &Windows) -> h2::server::Builder 
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(windows.first())
-        .initial_connection_window_size(connection_window(budget))
+        .initial_connection_window_size(windows.first_together())
+        .data_frame_budget(small_frames(budget))
         .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST_KEPT)
         .max_concurrent_streams(STREAMS)
@@ -74,7 +75,8 @@ pub(crate) fn client(budget: &Budget, windows: &Windows) -> h2::client::Builder 
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(windows.first())
-        .initial_connection_window_size(connection_window(budget))
+        .initial_connection_window_size(windows.first_together())
+        .data_frame_budget(small_frames(budget))
         .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST_KEPT)
         .max_send_buffer_size(SEND_BUFFER)
@@ -85,9 +87,20 @@ pub(crate) fn client(budget: &Budget, windows: &Windows) -> h2::client::Builder 
     builder
 }
 
-/// Bytes of all streams of a tunnel together: more than their windows ever have, so that no stream waits for another
-/// one's reader.
-fn connection_window(budget: &Budget) -> u32 {
-    let most = budget.limit() + STREAMS as usize * WINDOW_LEAST;
-    u32::try_from(most).unwrap_or(u32::MAX).min(u32::MAX >> 1)
+/// Bytes of all streams of a tunnel together while they are read: what their windows make, once those are as they should be, so
+/// that no stream waits for another one's reader. Streams that begin all at once, faster than smaller windows can be
+/// announced, have no more.
+pub(super) fn together_least(budget: &Budget) -> usize {
+    budget.windows_together().max(STREAMS as usize * WINDOW_LEAST)
+}
+
+/// Bytes of all streams of a tunnel together, whatever is not read: more than they have where the peer heeds what their windows
+/// are.
+pub(super) fn together_most(budget: &Budget) -> usize {
+    budget.limit() + STREAMS as usize * WINDOW_LEAST
+}
+
+/// What h2 may take to keep small frames, in bytes beyond their own.
+fn small_frames(budget: &Budget) -> usize {
+    together_most(budget) / 2
 }

@@ -1,20 +1,51 @@
-//! The window of a tunnel's streams, kept at what the workload's budget has for each.
+//! The windows of a tunnel: of each of its streams, kept at what the workload's budget has for each, and of all together.
 //!
-//! The task of a tunnel waits for [`Windows::due`] beside its connection, and then calls [`Windows::apply`]. Invariant: no
-//! stream has a larger window than the budget has for it, but for the moment that an announcement takes; and what busy
-//! tunnels do does not keep idle ones busy, of which there may be thousands.
+//! The task of a tunnel waits for [`Windows::due`] before it does what its connection wants, and then calls
+//! [`Windows::apply`]. All streams together have as much as their windows make once those are as they should be, and beside
+//! that what streams hold that nobody reads. So nobody waits for another one's reader; and streams that begin all at once,
+//! faster than smaller windows can be announced (each waits for the acknowledgement of the one before), hold little.
+//!
+//! Invariant: no stream has a larger window than the budget has for it, but for the moment that an announcement takes, and in
+//! that moment all together get no more than they have; and what busy tunnels do does not keep idle ones busy, of which there
+//! may be thousands.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::telemetry::{Budget, WINDOW_MOST, WINDOW_REST};
+use super::tuning;
+use crate::{
+    telemetry::{Budget, WINDOW_MOST, WINDOW_REST},
+    upstream::Unread,
+};
 
 /// A change that could not be announced yet is tried again after this. The one before waits for its acknowledgement.
-const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the streams of one tunnel have, and should have.
 pub(crate) struct Windows {
+    each: Each,
+    together: Together,
+}
+
+/// What is to be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// The window of each stream.
+    Each(usize),
+    /// That of all together.
+    Together(usize),
+}
+
+/// An HTTP/2 connection whose windows can be changed.
+pub(crate) trait Announce {
+    /// Tells the peer of another window for each stream. Fails while it has not acknowledged the one before.
+    fn announce(&mut self, window: u32) -> Result<(), h2::Error>;
+    /// Has another window for all streams together.
+    fn have_together(&mut self, window: u32);
+}
+
+struct Each {
     budget: Arc<Budget>,
     wanted: watch::Receiver<usize>,
     /// The smallest that was ever wanted. Idle tunnels with no more than that need not know what is wanted now.
@@ -24,33 +55,76 @@ pub(crate) struct Windows {
     again: Instant,
 }
 
-/// An HTTP/2 connection that can tell its peer of another window.
-pub(crate) trait Announce {
-    fn announce(&mut self, window: u32) -> Result<(), h2::Error>;
+struct Together {
+    /// What each stream is to have.
+    each: watch::Receiver<usize>,
+    unread: Arc<Unread>,
+    least: usize,
+    most: usize,
+    now: usize,
 }
 
 impl Windows {
     /// As the budget has it now, or had it when it had least: a tunnel that is about to be used is soon told of more.
-    pub(crate) fn of(budget: &Arc<Budget>) -> Self {
+    /// `unread` is counted by its streams.
+    pub(crate) fn of(budget: &Arc<Budget>, unread: &Arc<Unread>) -> Self {
         let (mut wanted, mut least) = (budget.windows(), budget.least_window());
         let announced = (*wanted.borrow_and_update()).min(*least.borrow_and_update());
-        Self {
+        let together = Together {
+            each: wanted.clone(),
+            unread: Arc::clone(unread),
+            least: tuning::together_least(budget),
+            most: tuning::together_most(budget),
+            now: tuning::together_least(budget),
+        };
+        let each = Each {
             budget: Arc::clone(budget),
             wanted,
             least,
             announced,
             again: Instant::now(),
-        }
+        };
+        Self { each, together }
     }
 
     /// The window to begin with.
     pub(crate) fn first(&self) -> u32 {
-        as_window(self.announced)
+        as_window(self.each.announced)
     }
 
-    /// Waits until there is something to announce, and says what. A smaller window always is; a larger one only while the
-    /// tunnel has streams. `in_use` is asked again whenever this is polled: when a stream begins.
-    pub(crate) async fn due(&mut self, in_use: impl Fn() -> bool) -> usize {
+    /// The window of all streams together to begin with.
+    pub(crate) fn first_together(&self) -> u32 {
+        as_window(self.together.now)
+    }
+
+    /// Waits until there is something to change, and says what. A smaller window is always announced; a larger one only while
+    /// the tunnel has streams. `in_use` is asked again whenever this is polled: when a stream begins.
+    pub(crate) async fn due(&mut self, in_use: impl Fn() -> bool) -> Due {
+        let announced = self.each.announced;
+        tokio::select! {
+            biased;
+            each = self.each.due(in_use) => Due::Each(each),
+            together = self.together.due(announced) => Due::Together(together),
+        }
+    }
+
+    /// Changes what was due.
+    pub(crate) fn apply(&mut self, connection: &mut impl Announce, due: Due) {
+        match due {
+            Due::Each(window) => match connection.announce(as_window(window)) {
+                Ok(()) => self.each.announced = window,
+                Err(_) => self.each.again = Instant::now() + AGAIN,
+            },
+            Due::Together(window) => {
+                connection.have_together(as_window(window));
+                self.together.now = window;
+            }
+        }
+    }
+}
+
+impl Each {
+    async fn due(&mut self, in_use: impl Fn() -> bool) -> usize {
         loop {
             let idle = !in_use();
             let wanted = *self.wanted.borrow();
@@ -78,13 +152,26 @@ impl Windows {
             }
         }
     }
+}
 
-    /// Announces what was due.
-    pub(crate) fn apply(&mut self, connection: &mut impl Announce, window: usize) {
-        match connection.announce(as_window(window)) {
-            Ok(()) => self.announced = window,
-            Err(_) => self.again = Instant::now() + AGAIN,
+impl Together {
+    /// `announced` is what each stream has.
+    async fn due(&self, announced: usize) -> usize {
+        loop {
+            let changes = poll_fn(|_| self.change(announced).map_or(Poll::Pending, Poll::Ready));
+            tokio::select! {
+                biased;
+                change = changes => return change,
+                () = self.unread.more() => {}
+            }
         }
+    }
+
+    /// More only after streams were told of smaller windows: the peer then hears of those first.
+    fn change(&self, announced: usize) -> Option<usize> {
+        let due = (self.least + self.unread.in_steps()).min(self.most);
+        let may = due < self.now || due > self.now && announced <= *self.each.borrow();
+        may.then_some(due)
     }
 }
 
@@ -96,6 +183,10 @@ where
     fn announce(&mut self, window: u32) -> Result<(), h2::Error> {
         self.set_initial_window_size(window)
     }
+
+    fn have_together(&mut self, window: u32) {
+        self.set_target_window_size(window);
+    }
 }
 
 impl<T, B> Announce for h2::server::Connection<T, B>
@@ -106,10 +197,14 @@ where
     fn announce(&mut self, window: u32) -> Result<(), h2::Error> {
         self.set_initial_window_size(window)
     }
+
+    fn have_together(&mut self, window: u32) {
+        self.set_target_window_size(window);
+    }
 }
 
 fn as_window(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX >> 1)
+    u32::try_from(bytes).unwrap_or(u32::MAX).min(u32::MAX >> 1)
 }
 
 #[cfg(test)]
@@ -134,6 +229,8 @@ mod tests {
         fn announce(&mut self, _window: u32) -> Result<(), h2::Error> {
             Ok(())
         }
+
+        fn have_together(&mut self, _window: u32) {}
     }
 
     /// Counts how often it was woken.
@@ -151,7 +248,7 @@ mod tests {
     }
 
     /// What is due now, announced as well.
-    fn settle(windows: &mut Windows, in_use: bool) -> Option<usize> {
+    fn settle(windows: &mut Windows, in_use: bool) -> Option<Due> {
         let mut cx = Context::from_waker(Waker::noop());
         let due = match pin!(windows.due(|| in_use)).poll(&mut cx) {
             Poll::Ready(due) => due,
@@ -164,18 +261,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_tunnel_is_told_of_less_at_once_and_of_more_when_it_is_used() {
         let budget = budget();
-        let mut windows = Windows::of(&budget);
+        let mut windows = Windows::of(&budget, &Arc::default());
         assert_eq!(settle(&mut windows, false), None);
         let seats: Vec<_> = (0..2000).map(|_| budget.join()).collect();
-        assert_eq!(settle(&mut windows, false), Some(WINDOW_LEAST));
+        assert_eq!(settle(&mut windows, false), Some(Due::Each(WINDOW_LEAST)));
         drop(seats);
         time::advance(WINDOW_REST).await;
         budget.settle();
         assert_eq!(settle(&mut windows, false), None);
-        assert_eq!(settle(&mut windows, true), Some(WINDOW_MOST));
+        assert_eq!(settle(&mut windows, true), Some(Due::Each(WINDOW_MOST)));
         // In use no more, but more than the least there ever was: a smaller one concerns it again.
         let _seats: Vec<_> = (0..9).map(|_| budget.join()).collect();
-        assert_eq!(settle(&mut windows, false), Some(WINDOW_MOST / 2));
+        assert_eq!(settle(&mut windows, false), Some(Due::Each(WINDOW_MOST / 2)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,13 +281,13 @@ mod tests {
         drop((0..2000).map(|_| budget.join()).collect::<Vec<_>>());
         time::advance(WINDOW_REST).await;
         budget.settle();
-        let (mut windows, used) = (Windows::of(&budget), Cell::new(false));
+        let (mut windows, used) = (Windows::of(&budget, &Arc::default()), Cell::new(false));
         assert_eq!(windows.first() as usize, WINDOW_LEAST);
         let mut due = pin!(windows.due(|| used.get()));
         let mut cx = Context::from_waker(Waker::noop());
         assert_eq!(due.as_mut().poll(&mut cx), Poll::Pending);
         used.set(true);
-        assert_eq!(due.as_mut().poll(&mut cx), Poll::Ready(WINDOW_MOST));
+        assert_eq!(due.as_mut().poll(&mut cx), Poll::Ready(Due::Each(WINDOW_MOST)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,9 +295,9 @@ mod tests {
         let budget = budget();
         let _one = budget.join();
         drop((0..2000).map(|_| budget.join()).collect::<Vec<_>>());
-        let mut windows = Windows::of(&budget);
+        let mut windows = Windows::of(&budget, &Arc::default());
         let begun = Instant::now();
-        assert_eq!(windows.due(|| true).await, WINDOW_MOST);
+        assert_eq!(windows.due(|| true).await, Due::Each(WINDOW_MOST));
         assert_eq!(begun.elapsed(), WINDOW_REST);
     }
 
@@ -208,7 +305,7 @@ mod tests {
     async fn what_others_do_wakes_no_idle_tunnel_with_the_least() {
         let budget = budget();
         drop((0..2000).map(|_| budget.join()).collect::<Vec<_>>());
-        let (mut windows, woken) = (Windows::of(&budget), Arc::new(Woken::default()));
+        let (mut windows, woken) = (Windows::of(&budget, &Arc::default()), Arc::new(Woken::default()));
         let mut due = pin!(windows.due(|| false));
         let waker = Waker::from(Arc::clone(&woken));
         assert_eq!(due.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Pending);

@@ -52,11 +52,6 @@ pub(super) fn abuse(mesh: &Mesh, to: &str, port: u16, kind: &str) -> Result<Valu
     output.ok()?.report()
 }
 
-/// What an agent may grow by while streams in plenty begin at once, whose bodies nobody reads. They begin faster than smaller
-/// windows can be announced; then the window of their connection bounds them, which is the workload's limit and 3 MiB more.
-/// In memory that was 75 MiB once, since frames are pieces of what was read at once.
-const HELD: u64 = 96 * volume::MIB;
-
 /// Does it beside an honest client, with the agents' memory watched.
 pub(super) fn beside(mesh: &Mesh, to: &str, agents: &[Agent], kind: &str) -> Result<Value> {
     let before = volume::resident(agents)?;
@@ -66,7 +61,7 @@ pub(super) fn beside(mesh: &Mesh, to: &str, agents: &[Agent], kind: &str) -> Res
     honest
         .end(mesh)
         .with_context(|| format!("beside {kind}: {report}"))?;
-    volume::within(HELD, agents, &before).with_context(|| format!("{kind}: {report}"))?;
+    volume::bounded(agents, &before).with_context(|| format!("{kind}: {report}"))?;
     // And the abuser's own pod is served when it behaves.
     let url = format!("http://{}/", at(mesh, to, port::ECHO_2));
     let after = curl(

@@ -5,7 +5,7 @@ use mesh_tests::{Agent, Mesh, traffic};
 
 use super::{at, each, echo, port};
 
-pub(super) const MIB: u64 = 1 << 20;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What an agent may grow by while a few bodies of any size pass. Both directions of a stream hold at most their windows and
@@ -66,11 +66,6 @@ pub(super) fn resident(agents: &[Agent]) -> Result<Vec<u64>> {
 }
 
 pub(super) fn bounded(agents: &[Agent], before: &[u64]) -> Result<()> {
-    within(GROWTH, agents, before)
-}
-
-/// No agent grew by more since than that.
-pub(super) fn within(growth: u64, agents: &[Agent], before: &[u64]) -> Result<()> {
     for (agent, before) in agents.iter().zip(before) {
         let after = agent.peak_bytes()?;
         println!(
@@ -79,7 +74,7 @@ pub(super) fn within(growth: u64, agents: &[Agent], before: &[u64]) -> Result<()
             after >> 10
         );
         ensure!(
-            after < before + growth,
+            after < before + GROWTH,
             "an agent grew from {before} to {after} bytes"
         );
     }
