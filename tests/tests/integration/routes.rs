@@ -47,17 +47,15 @@ fn a_route_leads_its_parent_service_or_the_one_port_that_it_names() {
 #[test]
 fn only_the_first_connection_to_what_is_led_is_held() {
     Mesh::scenario(routed_mesh("route-let-in"), |mesh| {
-        let (agents, _servers) = kit::start(mesh)?;
-        let agent = &agents[0];
-        let let_in = || agent.map_entries("LET_IN");
+        let _running = kit::start(mesh)?;
         let port = format!("{}:9000", mesh.service("web").v4());
         let ask = || anyhow::Ok(ask_at(mesh, "client", &port, "/x", &[])?.said());
-        let others = let_in()?;
+        let others = kit::let_in()?;
         ensure!(others > 0, "the clients have asked services that speak HTTP");
         // A port of no protocol, and then one that is led.
         for _ in 0..2 {
             ensure!(ask()? == "200 web GET /x");
-            ensure!(let_in()? == others, "nobody said that this port speaks HTTP");
+            ensure!(kit::let_in()? == others, "nobody said that this port speaks HTTP");
         }
         apply(
             mesh,
@@ -65,12 +63,12 @@ fn only_the_first_connection_to_what_is_led_is_held() {
         )?;
         for _ in 0..3 {
             ensure!(ask()? == "200 v1 GET /x");
-            ensure!(let_in()? == others + 1, "one destination more");
+            ensure!(kit::let_in()? == others + 1, "one destination more");
         }
         apply(mesh, &[])?;
         for _ in 0..2 {
             ensure!(ask()? == "200 web GET /x");
-            ensure!(let_in()? == others, "held again");
+            ensure!(kit::let_in()? == others, "held again");
         }
         Ok(())
     });

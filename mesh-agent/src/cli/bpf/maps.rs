@@ -7,8 +7,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, MapInfo, SockHash},
 };
 use mesh_common::kernel::{
-    FlowKey, InboundEntry, Ip, LetInKey, ListenerEntry, ListenerKey, Passage, PodEntry, PortKey, SockAddr,
-    SocketRecord,
+    FlowKey, InboundEntry, Ip, ListenerEntry, ListenerKey, Passage, PodEntry, PortKey, SockAddr, SocketRecord,
 };
 use serde::Serialize;
 
@@ -108,7 +107,6 @@ fn entries(name: &str, data: MapData, max: u32) -> Option<u64> {
         "AGENTS" => keys::<u64, u32>(map, most),
         "INBOUND" => keys::<Ip, InboundEntry>(map, most),
         "LISTENERS" => keys::<u64, ListenerEntry>(map, most),
-        "LET_IN" => keys::<LetInKey, u32>(map, most),
         "OPEN_PORTS" => keys::<PortKey, u32>(map, most),
         "FLOWS" => keys::<FlowKey, SocketRecord>(map, most),
         "HELD" => keys::<FlowKey, u32>(map, most),

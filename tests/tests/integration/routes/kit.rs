@@ -98,6 +98,25 @@ pub(super) fn apply(mesh: &Mesh, routes: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// How many destinations the agents' kernel halves let captured connections in to.
+pub(super) fn let_in() -> Result<usize> {
+    let bpftool = |args: &[&str]| -> Result<Value> {
+        let said = std::process::Command::new("bpftool")
+            .arg("-j")
+            .args(args)
+            .output()?;
+        Ok(serde_json::from_slice(&said.stdout)?)
+    };
+    let maps = bpftool(&["map", "list"])?;
+    let ours = maps.as_array().into_iter().flatten();
+    let ours = ours.filter(|map| map["name"] == "LET_IN");
+    ours.map(|map| {
+        let entries = bpftool(&["map", "dump", "id", &map["id"].to_string()])?;
+        Ok(entries.as_array().map_or(0, Vec::len))
+    })
+    .sum()
+}
+
 /// An HTTPRoute. `parent` is `service` or `service:port`, of the namespace `default`.
 pub(super) fn http(name: &str, parent: &str, rules: &str) -> String {
     route("HTTPRoute", name, parent, rules)
