@@ -7,7 +7,8 @@ use aya_ebpf::{
 };
 use mesh_common::kernel::{
     Config, DIRECT_MAX, DirectEntry, DirectKey, FlowKey, InboundEntry, Ip, LetInKey, ListenerEntry,
-    ListenerKey, MAX_WORKERS, PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr, SocketRecord,
+    ListenerKey, MAX_WORKERS, PASSAGES_MAX, Passage, PodEntry, PortKey, SYN_RING_BYTES, SockAddr,
+    SocketRecord,
 };
 
 const MAX_PODS: usize = 1024;
