@@ -175,8 +175,9 @@ impl Downstream<'_> {
         Ok(())
     }
 
-    /// Ready when whoever asked is gone. To be asked while nothing is read of the request.
+    /// Ready when whoever asked is gone. To be asked while nothing is read of the request: what comes of it is gathered.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        self.gather(cx);
         match self {
             Self::H1(turn) => match ready!(turn.reader.poll_closed(cx)) {
                 Ok(()) => turn.listening.poll_end(cx).map(|()| Broken::Closed),

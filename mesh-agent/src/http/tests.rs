@@ -24,6 +24,7 @@ use crate::telemetry::{Budgets, Claim, Limits};
 mod heads;
 mod hosts;
 mod repeats;
+mod unread;
 
 /// Steers everything to one server, or refuses it.
 struct Straight {
@@ -89,6 +90,9 @@ impl Steer for Straight {
     async fn steer(&self, message: &mut Message) -> Result<Course<Hop<There, Infallible>, ()>, Fault> {
         if message.parts.uri.path() == "/denied" {
             return Err(Fault::new(Cause::Denied, "by the test"));
+        }
+        if message.parts.uri.path() == "/undecided" {
+            return std::future::pending().await;
         }
         // The tests' clients say who they are.
         let port = message.parts.headers.get("x-port");

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answer::{Answerer, Request},
     serve::{self, DataPath},
+    socket::BACKLOG,
 };
 use crate::{node::Pod, upstream};
 
@@ -94,12 +95,17 @@ impl PodListener {
         }
     }
 
-    /// Takes what stands already: the kernel resets what a closed listener leaves.
+    /// Takes what stands already: the kernel resets what a closed listener leaves. It may have those that come later.
     fn take_the_rest(self: &Arc<Self>, listener: TcpListener, path: &Arc<DataPath>) {
         let Ok(listener) = listener.into_std() else {
             return;
         };
-        while let Ok((stream, client)) = listener.accept() {
+        for _ in 0..=BACKLOG {
+            let (stream, client) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => return,
+            };
             let stream = stream
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));

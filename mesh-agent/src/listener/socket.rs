@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{node::Netns, upstream};
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Opens a listener on every address of the namespace, IPv4 and IPv6, on a port of the kernel's choice. Where the
 /// kernel has no IPv6 it listens on IPv4 alone.

@@ -267,24 +267,26 @@ impl Budget {
             return;
         }
         let mut shrunk = self.shrunk.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have been here before.
-        let (now, due) = (self.window(), self.due(self.window()));
-        if due < now {
-            *shrunk = Some(time::Instant::now());
-        } else if due == now || shrunk.is_some_and(|shrunk| shrunk.elapsed() < WINDOW_REST) {
-            return;
+        loop {
+            // Somebody may have been here before, or have joined meanwhile and seen that nothing was to be done.
+            let (now, due) = (self.window(), self.due(self.window()));
+            if due < now {
+                *shrunk = Some(time::Instant::now());
+            } else if due == now || shrunk.is_some_and(|shrunk| shrunk.elapsed() < WINDOW_REST) {
+                return;
+            }
+            self.window.store(due, Ordering::Relaxed);
+            self.windows.send_replace(due);
+            self.least
+                .send_if_modified(|least| due < std::mem::replace(least, due.min(*least)));
         }
-        self.window.store(due, Ordering::Relaxed);
-        self.windows.send_replace(due);
-        self.least
-            .send_if_modified(|least| due < std::mem::replace(least, due.min(*least)));
     }
 
     fn due(&self, now: usize) -> usize {
         let streams = self.streams.load(Ordering::Relaxed);
         match window(self.limits.bytes, streams) {
             less if less < now => less,
-            // Given back only once half as many again would still have it: no back and forth.
+            // Given back only once twice as many would still have it: no back and forth.
             _ => window(self.limits.bytes, streams * 2).max(now),
         }
     }

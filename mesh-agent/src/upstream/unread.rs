@@ -32,7 +32,7 @@ impl Unread {
     }
 
     /// How many bytes there are, in whole steps.
-    pub(super) fn in_steps(&self) -> usize {
+    pub(crate) fn in_steps(&self) -> usize {
         self.bytes.load(Ordering::Relaxed) / STEP * STEP
     }
 

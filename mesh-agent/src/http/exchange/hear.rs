@@ -13,7 +13,7 @@ use crate::http::{
     course::Escort,
     downstream::Downstream,
     h1::{Framing, KeepAlive, Switch, hop_by_hop},
-    pump::{Pump, PumpError, Sink as _},
+    pump::{Pump, PumpError, Sink as _, Source as _},
     streams::is_empty,
     upstream::{Answered, Heard, Upstream},
     wire,
@@ -43,7 +43,10 @@ pub(super) async fn unless_gone<T>(
             return Poll::Ready(Ok(done));
         }
         match down {
-            Downstream::H1(..) | Downstream::Copy(..) => Poll::Pending,
+            Downstream::H1(..) | Downstream::Copy(..) => {
+                down.gather(cx);
+                Poll::Pending
+            }
             Downstream::H2(..) => down.poll_gone(cx).map(Err),
         }
     })

@@ -141,7 +141,7 @@ impl Each {
             let changes = if parked { &mut self.least } else { &mut self.wanted };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() {
-                    // The budget is gone, and with it every stream.
+                    // Cannot be: the budget is held here.
                     std::future::pending::<()>().await;
                 },
                 () = begins => {}
