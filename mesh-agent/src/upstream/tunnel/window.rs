@@ -56,8 +56,7 @@ struct Each {
 }
 
 struct Together {
-    /// What each stream is to have.
-    each: watch::Receiver<usize>,
+    budget: Arc<Budget>,
     unread: Arc<Unread>,
     least: usize,
     most: usize,
@@ -71,7 +70,7 @@ impl Windows {
         let (mut wanted, mut least) = (budget.windows(), budget.least_window());
         let announced = (*wanted.borrow_and_update()).min(*least.borrow_and_update());
         let together = Together {
-            each: wanted.clone(),
+            budget: Arc::clone(budget),
             unread: Arc::clone(unread),
             least: tuning::together_least(budget),
             most: tuning::together_most(budget),
@@ -170,7 +169,7 @@ impl Together {
     /// More only after streams were told of smaller windows: the peer then hears of those first.
     fn change(&self, announced: usize) -> Option<usize> {
         let due = (self.least + self.unread.in_steps()).min(self.most);
-        let may = due < self.now || due > self.now && announced <= *self.each.borrow();
+        let may = due < self.now || due > self.now && announced <= self.budget.window();
         may.then_some(due)
     }
 }
