@@ -38,10 +38,13 @@ pub enum PortState {
 }
 
 /// Ports known to be served; shared by the data workers.
-pub struct OpenPorts(std::sync::Mutex<HashMap<MapData, PortKey, u32>>);
+pub struct OpenPorts(Shared<PortKey>);
 
 /// Destinations whose captured connections are let in at once; shared by the data workers.
-pub struct LetIn(std::sync::Mutex<HashMap<MapData, LetInKey, u32>>);
+pub struct LetIn(Shared<LetInKey>);
+
+/// A map that the data workers write, one at a time.
+struct Shared<K>(std::sync::Mutex<HashMap<MapData, K, u32>>);
 
 impl Tables {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
@@ -168,47 +171,48 @@ impl Tables {
 
 impl OpenPorts {
     pub(super) fn new(map: HashMap<MapData, PortKey, u32>) -> Self {
-        Self(std::sync::Mutex::new(map))
+        Self(Shared(map.into()))
     }
 
     /// An application accepts there.
     pub fn insert(&self, port: PortKey, state: PortState) -> Result<(), MapError> {
-        self.lock().insert(port, state as u32, 0)
+        self.0.lock().insert(port, state as u32, 0)
     }
 
     /// Whether an application is known to accept there.
     pub fn contains(&self, port: PortKey) -> bool {
-        self.lock().get(&port, 0).is_ok()
+        self.0.lock().get(&port, 0).is_ok()
     }
 
     /// Whether an application accepts there is not known any more: requests are held.
     pub fn remove(&self, port: PortKey) -> Result<(), MapError> {
-        ignore_absent(self.lock().remove(&port))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, PortKey, u32>> {
-        // The map lives in the kernel; a panic elsewhere cannot leave it half changed.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.remove(&port)
     }
 }
 
 impl LetIn {
     pub(super) fn new(map: HashMap<MapData, LetInKey, u32>) -> Self {
-        Self(std::sync::Mutex::new(map))
+        Self(Shared(map.into()))
     }
 
     /// The next connections to it are not held.
     pub fn insert(&self, destination: LetInKey) -> Result<(), MapError> {
-        self.lock().insert(destination, 1, 0)
+        self.0.lock().insert(destination, 1, 0)
     }
 
     /// The next ones are.
     pub fn remove(&self, destination: LetInKey) -> Result<(), MapError> {
-        ignore_absent(self.lock().remove(&destination))
+        self.0.remove(&destination)
+    }
+}
+
+impl<K: aya::Pod> Shared<K> {
+    fn remove(&self, key: &K) -> Result<(), MapError> {
+        ignore_absent(self.lock().remove(key))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, LetInKey, u32>> {
-        // As above.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, K, u32>> {
+        // The map lives in the kernel; a panic elsewhere cannot leave it half changed.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
