@@ -34,9 +34,10 @@ use crate::{
     identity::Credentials,
     inbound::{Guard, Reading},
     listener::{
+        data_path::DataPath,
         journey::{Journey, Leg},
         measure::Ends,
-        serve::{self, DataPath},
+        serve,
         terms::Terms,
     },
     telemetry::{self, Connection, Entry},

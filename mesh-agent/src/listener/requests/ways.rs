@@ -28,9 +28,9 @@ use crate::{
     identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
     listener::{
+        data_path::DataPath,
         journey::{self, From, Leg, Passage},
         measure::Ends,
-        serve::DataPath,
     },
     node::Pod,
     outbound::Way,
