@@ -170,8 +170,8 @@ impl DataPath {
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
         let busy = Busy::new(Arc::clone(self));
-        // An async block around it would hold it twice.
-        let connection = connection.map(move |()| drop(busy));
+        // An async block around it would hold it twice, and what spawns it moves it several times.
+        let connection = Box::pin(connection).map(move |()| drop(busy));
         self.tasks.spawn(fair(Some(Arc::clone(claim)), connection));
     }
 }

@@ -108,7 +108,8 @@ pub(super) async fn serve<S: Steer + 'static>(
                     let message = message(parts, Spoken::Http2, Switch::Stay, &recv);
                     serve_message(&*steer, message, recv, respond).await;
                 };
-                tasks.spawn(fair(claim.clone(), serve));
+                // What spawns it moves it several times.
+                tasks.spawn(fair(claim.clone(), Box::pin(serve)));
             }
             Ok(Some(Err(error))) => return broken(error),
             Ok(None) => return Ending::Closed,
