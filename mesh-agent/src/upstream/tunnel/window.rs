@@ -53,6 +53,8 @@ struct Each {
     announced: usize,
     /// When to try again what could not be announced. Kept here, since whoever waits may stop and begin anew.
     again: Instant,
+    /// When to ask the budget once for more, if nobody else came to ask. After its rest whoever leaves makes it grow.
+    ask: Option<Instant>,
 }
 
 struct Together {
@@ -82,6 +84,7 @@ impl Windows {
             least,
             announced,
             again: Instant::now(),
+            ask: Some(Instant::now() + WINDOW_REST),
         };
         Self { each, together }
     }
@@ -126,6 +129,10 @@ impl Each {
     async fn due(&mut self, in_use: impl Fn() -> bool) -> usize {
         loop {
             let idle = !in_use();
+            if idle {
+                // What changes meanwhile is not looked at.
+                self.ask = Some(Instant::now() + WINDOW_REST);
+            }
             let wanted = *self.wanted.borrow();
             let due = if idle { wanted.min(self.announced) } else { wanted };
             if due != self.announced {
@@ -137,15 +144,23 @@ impl Each {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             });
+            let ask = self.ask.filter(|_| !idle && self.announced < WINDOW_MOST);
+            let rested = async {
+                match ask {
+                    Some(ask) => tokio::time::sleep_until(ask).await,
+                    None => std::future::pending().await,
+                }
+            };
             let changes = if parked { &mut self.least } else { &mut self.wanted };
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() {
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.ask = Some(Instant::now() + WINDOW_REST),
                     // Cannot be: the budget is held here.
-                    std::future::pending::<()>().await;
+                    Err(_) => std::future::pending().await,
                 },
                 () = begins => {}
-                // Nobody else may come to ask for more.
-                () = tokio::time::sleep(WINDOW_REST), if !idle && self.announced < WINDOW_MOST => {
+                () = rested => {
+                    self.ask = None;
                     self.budget.settle();
                 }
             }
@@ -314,5 +329,23 @@ mod tests {
             drop((0..100).map(|_| budget.join()).collect::<Vec<_>>());
         }
         assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_shares_with_many_is_woken_no_more_than_once_while_nothing_changes() {
+        let budget = budget();
+        let seats: Vec<_> = (0..2000).map(|_| budget.join()).collect();
+        let (mut windows, woken) = (Windows::of(&budget, &Arc::default()), Arc::new(Woken::default()));
+        let mut due = pin!(windows.due(|| true));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        for _ in 0..10 {
+            assert_eq!(due.as_mut().poll(&mut cx), Poll::Pending);
+            time::advance(WINDOW_REST).await;
+        }
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        // Long after the rest the first who leaves makes it grow, and who waits hears of it.
+        drop(seats);
+        assert_eq!(due.as_mut().poll(&mut cx), Poll::Ready(Due::Each(WINDOW_MOST)));
     }
 }
