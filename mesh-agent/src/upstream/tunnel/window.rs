@@ -57,7 +57,8 @@ struct Each {
     ask: Option<Instant>,
 }
 
-struct Together {
+/// The window of all streams of one connection together.
+pub(crate) struct Together {
     budget: Arc<Budget>,
     unread: Arc<Unread>,
     least: usize,
@@ -71,13 +72,7 @@ impl Windows {
     pub(crate) fn of(budget: &Arc<Budget>, unread: &Arc<Unread>) -> Self {
         let (mut wanted, mut least) = (budget.windows(), budget.least_window());
         let announced = (*wanted.borrow_and_update()).min(*least.borrow_and_update());
-        let together = Together {
-            budget: Arc::clone(budget),
-            unread: Arc::clone(unread),
-            least: tuning::together_least(budget),
-            most: tuning::together_most(budget),
-            now: tuning::together_least(budget),
-        };
+        let together = Together::of(budget, unread, tuning::together_least(budget));
         let each = Each {
             budget: Arc::clone(budget),
             wanted,
@@ -117,10 +112,7 @@ impl Windows {
                 Ok(()) => self.each.announced = window,
                 Err(_) => self.each.again = Instant::now() + AGAIN,
             },
-            Due::Together(window) => {
-                connection.have_together(as_window(window));
-                self.together.now = window;
-            }
+            Due::Together(window) => self.together.apply(connection, window),
         }
     }
 }
@@ -169,8 +161,19 @@ impl Each {
 }
 
 impl Together {
-    /// `announced` is what each stream has.
-    async fn due(&self, announced: usize) -> usize {
+    /// `least` is what there is while everything is read. `unread` is counted by the streams.
+    pub(crate) fn of(budget: &Arc<Budget>, unread: &Arc<Unread>, least: usize) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            unread: Arc::clone(unread),
+            least,
+            most: tuning::together_most(budget),
+            now: least,
+        }
+    }
+
+    /// Waits until another window is due, and says which. `announced` is what each stream has.
+    pub(crate) async fn due(&self, announced: usize) -> usize {
         loop {
             let changes = poll_fn(|_| self.change(announced).map_or(Poll::Pending, Poll::Ready));
             tokio::select! {
@@ -179,6 +182,12 @@ impl Together {
                 () = self.unread.more() => {}
             }
         }
+    }
+
+    /// Changes what was due.
+    pub(crate) fn apply(&mut self, connection: &mut impl Announce, window: usize) {
+        connection.have_together(as_window(window));
+        self.now = window;
     }
 
     /// More only after streams were told of smaller windows: the peer then hears of those first.
