@@ -7,8 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_common::model::{
-    Action, AuthorizationPolicy, Enforcement, ObjectKey, PeerAuthentication, PeerMode, TunnelProtocol,
-    Workload,
+    Action, AuthorizationPolicy, Enforcement, ObjectKey, PeerAuthentication, PeerMode, Workload,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -19,6 +18,7 @@ use self::{
     random::{any_asked, any_connection, any_mode, any_policy},
 };
 use super::*;
+use crate::samples;
 
 mod many;
 mod naive;
@@ -99,16 +99,8 @@ impl Asked {
 
 fn workload() -> Workload {
     Workload {
-        key: ObjectKey::new("shop", "web"),
         labels: [("app".to_owned(), "web".to_owned())].into(),
-        service_account: "web".to_owned(),
-        node: "node-a".to_owned(),
-        addresses: Vec::new(),
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: TunnelProtocol::default(),
-        locate: None,
+        ..samples::workload("shop", "web")
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use mesh_common::model::{TunnelProtocol, Workload};
-
 use super::*;
 use crate::{
     http::{
         server::serve_stream,
         wire::{Spoken, Told},
     },
+    samples,
     telemetry::{ConnectionState, Destination, Direction, Opening, Registry},
     upstream::{Unread, incoming::Incoming},
 };
@@ -136,21 +135,9 @@ async fn upload(mut body: h2::SendStream<Bytes>, bytes: usize, sent: &AtomicUsiz
 
 /// A connection of a workload that has no other.
 fn entry() -> Entry {
-    let workload = Workload {
-        key: ObjectKey::new("shop", "web"),
-        labels: [].into(),
-        service_account: "web".into(),
-        node: "node-a".into(),
-        addresses: Vec::new(),
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: TunnelProtocol::default(),
-        locate: None,
-    };
     Registry::new(0, Budgets::new(Limits::default())).open(Opening {
         direction: Direction::Outbound,
-        workload: Arc::new(workload),
+        workload: Arc::new(samples::workload("shop", "web")),
         client: "10.0.0.1:1000".parse().unwrap(),
         client_workload: None,
         original_destination: "10.0.0.2:80".parse().unwrap(),
