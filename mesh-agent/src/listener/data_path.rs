@@ -7,10 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures_util::FutureExt as _;
@@ -90,7 +87,6 @@ pub struct DataPath {
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
     pub cut: CancellationToken,
-    serving: AtomicU64,
     loads: Arc<Loads>,
     dialling: Mutex<HashMap<u64, oneshot::Sender<()>>>,
 }
@@ -140,7 +136,6 @@ impl DataPath {
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
-            serving: AtomicU64::new(0),
             loads,
             dialling: Mutex::default(),
         })
@@ -176,12 +171,12 @@ impl DataPath {
     }
 }
 
-/// Counts a connection in the worker's load while it lives.
+/// Counts a connection among the worker's while its task lives, be it that it has not run yet.
 struct Busy(Arc<DataPath>);
 
 impl Busy {
     fn new(path: Arc<DataPath>) -> Self {
-        let serving = path.serving.fetch_add(1, Ordering::Relaxed) + 1;
+        let serving = path.registry.begin();
         path.loads.set(path.registry.worker() as usize, serving);
         Self(path)
     }
@@ -189,7 +184,7 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let serving = self.0.serving.fetch_sub(1, Ordering::Relaxed) - 1;
+        let serving = self.0.registry.end();
         self.0.loads.set(self.0.registry.worker() as usize, serving);
     }
 }
