@@ -184,6 +184,8 @@ impl Arrived {
         let terms = Terms::of_tunnel(Arc::clone(&credentials));
         let mut broken = pin!(terms.broken(path));
         let (mut leaving, mut revoked) = (false, None);
+        // Kept from one request to the next: each would pay for waiting anew.
+        let (mut cut, mut left) = (pin!(path.cut.cancelled()), pin!(path.leaving.cancelled()));
         loop {
             let in_use = connection.has_streams();
             let accepted = tokio::select! {
@@ -202,7 +204,7 @@ impl Arrived {
                     arrivals.sweep();
                     continue;
                 }
-                () = path.cut.cancelled() => return Ok(()),
+                () = &mut cut => return Ok(()),
                 () = &mut silent => {
                     tracing::warn!(%client, "a tunnel's other end does not answer any more; its streams are reset");
                     return Ok(());
@@ -212,7 +214,7 @@ impl Arrived {
                     connection.graceful_shutdown();
                     continue;
                 }
-                () = path.leaving.cancelled(), if !leaving => {
+                () = &mut left, if !leaving => {
                     leaving = true;
                     connection.graceful_shutdown();
                     continue;

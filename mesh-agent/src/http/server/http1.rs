@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead as _, ReadBuf},
     time::{Instant, Sleep},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::{HEAD, IDLE, parting};
 use crate::{
@@ -50,8 +50,10 @@ pub(super) async fn serve<S: Steer>(
     let mut reader = Reader::with_buffered(read, seen, LIMITS);
     let mut writer = Writer::new(write);
     let mut patience = Patience::new(IDLE);
+    // Kept from one request to the next: each would pay for waiting anew.
+    let mut left = pin!(leaving.cancelled());
     loop {
-        let head = match next(&mut reader, &mut patience, leaving).await {
+        let head = match next(&mut reader, &mut patience, left.as_mut()).await {
             Ok(Some(head)) => head,
             Ok(None) => return end(reader, writer).await,
             Err(error) => return refuse_head(reader, writer, steer, error).await,
@@ -119,7 +121,7 @@ fn message(head: RequestHead) -> Message {
 async fn next(
     reader: &mut Reader,
     patience: &mut Patience,
-    leaving: &CancellationToken,
+    leaving: Pin<&mut WaitForCancellationFuture<'_>>,
 ) -> Result<Option<RequestHead>, ReadError> {
     if !reader.has_buffered() {
         let mut leave = pin!(parting(leaving));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: how many streams, resets and headers a client may have at once is bounded by the h2 crate's settings here.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -79,16 +79,20 @@ pub(super) async fn serve<S: Steer + 'static>(
         Err(_) => return broken("the HTTP/2 preface did not come in time"),
     };
     let mut going = false;
+    // Kept from one request to the next: each would pay for waiting anew.
+    let mut left = pin!(leaving.cancelled());
     loop {
-        let idle = if connection.has_streams() {
-            Duration::MAX
-        } else {
-            IDLE
-        };
+        let busy = connection.has_streams();
         let wider = async {
             match &together {
                 Some(together) => together.due(announced as usize).await,
                 None => std::future::pending().await,
+            }
+        };
+        let accept = async {
+            match busy {
+                true => Ok(connection.accept().await),
+                false => tokio::time::timeout(IDLE, connection.accept()).await,
             }
         };
         let accepted = tokio::select! {
@@ -100,12 +104,12 @@ pub(super) async fn serve<S: Steer + 'static>(
                 }
                 continue;
             }
-            () = leaving.cancelled(), if !going => {
+            () = &mut left, if !going => {
                 going = true;
                 connection.graceful_shutdown();
                 continue;
             }
-            accepted = tokio::time::timeout(idle, connection.accept()) => accepted,
+            accepted = accept => accepted,
         };
         match accepted {
             Ok(Some(Ok((request, respond)))) => {

@@ -46,7 +46,7 @@ pub async fn serve<S: Steer + 'static>(
         let patience = if seen.is_empty() { IDLE } else { HEAD };
         let read = tokio::select! {
             read = tokio::time::timeout(patience, client.read_buf(&mut seen)) => read,
-            () = parting(leaving), if seen.is_empty() => {
+            () = parting(leaving.cancelled()), if seen.is_empty() => {
                 client.close();
                 return Ending::Closed;
             }
@@ -74,8 +74,8 @@ pub async fn serve<S: Steer + 'static>(
     }
 }
 
-/// Over when a connection without a request is to end.
-pub(crate) async fn parting(leaving: &CancellationToken) {
-    leaving.cancelled().await;
+/// Over when a connection without a request is to end, `leaving` being over when the agent is about to.
+pub(crate) async fn parting(leaving: impl Future<Output = ()>) {
+    leaving.await;
     tokio::time::sleep(PARTING).await;
 }

@@ -92,7 +92,7 @@ pub(super) async fn look(
                     });
                 }
             }
-            () = parting(leaving), if app.is_none() && seen.is_empty() => return Ok(Found::Nothing),
+            () = parting(leaving.cancelled()), if app.is_none() && seen.is_empty() => return Ok(Found::Nothing),
             spoken = spoken => match spoken? {
                 Speech::Settings => is_listening = false,
                 Speech::Answer => return Ok(Found::Nothing),
