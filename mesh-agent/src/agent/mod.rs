@@ -17,6 +17,7 @@ mod logging;
 mod options;
 mod policies;
 pub(crate) mod preflight;
+mod slim;
 
 use std::{
     collections::BTreeSet,
@@ -181,13 +182,14 @@ impl Agent {
             }),
             Beginning::Takeover(predecessor) => Err(predecessor),
         };
+        let letting_go = options.letting_go();
         let loaded = kernel::load::load(
             &object,
             &options.bpffs,
             &pods_cgroup,
             &agent_cgroup,
             options.worker_count(),
-            options.direct_limit,
+            &options.direct_room(letting_go),
         )?;
         let (kernel, worker_maps, ring, direct_maps) = loaded;
 
@@ -220,7 +222,6 @@ impl Agent {
             )),
             Access::Untold => None,
         };
-        let letting_go = options.letting_go();
         let budgets = Budgets::new(options.limits());
         let DirectMaps {
             verdicts,
@@ -341,6 +342,7 @@ impl Agent {
         }
         lifecycle.ready();
         tracing::info!(generation, "ready");
+        slim::slim();
 
         let agent = Self {
             run_dir,

@@ -7,7 +7,12 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use mesh_common::{kernel::MAX_WORKERS, model::TrustDomain};
 
 use super::{LogFormat, preflight};
-use crate::{admin::DoorAddress, kernel::diag, listener::direct::watch::LettingGo, telemetry::Limits};
+use crate::{
+    admin::DoorAddress,
+    kernel::{diag, load::DirectRoom},
+    listener::direct::watch::LettingGo,
+    telemetry::Limits,
+};
 
 /// How an agent runs; the flags of `mesh-agent run`.
 #[derive(Clone, Debug)]
@@ -107,6 +112,18 @@ impl Options {
              end those that go directly; connections between pods of this node are relayed"
         );
         LettingGo::Forbidden
+    }
+
+    /// What the kernel half has room for about connections that are let go.
+    pub(super) fn direct_room(&self, letting_go: LettingGo) -> DirectRoom {
+        DirectRoom {
+            connections: self.direct_limit,
+            event_bytes: match letting_go {
+                LettingGo::Allowed => 1 << 20,
+                // An earlier agent's may end.
+                LettingGo::Forbidden => 1 << 16,
+            },
+        }
     }
 
     /// What one workload may take up.

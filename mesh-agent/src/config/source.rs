@@ -2,9 +2,10 @@
 //!
 //! [`DirectorySource::open`] reads once; [`DirectorySource::run`] then watches until it is cancelled, as a task of
 //! the admin runtime. It watches the directory itself ([`watch`]), because editors and ConfigMap mounts replace files and links
-//! instead of writing to them, and looks at everything every few seconds for what no event tells: a linked
-//! file that changes elsewhere, a directory that is replaced, a watch that the kernel refused. A look reads what an event named, and what
-//! differs from what was seen before ([`reading`]).
+//! instead of writing to them. Every few seconds it looks for what no event tells: a linked file that changes elsewhere, a directory that
+//! is replaced. Now and then it looks at everything, as some file systems change without telling; how often depends on what a look takes, so
+//! that a large directory costs as little as a small one. Without a watch, which the kernel may refuse, everything is looked
+//! at more often. A look reads what an event named, and what differs from what was seen before ([`reading`]).
 //!
 //! Invariant: an update is sent only if something differs from the one before.
 
@@ -72,7 +73,7 @@ impl DirectorySource {
         let reading = Reading::of(path, &Scope::Everything, &Seen::default());
         let files = reading.files?;
         let mut seen = Seen::default();
-        seen.take(&files, reading.stamps);
+        seen.take(&files, reading.marks);
         let mut directory = Directory::new();
         let (present, gone) = files.split();
         let update = directory.take(&present, &gone);
@@ -98,23 +99,36 @@ impl DirectorySource {
             let mut watch = Watch::new(&self.path, wake);
             // The first look is at everything: something may have changed between `open` and the watch.
             let mut next_full = Instant::now();
+            let mut next_linked = next_full;
             loop {
                 watch.renew();
                 let mut scope = watch.news();
                 let began = Instant::now();
                 if began >= next_full || self.failed.is_some() {
                     scope = Scope::Everything;
+                } else if began >= next_linked {
+                    scope = scope.and(self.seen.linked());
                 }
                 let full = scope == Scope::Everything;
                 let reading = self.settled(scope, &watch).await?;
+                let (now, took) = (Instant::now(), reading.took);
                 if full {
-                    next_full = Instant::now() + self.rescan.max(began.elapsed() * MOST_LOOKING);
+                    next_full = now
+                        + match watch.is_on() {
+                            true => (took * MOST_LOOKING).clamp(self.rescan, self.rescan.max(SELDOM)),
+                            false => self.rescan.max(took * MOST_LOOKING_UNTOLD),
+                        };
+                }
+                if full || began >= next_linked {
+                    next_linked = now + self.rescan.max(took * MOST_LOOKING_UNTOLD);
                 }
                 if let Some(update) = self.refresh(reading).await? {
                     updates.send(update).await.ok()?;
                 }
                 // An event during the look is waiting already and ends the pause at once.
-                let pause = next_full.saturating_duration_since(Instant::now());
+                let pause = next_full
+                    .min(next_linked)
+                    .saturating_duration_since(Instant::now());
                 let _ = timeout(pause, woken.recv()).await;
             }
         };
@@ -162,8 +176,8 @@ impl DirectorySource {
         let is_news = self.is_news(&reading);
         let update = match reading.files {
             Ok(files) => {
-                if is_news || !reading.stamps.is_empty() {
-                    Arc::make_mut(&mut self.seen).take(&files, reading.stamps);
+                if is_news || !reading.marks.is_empty() {
+                    Arc::make_mut(&mut self.seen).take(&files, reading.marks);
                 }
                 if !is_news {
                     return Some(None);
@@ -206,11 +220,17 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often a directory that never comes to rest is read before it is taken as it is.
 const MOST_READINGS: usize = 20;
 
-/// The time between two looks at everything.
+/// The least time between two looks for what no event told.
 const RESCAN: Duration = Duration::from_secs(5);
 
-/// A look at everything may take one part in so many of the time.
-const MOST_LOOKING: u32 = 50;
+/// The most time between two looks at everything.
+const SELDOM: Duration = Duration::from_secs(60);
+
+/// Looks at everything take one part in so many of the time, unless they are that seldom.
+const MOST_LOOKING: u32 = 1000;
+
+/// The same where nothing else would tell.
+const MOST_LOOKING_UNTOLD: u32 = 50;
 
 fn directory_rejection(path: &Path, error: &SourceError) -> Rejection {
     let (reason, remedy) = match error {

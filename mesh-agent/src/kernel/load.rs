@@ -155,8 +155,19 @@ pub struct WorkerMaps {
     pub(crate) loads: Arc<Loads>,
 }
 
-/// Loads, attaches and pins the kernel half for `workers` data workers, with room for `direct_limit` direct connections
-/// (at most `DIRECT_MAX`). Returns the control half, one
+/// The size of the ring of flow events, whose pages are always there, mapped twice: room for 2,000 from one look to the next.
+const EVENT_BYTES: u32 = 1 << 18;
+
+/// What there is room for about direct connections.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectRoom {
+    /// How many there may be, at most `DIRECT_MAX`.
+    pub connections: u32,
+    /// The size of the ring that tells of them: a power of two, of whole pages. Its pages are always there.
+    pub event_bytes: u32,
+}
+
+/// Loads, attaches and pins the kernel half for `workers` data workers. Returns the control half, one
 /// [`WorkerMaps`] a worker, the ring of flow events, and what concerns direct connections.
 pub fn load(
     object: &[u8],
@@ -164,7 +175,7 @@ pub fn load(
     pods: &Cgroup,
     agent: &Cgroup,
     workers: usize,
-    direct_limit: u32,
+    room: &DirectRoom,
 ) -> Result<(Kernel, Vec<WorkerMaps>, RingBuf<MapData>, DirectMaps), KernelError> {
     bpffs::ensure(pins_dir)?;
     let pins = Pins::below(pins_dir);
@@ -176,7 +187,9 @@ pub fn load(
     for name in SHARED_MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader.map_max_entries("ROOM", direct_limit);
+    loader.map_max_entries("EVENTS", EVENT_BYTES);
+    loader.map_max_entries("ROOM", room.connections);
+    loader.map_max_entries("PASSAGE_EVENTS", room.event_bytes);
     let mut ebpf = loader
         .load(object)
         .map_err(|error| KernelError::Load(Box::new(error)))?;

@@ -177,6 +177,10 @@ impl<'f> Piece<'f> {
 /// The entries of each text, by all cores when there is much to do.
 fn all_entries(texts: &[&str]) -> Vec<Vec<Entry>> {
     let parse = |texts: &[&str]| texts.iter().map(|text| entries(text)).collect::<Vec<_>>();
+    // Asking how many cores there are takes longer than a few documents do.
+    if texts.len() < LEAST_SHARE {
+        return parse(texts);
+    }
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let share = texts.len().div_ceil(cores.min(MOST_THREADS));
     if share < LEAST_SHARE {

@@ -2,17 +2,19 @@
 //!
 //! Each file that was read leaves its stamp, which is where it is, how long, and when it was changed; a file with the stamp that it had
 //! is not read again. A file that an event named is read whatever its stamp says, and so is one that was changed moments before it was
-//! read: the clock of a file system is too coarse to tell two writes in a row apart.
+//! read: the clock of a file system is too coarse to tell two writes in a row apart. No event of the directory tells that a file changed
+//! which has another name elsewhere; [`Seen::linked`] names those.
 //!
 //! Invariant: what differs from what was seen is in the reading, once the file has been left alone for a moment.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::SourceError;
 use crate::config::File;
@@ -22,18 +24,44 @@ use crate::config::File;
 pub(super) enum Scope {
     Everything,
     /// Entries of the directory, by name.
-    Files(BTreeSet<PathBuf>),
+    Files(BTreeMap<PathBuf, Trust>),
+}
+
+/// What may be believed about a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trust {
+    Nothing,
+    Stamps,
 }
 
 /// The files as they were taken in.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen(HashMap<PathBuf, SeenFile>);
+pub(super) struct Seen {
+    files: HashMap<OsString, SeenFile>,
+    /// Those that may change without an event of the directory.
+    linked: HashSet<OsString>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct SeenFile {
     /// None if the file must be read to know whether it changed.
     stamp: Option<Stamp>,
     hash: u64,
+}
+
+/// What a look leaves of a file that it read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    stamp: Option<Stamp>,
+    names: Names,
+}
+
+/// Where a file has names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    Here,
+    /// It is a link, or has a second name.
+    Elsewhere,
 }
 
 /// What changes whenever a file does: device, inode, length, times of modification and change in nanoseconds.
@@ -45,8 +73,10 @@ pub(super) struct Stamp(u64, u64, u64, i64, i64);
 pub(super) struct Reading {
     /// What differs from what was seen.
     pub(super) files: Result<Differences, SourceError>,
-    /// The stamps of the files that were read.
-    pub(super) stamps: Vec<(PathBuf, Option<Stamp>)>,
+    /// Of the files that were read.
+    pub(super) marks: Vec<(PathBuf, Mark)>,
+    /// How long it took.
+    pub(super) took: Duration,
 }
 
 /// Files that are new or changed, by name, and those that are gone.
@@ -58,7 +88,10 @@ impl Scope {
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Files(mut names), Self::Files(more)) => {
-                names.extend(more);
+                for (name, trust) in more {
+                    let least = names.entry(name).or_insert(trust);
+                    *least = trust.min(*least);
+                }
                 Self::Files(names)
             }
             _ => Self::Everything,
@@ -68,11 +101,12 @@ impl Scope {
 
 impl Reading {
     pub(super) fn of(path: &Path, scope: &Scope, seen: &Seen) -> Self {
+        let began = Instant::now();
         let mut look = Look {
             path,
             seen,
             differences: BTreeMap::new(),
-            stamps: Vec::new(),
+            marks: Vec::new(),
             now: nanoseconds(SystemTime::now()),
         };
         let files = match scope {
@@ -81,7 +115,8 @@ impl Reading {
         };
         Self {
             files: files.map(|()| Differences(look.differences)),
-            stamps: look.stamps,
+            marks: look.marks,
+            took: began.elapsed(),
         }
     }
 
@@ -114,25 +149,45 @@ impl Differences {
 }
 
 impl Seen {
-    /// Notes what was taken in, and the stamps of what was read.
-    pub(super) fn take(&mut self, differences: &Differences, stamps: Vec<(PathBuf, Option<Stamp>)>) {
+    /// Notes what was taken in, and what the files that were read left.
+    pub(super) fn take(&mut self, differences: &Differences, marks: Vec<(PathBuf, Mark)>) {
         for (name, content) in &differences.0 {
+            let name = name.as_os_str();
             match content {
                 Some(content) => {
                     let file = SeenFile {
                         stamp: None,
                         hash: hash(content),
                     };
-                    self.0.insert(name.clone(), file);
+                    self.files.insert(name.to_owned(), file);
                 }
-                None => _ = self.0.remove(name),
+                None => {
+                    self.files.remove(name);
+                    self.linked.remove(name);
+                }
             }
         }
-        for (name, stamp) in stamps {
-            if let Some(file) = self.0.get_mut(&name) {
-                file.stamp = stamp;
+        for (name, mark) in marks {
+            let name = name.into_os_string();
+            let Some(file) = self.files.get_mut(&name) else {
+                continue;
+            };
+            file.stamp = mark.stamp;
+            match mark.names {
+                Names::Here => _ = self.linked.remove(&name),
+                Names::Elsewhere => _ = self.linked.insert(name),
             }
         }
+    }
+
+    /// The files that may have changed although no event said so.
+    pub(super) fn linked(&self) -> Scope {
+        let linked = self.linked.iter().map(PathBuf::from);
+        Scope::Files(linked.map(|name| (name, Trust::Stamps)).collect())
+    }
+
+    fn file(&self, name: &OsStr) -> Option<&SeenFile> {
+        self.files.get(name)
     }
 }
 
@@ -141,32 +196,33 @@ struct Look<'a> {
     path: &'a Path,
     seen: &'a Seen,
     differences: BTreeMap<PathBuf, Option<Result<String, String>>>,
-    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    marks: Vec<(PathBuf, Mark)>,
     now: i64,
 }
 
 impl Look<'_> {
     fn everything(&mut self) -> Result<(), SourceError> {
-        let mut there = 0;
-        let mut names = BTreeSet::new();
+        let (mut names, mut known) = (Vec::new(), 0);
         for item in fs::read_dir(self.path).map_err(|source| error(self.path, source))? {
-            let name = PathBuf::from(item.map_err(|source| error(self.path, source))?.file_name());
+            let name = item.map_err(|source| error(self.path, source))?.file_name();
             if self.file(&name, Trust::Stamps) {
-                there += usize::from(self.seen.0.contains_key(&name));
-                names.insert(name);
+                known += usize::from(self.seen.file(&name).is_some());
+                names.push(name);
             }
         }
-        if there < self.seen.0.len() {
-            let gone = self.seen.0.keys().filter(|name| !names.contains(*name));
-            self.differences.extend(gone.map(|name| (name.clone(), None)));
+        if known < self.seen.files.len() {
+            let there: HashSet<OsString> = names.into_iter().collect();
+            let gone = self.seen.files.keys().filter(|name| !there.contains(*name));
+            self.differences
+                .extend(gone.map(|name| (PathBuf::from(name), None)));
         }
         Ok(())
     }
 
-    fn named(&mut self, names: &BTreeSet<PathBuf>) -> Result<(), SourceError> {
+    fn named(&mut self, names: &BTreeMap<PathBuf, Trust>) -> Result<(), SourceError> {
         let mut gone = false;
-        for name in names {
-            if !self.file(name, Trust::Nothing) && self.seen.0.contains_key(name) {
+        for (name, trust) in names {
+            if !self.file(name.as_os_str(), *trust) && self.seen.file(name.as_os_str()).is_some() {
                 self.differences.insert(name.clone(), None);
                 gone = true;
             }
@@ -179,16 +235,24 @@ impl Look<'_> {
     }
 
     /// Looks at one entry of the directory. False if it is no YAML file, or gone by now.
-    fn file(&mut self, name: &Path, trust: Trust) -> bool {
-        if !is_configuration(name) {
+    fn file(&mut self, name: &OsStr, trust: Trust) -> bool {
+        if !is_configuration(Path::new(name)) {
             return false;
         }
         let path = self.path.join(name);
-        let metadata = fs::metadata(&path);
+        let mut metadata = fs::symlink_metadata(&path);
+        let mut names = Names::Here;
+        if metadata.as_ref().is_ok_and(Metadata::is_symlink) {
+            metadata = fs::metadata(&path);
+            names = Names::Elsewhere;
+        }
         if metadata.as_ref().is_ok_and(Metadata::is_dir) {
             return false;
         }
-        let known = self.seen.0.get(name);
+        if metadata.as_ref().is_ok_and(|metadata| metadata.nlink() > 1) {
+            names = Names::Elsewhere;
+        }
+        let known = self.seen.file(name);
         let stamp = metadata
             .as_ref()
             .ok()
@@ -201,19 +265,13 @@ impl Look<'_> {
         if content.is_err() && fs::symlink_metadata(&path).is_err() {
             return false;
         }
-        self.stamps.push((name.to_owned(), stamp));
+        let name = PathBuf::from(name);
+        self.marks.push((name.clone(), Mark { stamp, names }));
         if known.is_none_or(|known| known.hash != hash(&content)) {
-            self.differences.insert(name.to_owned(), Some(content));
+            self.differences.insert(name, Some(content));
         }
         true
     }
-}
-
-/// What may be believed about a file without reading it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trust {
-    Stamps,
-    Nothing,
 }
 
 impl Stamp {

@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::reading::Trust;
 use super::*;
 use crate::config::Change;
 
@@ -327,8 +328,65 @@ fn a_directory_that_is_none_is_an_error_with_a_remedy() {
 
 /// Looks at everything once.
 async fn look(source: &mut DirectorySource) -> Option<Option<Update>> {
-    let reading = source.read(Scope::Everything).await?;
+    look_at(source, Scope::Everything).await
+}
+
+async fn look_at(source: &mut DirectorySource, scope: Scope) -> Option<Option<Update>> {
+    let reading = source.read(scope).await?;
     source.refresh(reading).await
+}
+
+#[test]
+fn only_what_has_a_name_elsewhere_is_looked_at_unasked() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        fs::create_dir(&path).unwrap();
+        let (linked, second) = (dir.path().join("linked"), dir.path().join("second"));
+        fs::write(&linked, workload("linked", "10.1.0.1")).unwrap();
+        fs::write(&second, workload("second", "10.1.0.2")).unwrap();
+        symlink(&linked, path.join("linked.yaml")).unwrap();
+        fs::hard_link(&second, path.join("second.yaml")).unwrap();
+        fs::write(path.join("own.yaml"), workload("own", "10.1.0.3")).unwrap();
+        let (mut source, _) = DirectorySource::open(&path).unwrap();
+        let names = |scope: Scope| match scope {
+            Scope::Files(names) => names.into_keys().collect::<Vec<_>>(),
+            Scope::Everything => panic!("of everything"),
+        };
+        assert_eq!(
+            names(source.seen.linked()),
+            [Path::new("linked.yaml"), Path::new("second.yaml")]
+        );
+
+        fs::write(&linked, workload("linked", "10.1.0.11")).unwrap();
+        fs::write(&second, workload("second", "10.1.0.12")).unwrap();
+        fs::write(path.join("own.yaml"), workload("own", "10.1.0.13")).unwrap();
+        let scope = source.seen.linked();
+        let update = look_at(&mut source, scope).await.unwrap().unwrap();
+        assert_eq!(
+            update.changes.iter().map(short).collect::<Vec<_>>(),
+            ["linked 10.1.0.11", "second 10.1.0.12"]
+        );
+
+        // A file in the place of the link, and one that lost its other name.
+        fs::remove_file(path.join("linked.yaml")).unwrap();
+        fs::write(path.join("linked.yaml"), workload("linked", "10.1.0.21")).unwrap();
+        fs::remove_file(&second).unwrap();
+        look(&mut source).await.unwrap().unwrap();
+        assert_eq!(names(source.seen.linked()), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn an_event_is_believed_more_than_a_stamp() {
+    let scope = |name: &str, trust| Scope::Files([(PathBuf::from(name), trust)].into());
+    for (a, b) in [(Trust::Stamps, Trust::Nothing), (Trust::Nothing, Trust::Stamps)] {
+        assert_eq!(scope("a", a).and(scope("a", b)), scope("a", Trust::Nothing));
+    }
+    assert_eq!(
+        scope("a", Trust::Stamps).and(Scope::Everything),
+        Scope::Everything
+    );
 }
 
 #[test]

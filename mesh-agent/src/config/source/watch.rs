@@ -2,7 +2,7 @@
 //!
 //! Invariant: what an event told of is in [`Watch::news`] before the wake-up is sent.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::RESCAN;
-use super::reading::{Scope, is_configuration};
+use super::reading::{Scope, Trust, is_configuration};
 
 /// The kernel's watch on the directory, renewed when another directory stands at the path.
 pub(super) struct Watch {
@@ -46,7 +46,7 @@ impl Watch {
     /// What there is to look at since this was asked last.
     pub(super) fn news(&self) -> Scope {
         let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut news, Scope::Files(BTreeSet::new()))
+        std::mem::replace(&mut news, Scope::Files(BTreeMap::new()))
     }
 
     /// Watches what stands at the path now, if that is not what is watched already.
@@ -80,6 +80,11 @@ impl Watch {
             }
             Err(_) => {}
         }
+    }
+
+    /// Whether the kernel tells what changes in the directory.
+    pub(super) fn is_on(&self) -> bool {
+        self.watcher.is_some()
     }
 
     fn start(&self) -> notify::Result<RecommendedWatcher> {
@@ -119,10 +124,10 @@ fn told(directory: &Path, event: notify::Result<notify::Event>) -> Option<Scope>
     }
     let name = |path: &PathBuf| {
         let name = Path::new(path.file_name()?);
-        (path != directory && is_configuration(name)).then(|| name.to_owned())
+        (path != directory && is_configuration(name)).then(|| (name.to_owned(), Trust::Nothing))
     };
     // Whatever else changed, a link to a directory perhaps, files may lead elsewhere now.
-    let names: Option<BTreeSet<_>> = event.paths.iter().map(name).collect();
+    let names: Option<BTreeMap<_, _>> = event.paths.iter().map(name).collect();
     Some(match names {
         Some(names) if !names.is_empty() => Scope::Files(names),
         _ => Scope::Everything,
