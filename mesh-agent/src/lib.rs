@@ -18,6 +18,8 @@ pub mod outbound;
 pub mod policy;
 pub mod routing;
 pub mod runtime;
+#[cfg(test)]
+mod samples;
 pub mod state;
 pub mod telemetry;
 pub mod upstream;

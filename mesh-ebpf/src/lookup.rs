@@ -79,7 +79,7 @@ fn on_sk_lookup(ctx: SkLookupContext) -> u32 {
     // SAFETY: the value is copied at once.
     let worker = match unsafe { HELD.get(FlowKey { netns: 0, src, dst }) } {
         Some(worker) if *worker < workers => Some(*worker),
-        _ => least_loaded(workers, remote.0[3] ^ u32::from(remote_port)),
+        _ => least_loaded(workers),
     };
     if let Some(worker) = worker
         && LISTENER_SOCKETS

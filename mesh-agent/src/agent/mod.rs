@@ -441,7 +441,7 @@ impl Agent {
         loop {
             let now = Instant::now();
             let deadline = self.lifecycle.deadline();
-            if now >= deadline || (now >= earliest && self.workers.connections() == 0) {
+            if now >= deadline || (now >= earliest && self.workers.are_idle()) {
                 return;
             }
             tokio::select! {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use tonic::{Response, Status};
 
 use super::failure::Failure;
 use crate::admin::{self, AdminClient, RunDir};
@@ -46,6 +47,14 @@ impl AgentArgs {
     /// The directory of the agent's socket and lock.
     pub(super) fn run_dir(&self) -> RunDir {
         RunDir::new(&self.run_dir)
+    }
+
+    /// Asks the agent one question and takes its answer.
+    pub(super) fn call<T>(
+        &self,
+        question: impl AsyncFnOnce(AdminClient) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.ask(async |agent| Ok(question(agent).await?.into_inner()))
     }
 
     /// Asks the agent something.

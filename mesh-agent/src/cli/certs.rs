@@ -5,8 +5,8 @@ use clap::Args;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{OutputArgs, View, by_detail},
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    output::{OutputArgs, View, listing},
+    table::{Cell, Colour, Column, Detail, Tone},
     units,
 };
 use crate::admin::{
@@ -29,17 +29,16 @@ pub(super) struct CertsArgs {
 impl CertsArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let request = ListCertificatesRequest { name: self.name };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.list_certificates(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.list_certificates(request).await)?;
         self.output.show(&reply)
     }
 }
 
 impl View for ListCertificatesReply {
     fn text(&self, detail: Detail, colour: Colour) -> String {
-        let mut table = Table::new(by_detail(
-            detail,
+        let columns = (
             vec![
                 Column::text("ACCOUNT"),
                 Column::text("STANDING"),
@@ -53,15 +52,12 @@ impl View for ListCertificatesReply {
                 Column::text("SERIAL"),
                 Column::text("VALID FROM"),
             ],
-        ));
-        for certificate in &self.certificates {
-            table.row(by_detail(
-                detail,
-                certificate.usual_cells(),
-                certificate.wide_cells(),
-            ));
-        }
-        table.render(colour)
+        );
+        let rows = self
+            .certificates
+            .iter()
+            .map(|certificate| (certificate.usual_cells(), certificate.wide_cells()));
+        listing(detail, colour, columns, rows)
     }
 
     fn nothing(&self) -> Option<&'static str> {

@@ -7,9 +7,9 @@ use clap::Args;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{self, OutputArgs, View, by_detail},
+    output::{self, OutputArgs, View, listing},
     path::FilterArgs,
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    table::{Cell, Colour, Column, Detail, Tone},
     units,
 };
 use crate::admin::{
@@ -37,9 +37,9 @@ impl ConnectionsArgs {
             filter: Some(self.filter.into_filter()),
             limit: self.limit,
         };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.list_connections(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.list_connections(request).await)?;
         let shown = reply.connections.len() as u64;
         let total = reply.total;
         self.output.show(&Seen::at(now_micros(), reply))?;
@@ -68,8 +68,7 @@ impl Seen {
 
 impl View for Seen {
     fn text(&self, detail: Detail, colour: Colour) -> String {
-        let mut table = Table::new(by_detail(
-            detail,
+        let columns = (
             vec![
                 Column::number("ID"),
                 Column::text("STATE"),
@@ -91,15 +90,13 @@ impl View for Seen {
                 Column::text("PEER").optional(),
                 Column::text("VERDICT").optional(),
             ],
-        ));
-        for connection in &self.reply.connections {
-            table.row(by_detail(
-                detail,
-                connection.usual_cells(self.now),
-                connection.wide_cells(),
-            ));
-        }
-        table.render(colour)
+        );
+        let rows = self
+            .reply
+            .connections
+            .iter()
+            .map(|connection| (connection.usual_cells(self.now), connection.wide_cells()));
+        listing(detail, colour, columns, rows)
     }
 
     fn nothing(&self) -> Option<&'static str> {

@@ -38,9 +38,9 @@ impl DrainArgs {
         let deadline_ms = self.deadline.map_or(0, |time| {
             u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
         });
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.drain(DrainRequest { deadline_ms }).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.drain(DrainRequest { deadline_ms }).await)?;
         self.output.show(&reply)?;
         if self.wait {
             self.wait_for_end(Duration::from_millis(reply.deadline_ms))

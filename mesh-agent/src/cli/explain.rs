@@ -86,9 +86,7 @@ impl ExplainArgs {
             destination: self.destination,
             request: self.request.into_head(),
         };
-        let reply = self
-            .agent
-            .ask(|mut agent| async move { Ok::<_, Failure>(agent.explain(request).await?.into_inner()) })?;
+        let reply = self.agent.call(async |mut agent| agent.explain(request).await)?;
         self.output.show(&reply)?;
         match is_open(&reply) {
             true => Ok(()),

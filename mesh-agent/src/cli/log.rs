@@ -27,9 +27,9 @@ impl LogArgs {
         let request = SetLogLevelRequest {
             directives: self.directives,
         };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.set_log_level(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.set_log_level(request).await)?;
         self.output.show(&reply)
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     failure::Failure,
-    table::{Colour, Detail},
+    table::{Cell, Colour, Column, Detail, Table},
 };
 
 /// How the answer is printed.
@@ -118,6 +118,20 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 pub(super) fn note(text: &str) {
     // Without a standard error there is nobody to tell.
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// A table for people, with one row for each of `rows`. Of columns and cells alike the second half is for the wide form.
+pub(super) fn listing(
+    detail: Detail,
+    colour: Colour,
+    (usual, wide): (Vec<Column>, Vec<Column>),
+    rows: impl IntoIterator<Item = (Vec<Cell>, Vec<Cell>)>,
+) -> String {
+    let mut table = Table::new(by_detail(detail, usual, wide));
+    for (usual, wide) in rows {
+        table.row(by_detail(detail, usual, wide));
+    }
+    table.render(colour)
 }
 
 /// Columns of a table, the last ones only in the wide form.

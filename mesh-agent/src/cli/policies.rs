@@ -5,8 +5,8 @@ use clap::Args;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{OutputArgs, View, by_detail},
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    output::{OutputArgs, View, listing},
+    table::{Cell, Colour, Column, Detail, Tone},
     units,
 };
 use crate::admin::{
@@ -41,17 +41,16 @@ impl PoliciesArgs {
             name: self.name,
             workload: self.workload,
         };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.list_policies(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.list_policies(request).await)?;
         self.output.show(&reply)
     }
 }
 
 impl View for ListPoliciesReply {
     fn text(&self, detail: Detail, colour: Colour) -> String {
-        let mut table = Table::new(by_detail(
-            detail,
+        let columns = (
             vec![
                 Column::text("KIND"),
                 Column::text("NAME"),
@@ -65,15 +64,14 @@ impl View for ListPoliciesReply {
                 Column::text("CONCERNS HERE").optional(),
                 Column::text("KEYS OF ISSUERS").optional(),
             ],
-        ));
-        for policy in &self.policies {
-            table.row(by_detail(
-                detail,
+        );
+        let rows = self.policies.iter().map(|policy| {
+            (
                 policy.usual_cells(),
                 vec![Cell::from(policy.workloads.join(" ")), Cell::from(policy.keys())],
-            ));
-        }
-        table.render(colour)
+            )
+        });
+        listing(detail, colour, columns, rows)
     }
 
     fn nothing(&self) -> Option<&'static str> {

@@ -5,8 +5,8 @@ use clap::Args;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{OutputArgs, View, by_detail},
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    output::{OutputArgs, View, listing},
+    table::{Cell, Colour, Column, Detail, Tone},
 };
 use crate::admin::proto::{ListRoutesReply, ListRoutesRequest, Route, RouteParent};
 
@@ -25,9 +25,9 @@ pub(super) struct RoutesArgs {
 impl RoutesArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let request = ListRoutesRequest { name: self.name };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.list_routes(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.list_routes(request).await)?;
         self.output.show(&reply)
     }
 }
@@ -35,8 +35,7 @@ impl RoutesArgs {
 /// One row for each parent of a route, and one for a route that has none.
 impl View for ListRoutesReply {
     fn text(&self, detail: Detail, colour: Colour) -> String {
-        let mut table = Table::new(by_detail(
-            detail,
+        let columns = (
             vec![
                 Column::text("ROUTE"),
                 Column::text("KIND"),
@@ -47,16 +46,13 @@ impl View for ListRoutesReply {
                 Column::text("REASON"),
             ],
             vec![Column::text("BACKENDS"), Column::text("MESSAGE")],
-        ));
-        for route in &self.routes {
-            let parents: Vec<_> = route.parents.iter().map(Some).collect();
-            let parents = if parents.is_empty() { vec![None] } else { parents };
-            for parent in parents {
-                let extra = vec![Cell::from(route.backend_list()), Cell::from(messages(parent))];
-                table.row(by_detail(detail, route.usual_cells(parent), extra));
-            }
-        }
-        table.render(colour)
+        );
+        let rows = self.routes.iter().flat_map(|route| {
+            let none = route.parents.is_empty().then_some(None);
+            let parents = route.parents.iter().map(Some).chain(none);
+            parents.map(|parent| (route.usual_cells(parent), route.wide_cells(parent)))
+        });
+        listing(detail, colour, columns, rows)
     }
 
     fn nothing(&self) -> Option<&'static str> {
@@ -80,6 +76,10 @@ impl Route {
             Cell::from(accepted).tone(tone),
             Cell::from(reason).tone(tone),
         ]
+    }
+
+    fn wide_cells(&self, parent: Option<&RouteParent>) -> Vec<Cell> {
+        vec![Cell::from(self.backend_list()), Cell::from(messages(parent))]
     }
 
     /// The backends of each rule with their weights; rules are separated by `|`.

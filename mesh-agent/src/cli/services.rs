@@ -5,8 +5,8 @@ use clap::Args;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{OutputArgs, View, by_detail},
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    output::{OutputArgs, View, listing},
+    table::{Cell, Colour, Column, Detail, Tone},
     workloads::ports,
 };
 use crate::admin::proto::{Endpoint, ListServicesReply, ListServicesRequest, Service};
@@ -26,17 +26,16 @@ pub(super) struct ServicesArgs {
 impl ServicesArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let request = ListServicesRequest { name: self.name };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.list_services(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.list_services(request).await)?;
         self.output.show(&reply)
     }
 }
 
 impl View for ListServicesReply {
     fn text(&self, detail: Detail, colour: Colour) -> String {
-        let mut table = Table::new(by_detail(
-            detail,
+        let columns = (
             vec![
                 Column::text("SERVICE"),
                 Column::text("CLUSTER-IPS"),
@@ -45,15 +44,12 @@ impl View for ListServicesReply {
                 Column::number("CONNECTIONS"),
             ],
             vec![Column::text("ENDPOINTS")],
-        ));
-        for service in &self.services {
-            table.row(by_detail(
-                detail,
-                service.usual_cells(),
-                vec![Cell::from(service.endpoint_list())],
-            ));
-        }
-        table.render(colour)
+        );
+        let rows = self
+            .services
+            .iter()
+            .map(|service| (service.usual_cells(), vec![Cell::from(service.endpoint_list())]));
+        listing(detail, colour, columns, rows)
     }
 
     fn nothing(&self) -> Option<&'static str> {

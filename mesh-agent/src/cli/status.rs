@@ -28,9 +28,9 @@ pub(super) struct StatusArgs {
 
 impl StatusArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let status = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.status(StatusRequest {}).await?.into_inner())
-        })?;
+        let status = self
+            .agent
+            .call(async |mut agent| agent.status(StatusRequest {}).await)?;
         self.output.show(&status)?;
         let failing = |health: &CertificateHealth| {
             let mut problems = health.problems.iter();

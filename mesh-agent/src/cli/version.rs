@@ -36,9 +36,9 @@ struct Build {
 
 impl VersionArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let asked = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.version(VersionRequest {}).await?.into_inner())
-        });
+        let asked = self
+            .agent
+            .call(async |mut agent| agent.version(VersionRequest {}).await);
         let agent = match asked {
             Ok(reply) => Some(reply),
             Err(Failure::NotRunning { .. }) => None,

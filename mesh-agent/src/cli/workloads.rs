@@ -5,8 +5,8 @@ use clap::Args;
 use super::{
     agent::AgentArgs,
     failure::Failure,
-    output::{OutputArgs, View, by_detail},
-    table::{Cell, Colour, Column, Detail, Table, Tone},
+    output::{OutputArgs, View, listing},
+    table::{Cell, Colour, Column, Detail, Tone},
     units,
 };
 use crate::admin::{
@@ -35,17 +35,16 @@ impl WorkloadsArgs {
             name: self.name,
             local: self.local,
         };
-        let reply = self.agent.ask(|mut agent| async move {
-            Ok::<_, Failure>(agent.list_workloads(request).await?.into_inner())
-        })?;
+        let reply = self
+            .agent
+            .call(async |mut agent| agent.list_workloads(request).await)?;
         self.output.show(&reply)
     }
 }
 
 impl View for ListWorkloadsReply {
     fn text(&self, detail: Detail, colour: Colour) -> String {
-        let mut table = Table::new(by_detail(
-            detail,
+        let columns = (
             vec![
                 Column::text("WORKLOAD"),
                 Column::text("NODE"),
@@ -67,11 +66,12 @@ impl View for ListWorkloadsReply {
                 Column::text("COOKIE"),
                 Column::text("LABELS"),
             ],
-        ));
-        for workload in &self.workloads {
-            table.row(by_detail(detail, workload.usual_cells(), workload.wide_cells()));
-        }
-        table.render(colour)
+        );
+        let rows = self
+            .workloads
+            .iter()
+            .map(|workload| (workload.usual_cells(), workload.wide_cells()));
+        listing(detail, colour, columns, rows)
     }
 
     fn nothing(&self) -> Option<&'static str> {

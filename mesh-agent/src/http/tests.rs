@@ -19,7 +19,7 @@ use super::{
     pool::Shelf,
 };
 
-use crate::telemetry::{Budgets, Claim, Limits};
+use crate::telemetry::{Budgets, Claim, Connection, Entry, Limits};
 
 mod heads;
 mod hosts;
@@ -32,6 +32,8 @@ struct Straight {
     shelf: Arc<Shelf>,
     tasks: TaskTracker,
     signature: Signature,
+    /// What it is to the agent, where that matters.
+    entry: Option<Entry>,
 }
 
 #[derive(Clone)]
@@ -50,6 +52,7 @@ impl Straight {
             shelf: Arc::default(),
             tasks: TaskTracker::new(),
             signature: Signature::new("test".into(), side),
+            entry: None,
         }
     }
 }
@@ -85,6 +88,10 @@ impl Steer for Straight {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn connection(&self) -> Option<&Arc<Connection>> {
+        self.entry.as_ref().map(Entry::connection)
     }
 
     async fn steer(&self, message: &mut Message) -> Result<Course<Hop<There, Infallible>, ()>, Fault> {

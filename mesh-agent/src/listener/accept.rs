@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     answer::{Answerer, Request},
-    serve::{self, DataPath},
+    data_path::DataPath,
+    serve,
     socket::BACKLOG,
 };
 use crate::{node::Pod, upstream};

@@ -5,10 +5,7 @@ use std::{collections::HashMap, io, sync::Arc};
 use aya::maps::{MapData, RingBuf};
 use mesh_common::kernel::SynEvent;
 
-use super::{
-    accept::PodListener,
-    serve::{self, DataPath},
-};
+use super::{accept::PodListener, data_path::DataPath, serve};
 use crate::kernel::raw;
 
 /// Requests taken in a row before the worker's connections get their turn.

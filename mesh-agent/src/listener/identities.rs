@@ -59,22 +59,13 @@ impl Identities {
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::model::{ObjectKey, TunnelProtocol};
-
     use super::*;
+    use crate::samples;
 
     fn workload(namespace: &str, account: &str) -> Workload {
         Workload {
-            key: ObjectKey::new(namespace, "web-1"),
-            labels: Default::default(),
             service_account: account.to_owned(),
-            node: "a".to_owned(),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            ready: true,
-            policies: Vec::new(),
-            tunnel: TunnelProtocol::default(),
-            locate: None,
+            ..samples::workload(namespace, "web-1")
         }
     }
 

@@ -15,7 +15,7 @@ use mesh_common::{
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use super::serve::DataPath;
+use super::data_path::DataPath;
 use crate::{
     balance::Active,
     identity::{Expected, Identity},

@@ -25,9 +25,10 @@ use self::error::MeshError;
 use super::{
     accept::{HeldRequest, PodListener, canonical},
     admission::Place,
+    data_path::DataPath,
     journey::{self, account_of, takes_mtls},
     requests::{Arrivals, Inspected, SWEEP},
-    serve::{self, ACCEPT_DEADLINE, DataPath},
+    serve::{self, ACCEPT_DEADLINE},
     terms::Terms,
 };
 use crate::{

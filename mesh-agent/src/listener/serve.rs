@@ -1,194 +1,41 @@
 //! The life of one connection: what it means, whether its destination answers, and the bytes.
+//!
+//! Requests held by the kernel half come from `held`, connections that were let through from `accept`. Each becomes a
+//! task of its worker's [`DataPath`], recorded from its first state to its end. What another agent opened goes to
+//! `mesh`, what is led request by request to `requests`.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::FutureExt as _;
-use mesh_common::{
-    kernel::{RecordKind, SynEvent},
-    model::TrustDomain,
-};
-use tokio::{
-    net::TcpStream,
-    sync::{Semaphore, oneshot},
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use mesh_common::kernel::{RecordKind, SynEvent};
+use tokio::net::TcpStream;
 
 use super::{
     accept::{HeldRequest, PodListener},
-    admission::Admission,
-    direct::Direct,
-    identities::Identities,
+    data_path::DataPath,
     journey::{self, Journey, Leg},
-    measure::{Ends, Meters},
+    measure::Ends,
     mesh,
-    requests::{self, Inspected, ShelfKey},
+    requests::{self, Inspected},
     terms::Terms,
 };
 use crate::{
-    http::pool::Shelves,
-    identity::CertificateStore,
-    inbound::{Gate, Guard, Proof},
-    kernel::{
-        raw::Loads,
-        tables::{LetIn, OpenPorts},
-    },
-    node::PodTable,
-    state::Store,
+    inbound::{Guard, Proof},
     telemetry::{
-        AccessLog, Cause, Claim, ConnectionState, Direction, Entry, Flow, FlowKind, FlowLog, FlowSubject,
-        Full, Registry, Side, Throttle,
-        metrics::{BROKEN, DRAINED, Metrics},
+        Cause, Claim, ConnectionState, Direction, Entry, Flow, FlowKind, FlowSubject, Full, Side,
+        metrics::{BROKEN, DRAINED},
     },
-    upstream::{
-        self, Dialer, Ending, Refusal, Upstream,
-        fair::fair,
-        tunnel::{self, pool::Pool},
-    },
+    upstream::{self, Ending, Refusal, Upstream, tunnel},
 };
 
 /// How long the client may take to complete a handshake that the agent let through. Its kernel answers at once
 /// unless the client is gone.
 pub(super) const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Flows of requests in a second, for each worker.
-const REQUEST_FLOWS: u32 = 200;
-
-/// What one data worker's connections share.
-pub struct DataPath {
-    /// What the mesh looks like.
-    pub store: Arc<Store>,
-    /// The pods enrolled on this node.
-    pub pods: Arc<PodTable>,
-    /// Opens upstream connections.
-    pub dialer: Dialer,
-    /// Ports whose requests are not held.
-    pub open_ports: Arc<OpenPorts>,
-    /// Destinations to which captured connections are not held.
-    pub let_in: Arc<LetIn>,
-    /// The worker's connections.
-    pub registry: Arc<Registry>,
-    /// What became of connections.
-    pub flows: Arc<FlowLog>,
-    /// What is counted of them.
-    pub meters: Meters,
-    /// Where each request is written, if it is.
-    pub access: Option<Arc<AccessLog>>,
-    /// Owns the worker's connection tasks.
-    pub tasks: TaskTracker,
-    /// Keys and certificates; none when the agent runs without an authority, and nothing is encrypted.
-    pub certificates: Option<Arc<CertificateStore>>,
-    /// Who workloads should prove to be.
-    pub(crate) identities: Identities,
-    /// Tunnels to other agents.
-    pub pool: Pool,
-    /// Connections to servers that are spoken HTTP to, between two requests.
-    pub(crate) shelves: Shelves<ShelfKey>,
-    /// Which connections need no agent.
-    pub(crate) direct: Arc<Direct>,
-    /// What is kept to judge requests.
-    pub(crate) gate: Gate,
-    /// Places for copies of requests.
-    pub(crate) copies: Arc<Semaphore>,
-    /// Owns the tunnels' tasks, in both directions.
-    pub tunnels: TaskTracker,
-    /// Bounds the handshakes of other agents.
-    pub(crate) admission: Admission,
-    /// Bounds what is logged of refused connections.
-    pub(crate) told: Throttle,
-    /// Bounds the flows of requests.
-    pub(crate) told_requests: Throttle,
-    /// Tells tunnels that others opened to end when their streams have.
-    pub leaving: CancellationToken,
-    /// Cuts every connection that is left when the agent's time to drain is over.
-    pub cut: CancellationToken,
-    serving: AtomicU64,
-    loads: Arc<Loads>,
-    dialling: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-}
-
-/// What a [`DataPath`] is made of; see its fields.
-#[expect(missing_docs, reason = "the fields are those of DataPath")]
-pub struct Serving {
-    pub store: Arc<Store>,
-    pub pods: Arc<PodTable>,
-    pub dialer: Dialer,
-    pub open_ports: Arc<OpenPorts>,
-    pub let_in: Arc<LetIn>,
-    pub registry: Arc<Registry>,
-    pub flows: Arc<FlowLog>,
-    pub metrics: Arc<Metrics>,
-    pub access: Option<Arc<AccessLog>>,
-    pub certificates: Option<Arc<CertificateStore>>,
-    pub trust_domain: TrustDomain,
-    pub direct: Arc<Direct>,
-    pub tasks: TaskTracker,
-    pub cut: CancellationToken,
-}
-
-impl DataPath {
-    pub(crate) fn new(parts: Serving, loads: Arc<Loads>) -> Arc<Self> {
-        Arc::new(Self {
-            store: parts.store,
-            pods: parts.pods,
-            dialer: parts.dialer,
-            open_ports: parts.open_ports,
-            let_in: parts.let_in,
-            registry: parts.registry,
-            flows: parts.flows,
-            meters: Meters::new(parts.metrics, parts.trust_domain.clone()),
-            access: parts.access,
-            certificates: parts.certificates,
-            identities: Identities::new(parts.trust_domain),
-            pool: Pool::default(),
-            shelves: Shelves::default(),
-            direct: parts.direct,
-            gate: Gate::default(),
-            copies: Arc::new(Semaphore::new(requests::COPIES_MAX)),
-            tunnels: TaskTracker::new(),
-            admission: Admission::default(),
-            told: Throttle::default(),
-            told_requests: Throttle::of(REQUEST_FLOWS),
-            leaving: CancellationToken::new(),
-            tasks: parts.tasks,
-            cut: parts.cut,
-            serving: AtomicU64::new(0),
-            loads,
-            dialling: Mutex::default(),
-        })
-    }
-
-    /// The client whose socket has this cookie has given up. True when its destination was still being dialled.
-    pub fn abandon(&self, cookie: u64) -> bool {
-        let waiting = self.dialling().remove(&cookie);
-        waiting.is_some_and(|client| client.send(()).is_ok())
-    }
-
-    fn dialling(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<()>>> {
-        self.dialling.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs a connection as a task of the worker, counted in its load, in the turns of `claim`.
-    pub(super) fn spawn(
-        self: &Arc<Self>,
-        claim: &Arc<Claim>,
-        connection: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let busy = Busy::new(Arc::clone(self));
-        // An async block around it would hold it twice.
-        let connection = connection.map(move |()| drop(busy));
-        self.tasks.spawn(fair(Some(Arc::clone(claim)), connection));
-    }
-}
 
 /// Serves a request held by the kernel half: dials first, then lets the client in.
 pub(super) fn held(path: &Arc<DataPath>, held: HeldRequest, event: &SynEvent) {
@@ -293,12 +140,7 @@ async fn serve_held(
             ),
         };
     }
-    let gave_up = cookie.map(|cookie| {
-        let (sender, gave_up) = oneshot::channel();
-        path.dialling().insert(cookie, sender);
-        (gave_up, Forget { path: &path, cookie })
-    });
-    let dialled = match gave_up {
+    let dialled = match cookie.map(|cookie| path.may_give_up(cookie)) {
         Some((gave_up, _forget)) => tokio::select! {
             dialled = leg.open(&path, &entry.connection().claim) => dialled,
             Ok(()) = gave_up => {
@@ -577,35 +419,5 @@ pub(super) fn kind_of(refusal: Refusal) -> FlowKind {
         Refusal::Refused => FlowKind::Refused,
         Refusal::HostUnreachable | Refusal::NetworkUnreachable => FlowKind::Unreachable,
         Refusal::Silent => FlowKind::TimedOut,
-    }
-}
-
-/// Counts a connection in the worker's load while it lives.
-struct Busy(Arc<DataPath>);
-
-impl Busy {
-    fn new(path: Arc<DataPath>) -> Self {
-        let serving = path.serving.fetch_add(1, Ordering::Relaxed) + 1;
-        path.loads.set(path.registry.worker() as usize, serving);
-        Self(path)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let serving = self.0.serving.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.0.loads.set(self.0.registry.worker() as usize, serving);
-    }
-}
-
-/// Forgets that a client may give up, when its destination has answered.
-struct Forget<'a> {
-    path: &'a DataPath,
-    cookie: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.path.dialling().remove(&self.cookie);
     }
 }

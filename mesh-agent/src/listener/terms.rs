@@ -13,7 +13,7 @@ use mesh_common::model::{ObjectKey, ServiceAccountKey, Workload};
 
 use tokio::sync::watch;
 
-use super::{journey::account_of, serve::DataPath};
+use super::{data_path::DataPath, journey::account_of};
 use crate::{
     identity::{CertificateStore, Credentials},
     inbound::{Guard, Reading},

@@ -140,6 +140,11 @@ impl Workers {
         self.iter().map(|worker| worker.registry().len()).sum()
     }
 
+    /// True when none is open, nor about to be: a connection that was accepted counts before its task has run.
+    pub fn are_idle(&self) -> bool {
+        self.iter().all(|worker| worker.registry().is_idle())
+    }
+
     /// Asks all who may send more requests on their connections to make new ones. Open connections go on.
     pub fn part(&self) {
         for worker in self.iter() {

@@ -210,32 +210,26 @@ fn write(entries: &Receiver<Entry>, mut out: impl Write) {
 mod tests {
     use std::sync::{Arc, Mutex, mpsc::channel};
 
-    use mesh_common::model::{ObjectKey, TunnelProtocol, Workload};
+    use mesh_common::model::{ObjectKey, Workload};
 
     use super::*;
-    use crate::telemetry::{
-        Budgets, ConnectionState, Limits, Opening, Registry,
-        metrics::{Outcome, Spent},
+    use crate::{
+        samples,
+        telemetry::{
+            Budgets, ConnectionState, Limits, Opening, Registry,
+            metrics::{Outcome, Spent},
+        },
     };
 
     fn opening() -> Opening {
-        let key = ObjectKey::new("shop", "web-1");
         Opening {
             direction: Direction::Outbound,
             workload: Arc::new(Workload {
-                key: key.clone(),
-                labels: Default::default(),
                 service_account: "web".to_owned(),
-                node: "a".to_owned(),
-                addresses: Vec::new(),
-                ports: Vec::new(),
-                ready: true,
-                policies: Vec::new(),
-                tunnel: TunnelProtocol::default(),
-                locate: None,
+                ..samples::workload("shop", "web-1")
             }),
             client: "10.0.0.7:50000".parse().unwrap(),
-            client_workload: Some(key),
+            client_workload: Some(ObjectKey::new("shop", "web-1")),
             original_destination: "10.96.0.10:80".parse().unwrap(),
             destination: Destination::Passthrough,
             process: None,

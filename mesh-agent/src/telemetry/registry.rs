@@ -21,6 +21,8 @@ pub struct Registry {
     worker: u32,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// Tasks that carry connections, or are about to.
+    serving: AtomicU64,
     totals: TotalCounters,
     budgets: Arc<Budgets>,
 }
@@ -64,6 +66,7 @@ impl Registry {
             worker,
             next: AtomicU64::new(1),
             open: Mutex::default(),
+            serving: AtomicU64::new(0),
             totals: TotalCounters::default(),
             budgets,
         })
@@ -117,6 +120,21 @@ impl Registry {
     /// True when none is open now.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Counts a task that is to carry a connection, from before it first runs, and says how many there are then.
+    pub fn begin(&self) -> u64 {
+        self.serving.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Such a task is over; says how many are left.
+    pub fn end(&self) -> u64 {
+        self.serving.fetch_sub(1, Ordering::Relaxed) - 1
+    }
+
+    /// True when no connection is open, and none is about to be entered by a task that has not run yet.
+    pub fn is_idle(&self) -> bool {
+        self.serving.load(Ordering::Relaxed) == 0 && self.is_empty()
     }
 
     /// Counts a connection joined to its destination.
@@ -182,5 +200,22 @@ impl Drop for Entry {
         totals
             .to_downstream
             .fetch_add(self.connection.bytes(Side::ToDownstream), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Limits;
+
+    #[test]
+    fn a_task_that_has_not_run_yet_is_not_idleness() {
+        let registry = Registry::new(0, Budgets::new(Limits::default()));
+        assert!(registry.is_idle());
+        assert_eq!(registry.begin(), 1);
+        assert_eq!(registry.len(), 0, "no connection is entered before the task runs");
+        assert!(!registry.is_idle());
+        assert_eq!(registry.end(), 0);
+        assert!(registry.is_idle());
     }
 }

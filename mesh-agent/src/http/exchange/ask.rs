@@ -148,7 +148,9 @@ async fn ask_http1<S: Server, E: Escort>(
         let connection = match kept.take() {
             Some(connection) => connection,
             None => {
-                let opened = unless_gone(down, server.connect()).await.map_err(Stop::Gone)?;
+                // Rare, and large: a request has no room for it.
+                let opening = Box::pin(server.connect());
+                let opened = unless_gone(down, opening).await.map_err(Stop::Gone)?;
                 Connection::new(opened?, LIMITS)
             }
         };
@@ -270,7 +272,7 @@ impl<A: Agent> Rooms for Tunnels<'_, A> {
     async fn room(&mut self) -> Result<Room, Fault> {
         let room = match self.first.take() {
             Some(room) => room,
-            None => self.agent.another(&self.mark).await?,
+            None => Box::pin(self.agent.another(&self.mark)).await?,
         };
         self.mark = room.mark();
         if matches!(self.switch, Switch::Upgrade(_)) && !room.takes_extended_connect().await {
@@ -300,6 +302,11 @@ async fn room_at<S: Server>(server: &S) -> Result<Room, Fault> {
             Err(_) => server.shelf().give_up(&shared),
         }
     }
+    Box::pin(another_room_at(server)).await
+}
+
+/// Room on a new HTTP/2 connection to a server.
+async fn another_room_at<S: Server>(server: &S) -> Result<Room, Fault> {
     let unreached = |error: String| Fault::new(Cause::Connect, error);
     let stream = server.connect().await?;
     let addr = stream.peer_addr().map_err(|error| unreached(error.to_string()))?;

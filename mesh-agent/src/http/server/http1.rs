@@ -140,7 +140,12 @@ async fn next(
         }
     }
     patience.touch();
-    tokio::time::timeout(HEAD, reader.request())
+    let mut request = pin!(reader.request());
+    // Most come whole: those need no timer.
+    if let Poll::Ready(head) = futures_util::poll!(&mut request) {
+        return head;
+    }
+    tokio::time::timeout(HEAD, request)
         .await
         .unwrap_or(Err(ReadError::Timeout))
 }

@@ -10,7 +10,6 @@ use http::{Method, Request, header};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::IDLE;
-use crate::upstream::{fair::fair, incoming::Incoming, tunnel::tuning::HEADS};
 use crate::{
     http::{
         downstream::{Downstream, Respond, StreamPair},
@@ -26,13 +25,19 @@ use crate::{
         wire::{self, Spoken, Told},
     },
     telemetry::Claim,
-    upstream::Ending,
+    upstream::{
+        Ending, Unread,
+        fair::fair,
+        incoming::Incoming,
+        tunnel::{Together, tuning::HEADS},
+    },
 };
 
 /// What one client's connection may take.
 mod tuning {
     /// At most: all streams of a workload are to hold no more than its budget has.
     pub(super) const STREAM_WINDOW: u32 = 256 << 10;
+    /// Beside what its streams hold that nobody reads.
     pub(super) const CONNECTION_WINDOW: u32 = 4 << 20;
     pub(super) const FRAME: u32 = 64 << 10;
     pub(super) const STREAMS: u32 = 256;
@@ -54,6 +59,10 @@ pub(super) async fn serve<S: Steer + 'static>(
     stream.in_order();
     let claim = steer.connection().map(|connection| Arc::clone(&connection.claim));
     let mut announced = window(claim.as_deref());
+    let unread = Arc::<Unread>::default();
+    let mut together = claim
+        .as_ref()
+        .map(|claim| Together::of(claim.budget(), &unread, tuning::CONNECTION_WINDOW as usize));
     let handshake = h2::server::Builder::new()
         .initial_window_size(announced)
         .initial_connection_window_size(tuning::CONNECTION_WINDOW)
@@ -76,13 +85,27 @@ pub(super) async fn serve<S: Steer + 'static>(
         } else {
             IDLE
         };
+        let wider = async {
+            match &together {
+                Some(together) => together.due(announced as usize).await,
+                None => std::future::pending().await,
+            }
+        };
         let accepted = tokio::select! {
-            accepted = tokio::time::timeout(idle, connection.accept()) => accepted,
+            // First: what is read now is no more made up for before more is granted.
+            biased;
+            due = wider => {
+                if let Some(together) = &mut together {
+                    together.apply(&mut connection, due);
+                }
+                continue;
+            }
             () = leaving.cancelled(), if !going => {
                 going = true;
                 connection.graceful_shutdown();
                 continue;
             }
+            accepted = tokio::time::timeout(idle, connection.accept()) => accepted,
         };
         match accepted {
             Ok(Some(Ok((request, respond)))) => {
@@ -96,10 +119,11 @@ pub(super) async fn serve<S: Steer + 'static>(
                 if share.is_some() && due != announced && connection.set_initial_window_size(due).is_ok() {
                     announced = due;
                 }
+                let unread = Arc::clone(&unread);
                 let serve = async move {
                     let _share = share;
                     let (mut parts, recv) = request.into_parts();
-                    let recv = Incoming::new(recv, None);
+                    let recv = Incoming::new(recv, Some(unread));
                     wire::clean(&mut parts.headers);
                     // Only agents switch protocols over HTTP/2, so far.
                     if parts.extensions.remove::<h2::ext::Protocol>().is_some() {
@@ -108,7 +132,8 @@ pub(super) async fn serve<S: Steer + 'static>(
                     let message = message(parts, Spoken::Http2, Switch::Stay, &recv);
                     serve_message(&*steer, message, recv, respond).await;
                 };
-                tasks.spawn(fair(claim.clone(), serve));
+                // What spawns it moves it several times.
+                tasks.spawn(fair(claim.clone(), Box::pin(serve)));
             }
             Ok(Some(Err(error))) => return broken(error),
             Ok(None) => return Ending::Closed,

@@ -75,7 +75,7 @@ pub async fn serve<S: Steer + 'static>(
 }
 
 /// Over when a connection without a request is to end.
-async fn parting(leaving: &CancellationToken) {
+pub(crate) async fn parting(leaving: &CancellationToken) {
     leaving.cancelled().await;
     tokio::time::sleep(PARTING).await;
 }

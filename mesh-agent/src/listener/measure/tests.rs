@@ -2,27 +2,18 @@
 
 use std::time::Instant;
 
-use mesh_common::model::TunnelProtocol;
-
 use super::*;
-use crate::{config::Change, state::Store, telemetry::metrics::NodeFacts};
+use crate::{config::Change, samples, state::Store, telemetry::metrics::NodeFacts};
 
 fn workload(name: &str, version: &str) -> Workload {
     Workload {
-        key: ObjectKey::new("shop", name),
         labels: [("version".to_owned(), version.to_owned())].into(),
-        service_account: name.to_owned(),
-        node: "a".to_owned(),
         addresses: vec![
             if name == "web" { "10.0.0.2" } else { "10.0.0.1" }
                 .parse()
                 .unwrap(),
         ],
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: TunnelProtocol::default(),
-        locate: None,
+        ..samples::workload("shop", name)
     }
 }
 

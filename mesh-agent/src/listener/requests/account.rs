@@ -14,7 +14,7 @@ use mesh_common::model::{ObjectKey, Workload};
 use super::addressed::Services;
 use crate::{
     http::{fault::Cause as Why, trail::Trail},
-    listener::serve::DataPath,
+    listener::data_path::DataPath,
     state::Snapshot,
     telemetry::{Cause, Connection, Flow, FlowKind, FlowSubject, RequestEnds, RequestFlow, escaped},
 };

@@ -33,11 +33,7 @@ use crate::{
         wire::Told,
     },
     inbound::{Guard, Proof},
-    listener::{
-        journey::Leg,
-        measure::Ends,
-        serve::{self, DataPath},
-    },
+    listener::{data_path::DataPath, journey::Leg, measure::Ends, serve},
     node::Pod,
     state::Snapshot,
     telemetry::{

@@ -34,9 +34,10 @@ use crate::{
     identity::Credentials,
     inbound::{Guard, Reading},
     listener::{
+        data_path::DataPath,
         journey::{Journey, Leg},
         measure::Ends,
-        serve::{self, DataPath},
+        serve,
         terms::Terms,
     },
     telemetry::{self, Connection, Entry},
@@ -120,13 +121,8 @@ impl Inspected {
         if let Reading::Unread | Reading::Reported = self.reading {
             return self.watch(path, entry, client, app).await;
         }
-        let leads_on = app.is_some();
         let mut seen = BytesMut::new();
-        let looked = tokio::select! {
-            looked = look(&mut client, app.as_mut(), &mut seen) => looked,
-            () = path.leaving.cancelled(), if !leads_on => Ok(Found::Nothing),
-        };
-        match looked {
+        match look(&mut client, app.as_mut(), &mut seen, &path.leaving).await {
             Ok(Found::Requests) => self.engage(path, entry, client, seen, app).await,
             Ok(Found::Bytes(sent)) => self.pass(path, entry, terms, client, (seen, sent), app).await,
             Ok(Found::TooLate) => {

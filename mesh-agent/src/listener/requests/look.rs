@@ -10,11 +10,12 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::http::{
     Transport,
     detect::{Protocol, Resemblance, detect, resemblance},
-    server::{HEAD, IDLE},
+    server::{HEAD, IDLE, parting},
 };
 
 /// What was found.
@@ -46,11 +47,12 @@ enum Speech {
 
 /// Waits for the client's first bytes, which it adds to `seen`, or for those of the application, which it leaves where they
 /// are. A client that says nothing to an application that says nothing is waited for as long as it stays; without an
-/// application, as long as for a request.
+/// application, as long as for a request, and only for a moment once the agent is `leaving`.
 pub(super) async fn look(
     client: &mut Transport,
     mut app: Option<&mut TcpStream>,
     seen: &mut BytesMut,
+    leaving: &CancellationToken,
 ) -> io::Result<Found> {
     let mut is_listening = true;
     let mut sent = 0;
@@ -90,6 +92,7 @@ pub(super) async fn look(
                     });
                 }
             }
+            () = parting(leaving), if app.is_none() && seen.is_empty() => return Ok(Found::Nothing),
             spoken = spoken => match spoken? {
                 Speech::Settings => is_listening = false,
                 Speech::Answer => return Ok(Found::Nothing),
@@ -170,7 +173,8 @@ mod tests {
         let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
         // The clock runs on only when nobody has anything to do.
         tokio::time::pause();
-        let looked = look(&mut client, Some(&mut near_app), &mut seen);
+        let leaving = CancellationToken::new();
+        let looked = look(&mut client, Some(&mut near_app), &mut seen, &leaving);
         let found = tokio::time::timeout(IDLE * 100, looked).await;
         tokio::time::resume();
         found.ok().map(Result::unwrap)
@@ -204,7 +208,8 @@ mod tests {
             let (mut near_app, mut far_app) = pair().await;
             far_client.write_all(b"h").await.unwrap();
             let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
-            let looked = look(&mut client, Some(&mut near_app), &mut seen);
+            let leaving = CancellationToken::new();
+            let looked = look(&mut client, Some(&mut near_app), &mut seen, &leaving);
             let others = async {
                 let mut first = [0];
                 far_app.read_exact(&mut first).await.unwrap();
@@ -218,6 +223,45 @@ mod tests {
                 () = others => panic!(),
             };
             assert_eq!(found, expected, "{}", rest.escape_ascii());
+        }
+    }
+
+    /// What is found by an agent that is about to end, where only requests may pass, when the client sends each part after
+    /// so many seconds. The connection came when the end was known.
+    async fn found_while_leaving(parts: &[(u64, &[u8])]) -> Option<Found> {
+        let (mut far_client, near_client) = pair().await;
+        let (mut client, mut seen) = (Transport::from(near_client), BytesMut::new());
+        let leaving = CancellationToken::new();
+        leaving.cancel();
+        // The clock runs on only when nobody has anything to do.
+        tokio::time::pause();
+        let looked = look(&mut client, None, &mut seen, &leaving);
+        let sent = async {
+            for (seconds, part) in parts {
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
+                far_client.write_all(part).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let found = tokio::select! {
+            found = tokio::time::timeout(HEAD * 2, looked) => found,
+            () = sent => panic!(),
+        };
+        tokio::time::resume();
+        found.ok().map(Result::unwrap)
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_ends_still_takes_a_request_that_is_on_its_way() {
+        for (parts, expected) in [
+            (&[(0, &b"GET / HTTP/1.1\r\n"[..])][..], Found::Requests),
+            (&[(2, b"GET / HTTP/1.1\r\n")], Found::Requests),
+            // Once it has begun it has as long as any.
+            (&[(2, b"G"), (10, b"ET / HTTP/1.1\r\n")], Found::Requests),
+            (&[], Found::Nothing),
+            (&[(10, b"GET / HTTP/1.1\r\n")], Found::Nothing),
+        ] {
+            assert_eq!(found_while_leaving(parts).await, Some(expected), "{parts:?}");
         }
     }
 }

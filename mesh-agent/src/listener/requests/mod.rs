@@ -32,8 +32,9 @@ pub(crate) use server::ShelfKey;
 use self::outbound::Outbound;
 use super::{
     accept::HeldRequest,
+    data_path::DataPath,
     journey,
-    serve::{self, ACCEPT_DEADLINE, DataPath},
+    serve::{self, ACCEPT_DEADLINE},
     terms::Terms,
 };
 use crate::{

@@ -22,7 +22,7 @@ use crate::{
         fault::{Cause, Fault, Side, Signature},
         trail::Trail,
     },
-    listener::serve::DataPath,
+    listener::data_path::DataPath,
     node::Pod,
     outbound::{self, Chosen},
     routing::{BackendPort, FilterFailure, RouteTable, Rule},

@@ -13,7 +13,7 @@ use crate::{
         fault::{Cause, Fault},
         pool::Shelf,
     },
-    listener::{journey::Leg, serve::DataPath},
+    listener::{data_path::DataPath, journey::Leg},
     telemetry::Claim,
     upstream::{Upstream, tunnel::tuning},
 };

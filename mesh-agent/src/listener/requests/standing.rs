@@ -19,7 +19,7 @@ use crate::{
     identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
     listener::{
-        serve::DataPath,
+        data_path::DataPath,
         terms::{Changed, Changes, Party},
     },
     state::Snapshot,

@@ -28,9 +28,9 @@ use crate::{
     identity::{CertificateStore, Credentials},
     inbound::{Guard, KeptRequest},
     listener::{
+        data_path::DataPath,
         journey::{self, From, Leg, Passage},
         measure::Ends,
-        serve::DataPath,
     },
     node::Pod,
     outbound::Way,
@@ -300,6 +300,16 @@ impl Ways {
         {
             return Ok(Found { room, credentials });
         }
+        // Rare, and large: a request has no room for it.
+        Box::pin(self.room_of_pool(addr, expected, without)).await
+    }
+
+    async fn room_of_pool(
+        &self,
+        addr: SocketAddr,
+        expected: &SpiffeId,
+        without: Option<&Mark>,
+    ) -> Result<Found, Fault> {
         let passage = Passage::new(&self.path, &self.pod, addr, expected, TunnelProtocol::Nodemesh)
             .map_err(|error| unreached(&error))?;
         let good = |tunnel: &Tunnel| {

@@ -1,26 +1,20 @@
 //! Open connections when the configuration changes: which of them are not permitted any more, and why.
 
-use mesh_common::model::{PeerAuthentication, PeerMode, SpiffeId, TunnelProtocol, Workload};
+use mesh_common::model::{PeerAuthentication, PeerMode, SpiffeId, Workload};
 
 use super::*;
 use crate::{
     config::Change,
+    samples,
     state::Store,
     telemetry::{ConnectionState, Destination, Opening, Registry},
 };
 
 fn workload(name: &str, account: &str, address: &str) -> Workload {
     Workload {
-        key: ObjectKey::new("shop", name),
-        labels: [].into(),
         service_account: account.to_owned(),
-        node: "a".to_owned(),
         addresses: vec![address.parse().unwrap()],
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: TunnelProtocol::default(),
-        locate: None,
+        ..samples::workload("shop", name)
     }
 }
 

@@ -51,18 +51,7 @@ fn workload(rules: Vec<JwtRule>, cell: Option<Arc<KeyCell>>) -> WorkloadPolicy {
         rules,
     };
     let compiled = CompiledAuthentication::new(Arc::new(policy), |_, _| Arc::clone(cell.as_ref().unwrap()));
-    let own = mesh_common::model::Workload {
-        key: ObjectKey::new("shop", "web"),
-        labels: Default::default(),
-        service_account: "web".to_owned(),
-        node: "node-a".to_owned(),
-        addresses: Vec::new(),
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: Default::default(),
-        locate: None,
-    };
+    let own = crate::samples::workload("shop", "web");
     let governing = Governing {
         root_namespace: "root",
         workload: &own,

@@ -1,5 +1,7 @@
 //! So many policies that they are indexed: the same is decided as by the reference, and few are asked.
 
+use mesh_common::model::{Operation, PathPattern, Pattern, Rule, Source, Target, Values};
+
 use super::super::facts::{Kind, Subject};
 use super::super::index::RuleIndex;
 use super::*;

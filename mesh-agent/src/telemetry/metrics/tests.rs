@@ -5,11 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::model::{TunnelProtocol, Workload};
+use mesh_common::model::Workload;
 
 use super::*;
-use crate::telemetry::{
-    Cause, ConnectionState, Destination, Direction, FlowKind, FlowLog, FlowSubject, Opening, Registry, Side,
+use crate::{
+    samples,
+    telemetry::{
+        Cause, ConnectionState, Destination, Direction, FlowKind, FlowLog, FlowSubject, Opening, Registry,
+        Side,
+    },
 };
 
 fn text(metrics: &Metrics) -> String {
@@ -83,16 +87,10 @@ fn workload(name: &str, labels: &[(&str, &str)]) -> Workload {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Workload {
-        key: ObjectKey::new("shop", name),
         labels: labels.collect(),
         service_account: "client".to_owned(),
-        node: "a".to_owned(),
         addresses: vec!["10.0.0.1".parse().unwrap()],
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: TunnelProtocol::default(),
-        locate: None,
+        ..samples::workload("shop", name)
     }
 }
 

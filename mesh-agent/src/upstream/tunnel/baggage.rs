@@ -71,25 +71,20 @@ fn encode(text: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::model::{ObjectKey, TunnelProtocol};
+    use mesh_common::model::TunnelProtocol;
 
     use super::*;
+    use crate::samples;
 
     fn written(labels: &[(&str, &str)]) -> String {
         let workload = Workload {
-            key: ObjectKey::new("shop", "web-1"),
             labels: labels
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
             service_account: "web".to_owned(),
-            node: "a".to_owned(),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            ready: true,
-            policies: Vec::new(),
             tunnel: TunnelProtocol::Hbone,
-            locate: None,
+            ..samples::workload("shop", "web-1")
         };
         let mut headers = HeaderMap::new();
         write(&mut headers, &workload);

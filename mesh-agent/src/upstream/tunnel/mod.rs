@@ -25,7 +25,10 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-pub(crate) use self::{window::Windows, wire::Wire};
+pub(crate) use self::{
+    window::{Together, Windows},
+    wire::Wire,
+};
 use super::{Refusal, incoming::Incoming};
 
 /// Why a stream was not joined, in words that the other agent understands: see [`Refusal`].

@@ -53,9 +53,12 @@ struct Each {
     announced: usize,
     /// When to try again what could not be announced. Kept here, since whoever waits may stop and begin anew.
     again: Instant,
+    /// When to ask the budget once for more, if nobody else came to ask. After its rest whoever leaves makes it grow.
+    ask: Option<Instant>,
 }
 
-struct Together {
+/// The window of all streams of one connection together.
+pub(crate) struct Together {
     budget: Arc<Budget>,
     unread: Arc<Unread>,
     least: usize,
@@ -69,19 +72,14 @@ impl Windows {
     pub(crate) fn of(budget: &Arc<Budget>, unread: &Arc<Unread>) -> Self {
         let (mut wanted, mut least) = (budget.windows(), budget.least_window());
         let announced = (*wanted.borrow_and_update()).min(*least.borrow_and_update());
-        let together = Together {
-            budget: Arc::clone(budget),
-            unread: Arc::clone(unread),
-            least: tuning::together_least(budget),
-            most: tuning::together_most(budget),
-            now: tuning::together_least(budget),
-        };
+        let together = Together::of(budget, unread, tuning::together_least(budget));
         let each = Each {
             budget: Arc::clone(budget),
             wanted,
             least,
             announced,
             again: Instant::now(),
+            ask: Some(Instant::now() + WINDOW_REST),
         };
         Self { each, together }
     }
@@ -114,10 +112,7 @@ impl Windows {
                 Ok(()) => self.each.announced = window,
                 Err(_) => self.each.again = Instant::now() + AGAIN,
             },
-            Due::Together(window) => {
-                connection.have_together(as_window(window));
-                self.together.now = window;
-            }
+            Due::Together(window) => self.together.apply(connection, window),
         }
     }
 }
@@ -126,6 +121,10 @@ impl Each {
     async fn due(&mut self, in_use: impl Fn() -> bool) -> usize {
         loop {
             let idle = !in_use();
+            if idle {
+                // What changes meanwhile is not looked at.
+                self.ask = Some(Instant::now() + WINDOW_REST);
+            }
             let wanted = *self.wanted.borrow();
             let due = if idle { wanted.min(self.announced) } else { wanted };
             if due != self.announced {
@@ -137,15 +136,23 @@ impl Each {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             });
+            let ask = self.ask.filter(|_| !idle && self.announced < WINDOW_MOST);
+            let rested = async {
+                match ask {
+                    Some(ask) => tokio::time::sleep_until(ask).await,
+                    None => std::future::pending().await,
+                }
+            };
             let changes = if parked { &mut self.least } else { &mut self.wanted };
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() {
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.ask = Some(Instant::now() + WINDOW_REST),
                     // Cannot be: the budget is held here.
-                    std::future::pending::<()>().await;
+                    Err(_) => std::future::pending().await,
                 },
                 () = begins => {}
-                // Nobody else may come to ask for more.
-                () = tokio::time::sleep(WINDOW_REST), if !idle && self.announced < WINDOW_MOST => {
+                () = rested => {
+                    self.ask = None;
                     self.budget.settle();
                 }
             }
@@ -154,8 +161,19 @@ impl Each {
 }
 
 impl Together {
-    /// `announced` is what each stream has.
-    async fn due(&self, announced: usize) -> usize {
+    /// `least` is what there is while everything is read. `unread` is counted by the streams.
+    pub(crate) fn of(budget: &Arc<Budget>, unread: &Arc<Unread>, least: usize) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            unread: Arc::clone(unread),
+            least,
+            most: tuning::together_most(budget),
+            now: least,
+        }
+    }
+
+    /// Waits until another window is due, and says which. `announced` is what each stream has.
+    pub(crate) async fn due(&self, announced: usize) -> usize {
         loop {
             let changes = poll_fn(|_| self.change(announced).map_or(Poll::Pending, Poll::Ready));
             tokio::select! {
@@ -164,6 +182,12 @@ impl Together {
                 () = self.unread.more() => {}
             }
         }
+    }
+
+    /// Changes what was due.
+    pub(crate) fn apply(&mut self, connection: &mut impl Announce, window: usize) {
+        connection.have_together(as_window(window));
+        self.now = window;
     }
 
     /// More only after streams were told of smaller windows: the peer then hears of those first.
@@ -314,5 +338,23 @@ mod tests {
             drop((0..100).map(|_| budget.join()).collect::<Vec<_>>());
         }
         assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_shares_with_many_is_woken_no_more_than_once_while_nothing_changes() {
+        let budget = budget();
+        let seats: Vec<_> = (0..2000).map(|_| budget.join()).collect();
+        let (mut windows, woken) = (Windows::of(&budget, &Arc::default()), Arc::new(Woken::default()));
+        let mut due = pin!(windows.due(|| true));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        for _ in 0..10 {
+            assert_eq!(due.as_mut().poll(&mut cx), Poll::Pending);
+            time::advance(WINDOW_REST).await;
+        }
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        // Long after the rest the first who leaves makes it grow, and who waits hears of it.
+        drop(seats);
+        assert_eq!(due.as_mut().poll(&mut cx), Poll::Ready(Due::Each(WINDOW_MOST)));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use h2::server::SendResponse;
 use http::Response;
-use mesh_common::model::{ObjectKey, Workload};
+use mesh_common::model::Workload;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
@@ -21,6 +21,7 @@ use crate::{
         Expected, Identity,
         tests::kit::{Hand, Mesh, id},
     },
+    samples,
     telemetry::{Budgets, Limits},
     upstream::tunnel::{client::Footing, protocol},
 };
@@ -158,18 +159,7 @@ async fn join(mut respond: SendResponse<bytes::Bytes>) {
 }
 
 fn workload() -> Workload {
-    Workload {
-        key: ObjectKey::new("a", "client"),
-        labels: [].into(),
-        service_account: "client".to_owned(),
-        node: "n".to_owned(),
-        addresses: Vec::new(),
-        ports: Vec::new(),
-        ready: true,
-        policies: Vec::new(),
-        tunnel: TunnelProtocol::Nodemesh,
-        locate: None,
-    }
+    samples::workload("a", "client")
 }
 
 async fn together(
