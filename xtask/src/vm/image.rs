@@ -245,7 +245,10 @@ impl Staging {
         for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
             let entry = entry?;
             let name = entry.file_name();
-            if without.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            if without
+                .iter()
+                .any(|start| name.to_string_lossy().starts_with(start))
+            {
                 continue;
             }
             let path = entry.path();
