@@ -200,7 +200,7 @@ impl Plan<'_> {
             Acceleration::Auto => machine::choose(&self.machine(repo, image, first)?),
         };
         let prepared = jobs.iter().map(|job| Ok((job, self.machine(repo, image, job)?)));
-        fleet::run(prepared, fleet::at_once(fleet::cores()), |(job, machine)| {
+        fleet::run(prepared, fleet::cores(), |(job, machine)| {
             let begun = Instant::now();
             let outcome = machine.run(accelerator)?;
             // As large as everything that is packed, and made anew each time.
@@ -212,7 +212,9 @@ impl Plan<'_> {
 
     /// What each machine is to do.
     fn jobs<'k>(&self, kernels: &'k [Result<Kernel>], tests: &[String]) -> Vec<Job<'k>> {
-        let machines = fleet::machines_for_each(self.kernels.len(), fleet::cores());
+        let tested = self.kernels.iter().zip(kernels);
+        let tested = tested.filter(|(series, kernel)| series.expects == Expects::Tests && kernel.is_ok());
+        let machines = fleet::machines_for_each(tested.count(), fleet::cores());
         let mut jobs = Vec::new();
         for (row, (series, kernel)) in self.kernels.iter().zip(kernels).enumerate() {
             let Ok(kernel) = kernel else { continue };

@@ -1,4 +1,4 @@
-//! The machines of a run, several at a time: an emulated one uses one core, and waits for a third of its time.
+//! The machines of a run, one at a time on each core: an emulated one keeps a core busy.
 //!
 //! [`super`] says which kernels and which tests; this module shares the tests out among machines and runs these side by
 //! side. Invariant: every test that was asked for is in exactly one machine of each kernel.
@@ -17,21 +17,26 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get).min(MOST)
 }
 
-/// Into how many machines the tests of each of so many kernels are shared out, so that no core is idle.
+/// Into how many machines the tests of each of so many kernels are shared out, so that all cores get equally much to do.
 pub(crate) fn machines_for_each(kernels: usize, cores: usize) -> usize {
-    cores.div_ceil(kernels.max(1))
+    (1..cores)
+        .find(|machines| (kernels.max(1) * machines).is_multiple_of(cores))
+        .unwrap_or(cores)
 }
 
-/// How many machines run at once: more than cores, for while one waits another gets on.
-pub(crate) fn at_once(cores: usize) -> usize {
-    cores + 2
-}
-
-/// Shares tests out, as a dealer does cards: tests that take long stand side by side.
+/// Shares tests out, there and back: tests that take long stand side by side, and the last ones take longest.
 pub(crate) fn deal(tests: &[String], machines: usize) -> Vec<Vec<String>> {
-    let hand = |first| tests.iter().skip(first).step_by(machines.max(1)).cloned();
-    let hands = (0..machines.max(1)).map(|first| hand(first).collect::<Vec<_>>());
-    hands.filter(|hand| !hand.is_empty()).collect()
+    let machines = machines.max(1);
+    let mut hands = vec![Vec::new(); machines.min(tests.len())];
+    for (place, test) in tests.iter().enumerate() {
+        let (round, seat) = (place / machines, place % machines);
+        let hand = match round.is_multiple_of(2) {
+            true => seat,
+            false => machines - 1 - seat,
+        };
+        hands[hand].push(test.clone());
+    }
+    hands
 }
 
 /// Runs all jobs, so many at once, and hands over what became of them in their order. The first error ends the run: the
@@ -87,15 +92,17 @@ mod tests {
 
     #[test]
     fn each_test_is_dealt_once_and_no_machine_without() {
-        assert_eq!(deal(&names(5), 2), [vec!["0", "2", "4"], vec!["1", "3"]]);
+        assert_eq!(deal(&names(5), 2), [vec!["0", "3", "4"], vec!["1", "2"]]);
         assert_eq!(deal(&names(1), 4), [["0"]]);
         assert_eq!(deal(&names(2), 1), [["0", "1"]]);
     }
 
     #[test]
-    fn no_core_is_idle_and_no_kernel_is_cut_up_in_vain() {
+    fn no_core_has_less_and_no_kernel_is_cut_up_in_vain() {
         assert_eq!(machines_for_each(1, 2), 2);
         assert_eq!(machines_for_each(4, 2), 1);
+        assert_eq!(machines_for_each(3, 4), 4);
+        assert_eq!(machines_for_each(2, 4), 2);
         assert_eq!(machines_for_each(1, 1), 1);
     }
 

@@ -74,6 +74,10 @@ const MATRIX: &[(&str, &str)] = &[
         "a route",
     ),
     (
+        "routes::only_the_first_connection_to_what_is_led_is_held",
+        "connections that the kernel lets in, or holds, by what the agent led before",
+    ),
+    (
         "restart::a_killed_agent_fails_closed_and_a_restart_recovers",
         "links and maps that outlast the agent",
     ),
