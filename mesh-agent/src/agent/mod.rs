@@ -17,7 +17,6 @@ mod logging;
 mod options;
 mod policies;
 pub(crate) mod preflight;
-mod slim;
 
 use std::{
     collections::BTreeSet,
@@ -342,7 +341,8 @@ impl Agent {
         }
         lifecycle.ready();
         tracing::info!(generation, "ready");
-        slim::slim();
+        // The start reads the kernel's types and the configuration, which takes more memory than they do.
+        kernel::raw::trim_heap();
 
         let agent = Self {
             run_dir,

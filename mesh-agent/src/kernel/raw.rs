@@ -22,7 +22,6 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use mesh_common::kernel::MAX_WORKERS;
-use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use socket2::Socket;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -232,42 +231,6 @@ pub(crate) fn trim_heap() {
     // SAFETY: takes the allocator's own locks, and lets go of pages that no allocation uses.
     unsafe {
         libc::malloc_trim(0);
-    }
-}
-
-/// Unmaps the pages of a mapping until they are used again (`MADV_DONTNEED`).
-pub(crate) fn let_go(mapping: &Unwritten) -> io::Result<()> {
-    let Unwritten { start, length } = mapping;
-    // SAFETY: no page of the mapping was ever written to or can be, so each comes back from its file as it is; the kernel
-    // refuses a range that is not mapped.
-    let status = unsafe { libc::madvise(ptr::without_provenance_mut(*start), *length, libc::MADV_DONTNEED) };
-    if status < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// A part of this process's memory that is as it stands in its file.
-#[derive(Debug)]
-pub(crate) struct Unwritten {
-    start: usize,
-    length: usize,
-}
-
-impl Unwritten {
-    /// The mapping, if it is one: private, of a file, not to be written to, and never written to.
-    pub(crate) fn of(mapping: &MemoryMap) -> Option<Self> {
-        let writable = MMPermissions::WRITE | MMPermissions::SHARED;
-        let is_file = matches!(mapping.pathname, MMapPath::Path(_)) && mapping.inode != 0;
-        let changed = mapping.extension.map.get("Anonymous");
-        if !is_file || mapping.perms.intersects(writable) || changed != Some(&0) {
-            return None;
-        }
-        let (start, end) = mapping.address;
-        Some(Self {
-            start: usize::try_from(start).ok()?,
-            length: usize::try_from(end.checked_sub(start)?).ok()?,
-        })
     }
 }
 
