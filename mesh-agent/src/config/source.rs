@@ -115,11 +115,15 @@ impl DirectorySource {
                 if full {
                     next_full = now
                         + match watch.is_on() {
-                            true => (took * MOST_LOOKING).clamp(self.rescan, self.rescan.max(SELDOM)),
+                            true => (took * MOST_LOOKING)
+                                .clamp(self.rescan, self.rescan.max(SELDOM))
+                                .max(took * MOST_LOOKING_UNTOLD),
                             false => self.rescan.max(took * MOST_LOOKING_UNTOLD),
                         };
                 }
-                if full || began >= next_linked {
+                if full {
+                    next_linked = now + self.rescan;
+                } else if began >= next_linked {
                     next_linked = now + self.rescan.max(took * MOST_LOOKING_UNTOLD);
                 }
                 if let Some(update) = self.refresh(reading).await? {
@@ -229,7 +233,7 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// Looks at everything take one part in so many of the time, unless they are that seldom.
 const MOST_LOOKING: u32 = 1000;
 
-/// The same where nothing else would tell.
+/// At most, however long a look takes; and where nothing else would tell.
 const MOST_LOOKING_UNTOLD: u32 = 50;
 
 fn directory_rejection(path: &Path, error: &SourceError) -> Rejection {

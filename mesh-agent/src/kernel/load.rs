@@ -155,8 +155,8 @@ pub struct WorkerMaps {
     pub(crate) loads: Arc<Loads>,
 }
 
-/// The size of the ring of flow events, whose pages are always there, mapped twice: room for 2,000 from one look to the next.
-const EVENT_BYTES: u32 = 1 << 18;
+/// The size of the ring of flow events, whose pages are always there, mapped twice: room for 5,000 from one look to the next.
+const EVENT_BYTES: u32 = 1 << 19;
 
 /// What there is room for about direct connections.
 #[derive(Clone, Copy, Debug)]

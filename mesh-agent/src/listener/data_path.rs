@@ -7,7 +7,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::FutureExt as _;
@@ -87,6 +90,8 @@ pub struct DataPath {
     pub leaving: CancellationToken,
     /// Cuts every connection that is left when the agent's time to drain is over.
     pub cut: CancellationToken,
+    /// Tunnels that other agents opened.
+    carried: AtomicU64,
     loads: Arc<Loads>,
     dialling: Mutex<HashMap<u64, oneshot::Sender<()>>>,
 }
@@ -136,6 +141,7 @@ impl DataPath {
             leaving: CancellationToken::new(),
             tasks: parts.tasks,
             cut: parts.cut,
+            carried: AtomicU64::new(0),
             loads,
             dialling: Mutex::default(),
         })
@@ -158,13 +164,32 @@ impl DataPath {
         self.dialling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts a connection, from now on.
+    pub(super) fn busy(self: &Arc<Self>) -> Busy {
+        self.registry.begin();
+        self.publish_load();
+        Busy(Arc::clone(self))
+    }
+
+    /// Counts a tunnel, from now on.
+    pub(super) fn carry(self: &Arc<Self>) -> Carried {
+        self.carried.fetch_add(1, Ordering::Relaxed);
+        self.publish_load();
+        Carried(Arc::clone(self))
+    }
+
+    fn publish_load(&self) {
+        let load = self.registry.serving() + self.carried.load(Ordering::Relaxed);
+        self.loads.set(self.registry.worker() as usize, load);
+    }
+
     /// Runs a connection as a task of the worker, counted in its load, in the turns of `claim`.
     pub(super) fn spawn(
         self: &Arc<Self>,
         claim: &Arc<Claim>,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
-        let busy = Busy::new(Arc::clone(self));
+        let busy = self.busy();
         // An async block around it would hold it twice, and what spawns it moves it several times.
         let connection = Box::pin(connection).map(move |()| drop(busy));
         self.tasks.spawn(fair(Some(Arc::clone(claim)), connection));
@@ -172,20 +197,23 @@ impl DataPath {
 }
 
 /// Counts a connection among the worker's while its task lives, be it that it has not run yet.
-struct Busy(Arc<DataPath>);
-
-impl Busy {
-    fn new(path: Arc<DataPath>) -> Self {
-        let serving = path.registry.begin();
-        path.loads.set(path.registry.worker() as usize, serving);
-        Self(path)
-    }
-}
+pub(super) struct Busy(Arc<DataPath>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let serving = self.0.registry.end();
-        self.0.loads.set(self.0.registry.worker() as usize, serving);
+        self.0.registry.end();
+        self.0.publish_load();
+    }
+}
+
+/// Counts a tunnel that another agent opened in the worker's load, so that those of a quiet time are not all one worker's.
+/// Nothing waits for its end: a tunnel without streams carries no connection.
+pub(super) struct Carried(Arc<DataPath>);
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.carried.fetch_sub(1, Ordering::Relaxed);
+        self.0.publish_load();
     }
 }
 

@@ -25,7 +25,7 @@ use self::error::MeshError;
 use super::{
     accept::{HeldRequest, PodListener, canonical},
     admission::Place,
-    data_path::DataPath,
+    data_path::{Busy, DataPath},
     journey::{self, account_of, takes_mtls},
     requests::{Arrivals, Inspected, SWEEP},
     serve::{self, ACCEPT_DEADLINE},
@@ -62,6 +62,8 @@ struct Arrived {
     client: SocketAddr,
     addressed: SocketAddr,
     claim: Arc<Claim>,
+    /// As long as it may be no tunnel.
+    busy: Option<Busy>,
 }
 
 /// Whether a connection request to `pod` is another agent's: it is for the port of HBONE, or its source is a workload of
@@ -117,10 +119,11 @@ impl Arrived {
             client,
             addressed,
             claim: path.registry.claim_of(&listener.pod.workload.key, Some(guest)),
+            busy: Some(path.busy()),
         }
     }
 
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(mut self, stream: TcpStream) {
         let place = match self.path.admission.admit(self.client.ip()) {
             Ok(place) => place,
             Err(full) => {
@@ -130,6 +133,7 @@ impl Arrived {
         };
         match beginning(&stream).await {
             Beginning::Tls => {
+                self.busy = None;
                 if let Err(error) = self.serve_tunnel(stream, place).await {
                     self.refused(&error);
                 }
@@ -157,6 +161,7 @@ impl Arrived {
             client,
             addressed,
             claim,
+            ..
         } = self;
         let account = account_of(&pod.workload);
         let certificates = path.certificates.as_ref();
@@ -175,6 +180,7 @@ impl Arrived {
         is_at_home(path, &peer, protocol, *client)?;
         // A tunnel is a connection too, whatever there is in it.
         let _place = claim.take(Kind::Connection)?;
+        let _carried = path.carry();
         let arrivals = Arrivals::new(path, pod, peer.id().clone(), *client, *addressed, claim);
         let mut sweep = tokio::time::interval(SWEEP);
         // The version of the snapshot in which the peer was found at home.

@@ -122,19 +122,24 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Counts a task that is to carry a connection, from before it first runs, and says how many there are then.
-    pub fn begin(&self) -> u64 {
-        self.serving.fetch_add(1, Ordering::Relaxed) + 1
+    /// Counts a task that is to carry a connection, from before it first runs.
+    pub fn begin(&self) {
+        self.serving.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Such a task is over; says how many are left.
-    pub fn end(&self) -> u64 {
-        self.serving.fetch_sub(1, Ordering::Relaxed) - 1
+    /// Such a task is over.
+    pub fn end(&self) {
+        self.serving.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many such tasks there are.
+    pub fn serving(&self) -> u64 {
+        self.serving.load(Ordering::Relaxed)
     }
 
     /// True when no connection is open, and none is about to be entered by a task that has not run yet.
     pub fn is_idle(&self) -> bool {
-        self.serving.load(Ordering::Relaxed) == 0 && self.is_empty()
+        self.serving() == 0 && self.is_empty()
     }
 
     /// Counts a connection joined to its destination.
@@ -212,10 +217,11 @@ mod tests {
     fn a_task_that_has_not_run_yet_is_not_idleness() {
         let registry = Registry::new(0, Budgets::new(Limits::default()));
         assert!(registry.is_idle());
-        assert_eq!(registry.begin(), 1);
+        registry.begin();
+        assert_eq!(registry.serving(), 1);
         assert_eq!(registry.len(), 0, "no connection is entered before the task runs");
         assert!(!registry.is_idle());
-        assert_eq!(registry.end(), 0);
+        registry.end();
         assert!(registry.is_idle());
     }
 }

@@ -126,6 +126,22 @@ fn web_file(path: &Path) {
 }
 
 #[test]
+fn a_directory_that_is_made_anew_is_watched_though_it_may_have_the_inode_of_the_old_one() {
+    run(async {
+        let mut source = Fixture::start(NEVER, web_file);
+        source.write("api.yaml", &workload("api", "10.1.0.2"));
+        source.expect(&["api 10.1.0.2"]).await;
+        fs::remove_dir_all(source.path()).unwrap();
+        fs::create_dir(source.path()).unwrap();
+        web_file(&source.path());
+        source.expect(&["-api"]).await;
+        source.write("web.yaml", &workload("web", "10.1.0.3"));
+        source.expect(&["web 10.1.0.3"]).await;
+        source.finish().await;
+    });
+}
+
+#[test]
 fn files_are_written_replaced_renamed_and_deleted() {
     run(async {
         let mut source = Fixture::start(NEVER, web_file);

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -23,6 +24,8 @@ pub(super) struct Watch {
     /// What events told of since somebody asked.
     news: Arc<Mutex<Scope>>,
     watcher: Option<RecommendedWatcher>,
+    /// Set when the directory that is watched was removed or moved: another one may have got its inode.
+    left: Arc<AtomicBool>,
     /// Device and inode of the directory that is watched.
     watched: Option<(u64, u64)>,
     /// The failure that was logged, so that it is logged once.
@@ -35,6 +38,7 @@ impl Watch {
             path: path.to_owned(),
             wake,
             news: Arc::new(Mutex::new(Scope::Everything)),
+            left: Arc::default(),
             watcher: None,
             watched: None,
             failed: false,
@@ -54,7 +58,8 @@ impl Watch {
         let now = fs::metadata(&self.path)
             .ok()
             .map(|metadata| (metadata.dev(), metadata.ino()));
-        if now.is_some() && now == self.watched {
+        let left = self.left.swap(false, Ordering::Relaxed);
+        if now.is_some() && now == self.watched && !left {
             return;
         }
         self.watcher = None;
@@ -89,7 +94,11 @@ impl Watch {
 
     fn start(&self) -> notify::Result<RecommendedWatcher> {
         let (wake, news, path) = (self.wake.clone(), Arc::clone(&self.news), self.path.clone());
+        let left = Arc::clone(&self.left);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.as_ref().is_ok_and(|event| tells_of_its_end(&path, event)) {
+                left.store(true, Ordering::Relaxed);
+            }
             let Some(told) = told(&path, event) else {
                 return;
             };
@@ -132,6 +141,15 @@ fn told(directory: &Path, event: notify::Result<notify::Event>) -> Option<Scope>
         Some(names) if !names.is_empty() => Scope::Files(names),
         _ => Scope::Everything,
     })
+}
+
+/// Whether the directory itself is no more where it was.
+fn tells_of_its_end(directory: &Path, event: &notify::Event) -> bool {
+    let kind = matches!(
+        event.kind,
+        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    );
+    kind && event.paths.iter().any(|path| path == directory)
 }
 
 /// Reading is no change: without this our own look would wake us again.

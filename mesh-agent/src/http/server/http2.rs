@@ -29,7 +29,7 @@ use crate::{
         Ending, Unread,
         fair::fair,
         incoming::Incoming,
-        tunnel::{Together, tuning::HEADS},
+        tunnel::{AGAIN, Together, tuning::HEADS},
     },
 };
 
@@ -78,11 +78,25 @@ pub(super) async fn serve<S: Steer + 'static>(
         Ok(Err(error)) => return broken(error),
         Err(_) => return broken("the HTTP/2 preface did not come in time"),
     };
+    let mut windows = claim.as_ref().map(|claim| claim.budget().windows());
+    // Held by each request that comes with a body: only bodies fill windows.
+    let uploads = Arc::new(());
     let mut going = false;
     // Kept from one request to the next: each would pay for waiting anew.
     let mut left = pin!(leaving.cancelled());
     loop {
         let busy = connection.has_streams();
+        let (uploading, due) = (Arc::strong_count(&uploads) > 1, window(claim.as_deref()));
+        // Fails while the client has not acknowledged the one before.
+        if uploading && due != announced && connection.set_initial_window_size(due).is_ok() {
+            announced = due;
+        }
+        let changed = async {
+            match &mut windows {
+                Some(windows) => drop(windows.changed().await),
+                None => std::future::pending().await,
+            }
+        };
         let wider = async {
             match &together {
                 Some(together) => together.due(announced as usize).await,
@@ -104,6 +118,8 @@ pub(super) async fn serve<S: Steer + 'static>(
                 }
                 continue;
             }
+            () = changed, if uploading => continue,
+            () = async { tokio::time::sleep(AGAIN).await }, if uploading && due != announced => continue,
             () = &mut left, if !going => {
                 going = true;
                 connection.graceful_shutdown();
@@ -114,15 +130,11 @@ pub(super) async fn serve<S: Steer + 'static>(
         match accepted {
             Ok(Some(Ok((request, respond)))) => {
                 let steer = Arc::clone(steer);
-                // Only bodies fill windows. Who comes with one when there are many gets less, and so do its others.
+                // Who comes with a body when there are many gets less, and so do its others.
                 let share = match (request.body().is_end_stream(), &claim) {
-                    (false, Some(claim)) => Some(claim.budget().join()),
+                    (false, Some(claim)) => Some((claim.budget().join(), Arc::clone(&uploads))),
                     _ => None,
                 };
-                let due = window(claim.as_deref());
-                if share.is_some() && due != announced && connection.set_initial_window_size(due).is_ok() {
-                    announced = due;
-                }
                 let unread = Arc::clone(&unread);
                 let serve = async move {
                     let _share = share;

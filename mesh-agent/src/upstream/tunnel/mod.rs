@@ -26,7 +26,7 @@ use h2::SendStream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 pub(crate) use self::{
-    window::{Together, Windows},
+    window::{AGAIN, Together, Windows},
     wire::Wire,
 };
 use super::{Refusal, incoming::Incoming};

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A change that could not be announced yet is tried again after this. The one before waits for its acknowledgement.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the streams of one tunnel have, and should have.
 pub(crate) struct Windows {
