@@ -112,19 +112,16 @@ impl DirectorySource {
                 let full = scope == Scope::Everything;
                 let reading = self.settled(scope, &watch).await?;
                 let (now, took) = (Instant::now(), reading.took);
+                let least = self.rescan.max(took * MOST_LOOKING_UNTOLD);
                 if full {
                     next_full = now
                         + match watch.is_on() {
-                            true => (took * MOST_LOOKING)
-                                .clamp(self.rescan, self.rescan.max(SELDOM))
-                                .max(took * MOST_LOOKING_UNTOLD),
-                            false => self.rescan.max(took * MOST_LOOKING_UNTOLD),
+                            true => least.max((took * MOST_LOOKING).min(SELDOM)),
+                            false => least,
                         };
-                }
-                if full {
                     next_linked = now + self.rescan;
                 } else if began >= next_linked {
-                    next_linked = now + self.rescan.max(took * MOST_LOOKING_UNTOLD);
+                    next_linked = now + least;
                 }
                 if let Some(update) = self.refresh(reading).await? {
                     updates.send(update).await.ok()?;
